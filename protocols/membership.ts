@@ -1,0 +1,69 @@
+import { z } from 'zod'
+import { defineProtocol } from './codec.ts'
+import { cid, peerId } from './ids.ts'
+import { signed } from './signed.ts'
+
+/** What a member may do. `join` is implied by all. */
+export const right = z.enum(['join', 'host', 'publish', 'operate', 'invite'])
+export type Right = z.infer<typeof right>
+
+/** The network's birth certificate. Signed by its owner, domain `genesis`; its CID names the network. */
+export const genesis = z.object({
+  name: z.string().min(1).max(120),
+  owner: peerId,
+  protocolMajor: z.int(),
+  admission: z.enum(['invite']),
+  createdAt: z.int(),
+  nonce: z.instanceof(Uint8Array),
+})
+export type Genesis = z.infer<typeof genesis>
+
+/**
+ * A right passed on. Signed by `issuer`, domain `capability`. `subject` empty means "whoever presents it first before it
+ * expires": an invite. `proof` is the issuer's own capability; the chain ends at the genesis owner and never widens.
+ */
+export const capability = z.object({
+  network: cid,
+  issuer: peerId,
+  subject: peerId.optional(),
+  /** For invites: the public key (as a peer id) of a one-time key in the invite, which signs the admission request. */
+  bearer: peerId.optional(),
+  rights: z.array(right).max(8),
+  notBefore: z.int(),
+  expires: z.int(),
+  nonce: z.string().max(64),
+})
+export type Capability = z.infer<typeof capability>
+/** Leaf first, root last; at most four deep. */
+export const capabilityChain = z.array(signed).min(1).max(4)
+export type CapabilityChain = z.infer<typeof capabilityChain>
+
+/** What `aios invite` prints, base64url: everything a host needs to enter. Carries the secret: treat it as a password. */
+export const invite = z.object({
+  v: z.literal(1),
+  genesis: signed,
+  secret: z.instanceof(Uint8Array),
+  addresses: z.array(z.string().max(300)).max(16),
+  chain: capabilityChain,
+  bearerKey: z.instanceof(Uint8Array),
+})
+export type Invite = z.infer<typeof invite>
+
+/** First exchange on a new connection, both ways; anything else waits for it. Signed, domain `hello`. */
+export const helloBody = z.object({
+  network: cid,
+  peer: peerId,
+  /** The peer the hello is meant for: a hello cannot be replayed to another. */
+  to: peerId,
+  chain: capabilityChain,
+  /** With an invite: the bearer's signature (domain `bearer`) over `{ subject }`. */
+  bearer: signed.optional(),
+  issuedAt: z.int(),
+  protocolMajor: z.int(),
+})
+export const hello = defineProtocol({
+  id: '/aios/hello/1',
+  request: signed,
+  response: z.object({ hello: signed.optional(), refused: z.object({ code: z.string().max(40), because: z.string().max(300) }).optional() }),
+  limits: { requestBytes: 16_384, responseBytes: 16_384, perPeerPerSecond: 5, deadlineMs: 5_000 },
+})

@@ -1,0 +1,112 @@
+import { z } from 'zod'
+import { defineProtocol } from './codec.ts'
+import { askId, blockId, contractId, epoch, instanceId, json, millis, peerId } from './ids.ts'
+import { needs } from './resources.ts'
+import { blockRecord } from './specs.ts'
+import { signed } from './signed.ts'
+
+/** "Could you run one instance of this, on these terms?" */
+export const ask = z.object({
+  id: askId,
+  block: blockRecord,
+  needs,
+  steward: peerId,
+  epoch,
+  /** How long the bidder must keep what it offers. */
+  holdMs: millis,
+  action: z.enum(['dry_run', 'allocation', 'scale', 'reassignment']),
+  /** Only explain; reserve nothing. */
+  dryRun: z.boolean(),
+})
+export type Ask = z.infer<typeof ask>
+
+/** The signed payload of domain `bid`: a promise, backed by a reservation until `holdUntil` on the bidder's clock. */
+export const bid = z.object({
+  ask: askId,
+  host: peerId,
+  hold: z.string().max(80),
+  /** 0..1, higher is better: the `selection_score_data.score` of AIOS. */
+  score: z.number(),
+  gpus: z.array(z.string().max(80)).max(64),
+  holdMs: millis,
+  readyInMs: millis,
+  because: z.string().max(300),
+})
+export type Bid = z.infer<typeof bid>
+
+export const refusal = z.object({ ask: askId, because: z.string().max(300), retryable: z.boolean() })
+export type Refusal = z.infer<typeof refusal>
+
+export const askForBid = defineProtocol({
+  id: '/aios/ask/1',
+  request: ask,
+  response: z.union([z.object({ bid: signed }), z.object({ refusal })]),
+  // A steward asks about 16 hosts per instance; the block record with its component is some KiB.
+  limits: { requestBytes: 131_072, responseBytes: 8_192, perPeerPerSecond: 50, deadlineMs: 2_000 },
+})
+
+/** The signed payload of domain `contract`, made by the host: it will run this until the lease ends. */
+export const contract = z.object({
+  id: contractId,
+  block: blockId,
+  instance: instanceId,
+  component: z.string().max(300),
+  steward: peerId,
+  host: peerId,
+  needs,
+  gpus: z.array(z.string().max(80)).max(64),
+  epoch,
+  leaseMs: millis,
+  issuedAt: z.int(),
+})
+export type Contract = z.infer<typeof contract>
+
+/** Signed by the steward, domain `award`. Idempotent: the same hold awarded twice answers the same contract. */
+export const awardBody = z.object({ ask: askId, hold: z.string().max(80), block: blockRecord, instance: instanceId, epoch, leaseMs: millis, issuedAt: z.int() })
+export const award = defineProtocol({
+  id: '/aios/award/1',
+  request: signed,
+  response: z.union([z.object({ contract: signed }), z.object({ refusal })]),
+  limits: { requestBytes: 131_072, responseBytes: 8_192, perPeerPerSecond: 50, deadlineMs: 5_000 },
+})
+
+/** Signed by the steward, domain `lease`: renew, or take over with a higher epoch; release drains and stops. */
+export const leaseBody = z.object({
+  do: z.enum(['renew', 'release']),
+  block: blockId,
+  contract: contractId,
+  epoch,
+  leaseMs: millis,
+  because: z.string().max(300),
+  issuedAt: z.int(),
+})
+export const lease = defineProtocol({
+  id: '/aios/lease/1',
+  request: signed,
+  response: z.union([z.object({ contract: signed }), z.object({ refusal: z.object({ because: z.string().max(300), retryable: z.boolean(), highestEpoch: epoch.optional() }) })]),
+  limits: { requestBytes: 8_192, responseBytes: 8_192, perPeerPerSecond: 200, deadlineMs: 3_000 },
+})
+
+/** What a steward tells the next two in line, so that a successor starts where it stopped. Signed, domain `steward`. */
+export const stewardBody = z.object({ block: blockId, epoch, contracts: z.array(signed).max(512), issuedAt: z.int() })
+export const stewardMirror = defineProtocol({
+  id: '/aios/steward/1',
+  request: signed,
+  response: z.object({ highestEpoch: epoch }),
+  limits: { requestBytes: 1_048_576, responseBytes: 512, perPeerPerSecond: 50, deadlineMs: 3_000 },
+})
+
+/** One line of `--dry-run`: who was asked, what they said. */
+export const explanation = z.object({
+  block: blockId,
+  chosen: peerId.optional(),
+  candidates: z.array(z.object({
+    peer: peerId,
+    step: z.enum(['filter', 'selection', 'ask', 'bid', 'post_dry_run', 'award']),
+    ok: z.boolean(),
+    score: z.number().optional(),
+    because: z.string(),
+    data: json.optional(),
+  })),
+})
+export type Explanation = z.infer<typeof explanation>

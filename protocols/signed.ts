@@ -1,0 +1,24 @@
+import { z } from 'zod'
+import { utf8 } from './codec.ts'
+import { peerId } from './ids.ts'
+
+/**
+ * A signed statement. `payload` is the DAG-CBOR that was signed, kept as bytes so that checking never depends on
+ * re-encoding. The signature covers `aios-mesh/1` NUL domain NUL payload: a bid can never be replayed as a lease.
+ */
+export const signed = z.object({
+  domain: z.string().min(1).max(40),
+  payload: z.instanceof(Uint8Array),
+  signer: peerId,
+  signature: z.instanceof(Uint8Array).refine(bytes => bytes.byteLength <= 128, 'signature is longer than 128 bytes'),
+})
+export type Signed = z.infer<typeof signed>
+
+/** The exact bytes a signature covers. */
+export function signingBytes(domain: string, payload: Uint8Array): Uint8Array {
+  const head = utf8(`aios-mesh/1\0${domain}\0`)
+  const out = new Uint8Array(head.byteLength + payload.byteLength)
+  out.set(head, 0)
+  out.set(payload, head.byteLength)
+  return out
+}

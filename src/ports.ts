@@ -1,0 +1,231 @@
+/**
+ * Everything a peer may touch outside its own memory. The daemon and the simulator differ only in what they plug in
+ * here; `test/conformance` holds one suite a port and runs it on both.
+ */
+import type { Protocol, Schema, StreamProtocol, Topic } from '../protocols/codec.ts'
+import type { BlockId, Cid, InstanceId, Json, Millis, PeerId } from '../protocols/ids.ts'
+import type { Packet } from '../protocols/invoke.ts'
+import type { RegistryName } from '../protocols/registry.ts'
+import type { Resources, Runtime } from '../protocols/resources.ts'
+import type { BlockRecord, ComponentManifest, RuntimeName } from '../protocols/specs.ts'
+
+export interface Clock {
+  /** Milliseconds since an arbitrary origin; never goes backwards. The only time a decision may read. */
+  monotonic(): Millis
+  /** Wall-clock time; may jump. For records, TTLs between hosts and people; never for local ordering or timeouts. */
+  unix(): Millis
+  /** Rejects with the signal's reason when aborted. */
+  sleep(duration: Millis, signal?: AbortSignal): Promise<void>
+  /** Runs `run` once after `duration`; the returned function cancels it. Never keeps the process alive. */
+  after(duration: Millis, run: () => void): () => void
+  /** Stands in for `AbortSignal.timeout`: aborts with MeshError DEADLINE, or with the parent's reason. */
+  deadline(duration: Millis, parent?: AbortSignal): AbortSignal
+}
+
+export interface Random {
+  /** [0, 1) */
+  float(): number
+  /** Integer in [0, limit). */
+  below(limit: number): number
+  bytes(length: number): Uint8Array
+  pick<T>(items: readonly T[]): T
+  /** An independent stream: a new caller never shifts the draws of an old one. */
+  fork(label: string): Random
+}
+
+/** Synchronous on purpose: WebCrypto settles on a thread pool, which no virtual clock can order. */
+export interface Identity {
+  readonly peer: PeerId
+  sign(bytes: Uint8Array): Uint8Array
+  verify(peer: PeerId, bytes: Uint8Array, signature: Uint8Array): boolean
+  /** A fresh key of its own (invites): its peer id, and how to sign with the private bytes later. */
+  mint(): { readonly peer: PeerId; readonly privateKey: Uint8Array }
+  signWith(privateKey: Uint8Array, bytes: Uint8Array): Uint8Array
+}
+
+/** Delivery is at most once, unordered between calls, in order within a stream. `from` is authenticated. */
+export interface Network {
+  readonly self: PeerId
+  /** Our own dialable addresses. */
+  addresses(): readonly string[]
+  /** Dials until one address answers; resolves to the peer reached. Throws PEER_UNREACHABLE or NETWORK_REFUSED. */
+  dial(addresses: readonly string[], signal: AbortSignal): Promise<PeerId>
+  /** Throws the remote handler's MeshError, DEADLINE, CANCELLED, PEER_UNREACHABLE, PROTOCOL_UNSUPPORTED. */
+  request<Q, R>(to: PeerId, protocol: Protocol<Q, R>, request: Q, signal?: AbortSignal): Promise<R>
+  handle<Q, R>(protocol: Protocol<Q, R>, answer: (request: Q, from: PeerId, signal: AbortSignal) => Promise<R>): void
+  open<F>(to: PeerId, protocol: StreamProtocol<F>, signal: AbortSignal): Promise<Stream<F>>
+  accept<F>(protocol: StreamProtocol<F>, serve: (stream: Stream<F>, from: PeerId) => Promise<void>): void
+  /** Best effort; resolves once handed over. Own messages are not delivered back. */
+  publish<M>(topic: Topic<M>, message: M): Promise<void>
+  subscribe<M>(topic: Topic<M>, hear: (message: M, from: PeerId) => void): () => void
+  /** A connection came up; the peer is not admitted yet, and until `admit` only `hello` passes, either way. */
+  onConnection(hear: (peer: PeerId, direction: 'inbound' | 'outbound') => void): () => void
+  admit(peer: PeerId): void
+  /** Admitted peers with a live connection right now, sorted by id. */
+  peers(): readonly PeerId[]
+  onPeer(hear: (peer: PeerId, state: 'joined' | 'gone') => void): () => void
+  /** Closes every connection to a peer and refuses new ones until `allow`. */
+  ban(peer: PeerId, because: string): void
+  /** Smoothed round trip, where one was measured. */
+  rtt(peer: PeerId): Millis | undefined
+}
+
+/** A duplex of frames with credit: `send` waits while the receiver has `queuedFrames` unread. */
+export interface Stream<F> extends AsyncIterable<F>, AsyncDisposable {
+  readonly peer: PeerId
+  send(frame: F): Promise<void>
+  /** Says we send no more; the reader's iteration ends after what was sent. */
+  end(): Promise<void>
+  /** Tears both directions down; the other side's iteration throws CANCELLED or this error's code. */
+  abort(error: Error): void
+  readonly signal: AbortSignal
+}
+
+export type Progress = { readonly doneBytes: number; readonly totalBytes: number; readonly holders: number }
+
+/** Content-addressed bytes. Whatever comes out was verified against its CID. */
+export interface ContentStore {
+  /** UnixFS file, 1 MiB raw leaves. Throws STORAGE_FULL and leaves nothing pinned. */
+  add(bytes: AsyncIterable<Uint8Array>, signal?: AbortSignal): Promise<{ readonly cid: Cid; readonly size: number }>
+  /** Streams a file; fetches missing blocks from every holder in parallel. Throws CONTENT_UNAVAILABLE or CONTENT_CORRUPT. */
+  cat(cid: Cid, options?: { readonly offset?: number; readonly length?: number; readonly signal?: AbortSignal }): AsyncIterable<Uint8Array>
+  /** Makes the whole DAG local, resumable after a crash. */
+  fetch(cid: Cid, options?: { readonly signal?: AbortSignal; readonly from?: readonly PeerId[]; readonly progress?: (progress: Progress) => void }): Promise<void>
+  /** One DAG-CBOR block. */
+  putRecord(value: unknown): Promise<Cid>
+  getRecord<T>(cid: Cid, schema: Schema<T>, signal?: AbortSignal): Promise<T>
+  /** True when the whole DAG below `cid` is local. */
+  has(cid: Cid): Promise<boolean>
+  pin(cid: Cid): Promise<void>
+  unpin(cid: Cid): Promise<void>
+}
+
+export type Entry<T> = { readonly key: string; readonly value: T; readonly writer: PeerId; readonly sequence: number; readonly issuedAt: Millis }
+
+/** Replicated names. Reads come from a local materialised view; a put is durable locally when it resolves. */
+export interface Registry<T> {
+  get(key: string): Promise<Entry<T> | undefined>
+  /** Throws IMMUTABLE (write-once key exists with another value), FORBIDDEN (not its owner), MESSAGE_TOO_LARGE. */
+  put(key: string, value: T): Promise<Entry<T>>
+  /** `owner` registries only. */
+  withdraw(key: string): Promise<void>
+  /** Sorted by key. */
+  list(prefix?: string): Promise<readonly Entry<T>[]>
+  onChange(hear: (key: string, entry: Entry<T> | undefined) => void): () => void
+}
+
+export interface RegistryStore {
+  /** Values are inline DAG-CBOR, checked by `schema` on the way in and out. */
+  open<T>(name: RegistryName, schema: Schema<T>): Registry<T>
+}
+
+/** Local and durable: what this peer still knows after kill -9. Keys and streams are short ASCII names. */
+export interface Journal {
+  /** Durable when it resolves. Entries of one call are atomic. Throws STORAGE_FULL / STORAGE_FAILED and changes nothing. */
+  append(stream: string, entries: readonly Uint8Array[]): Promise<void>
+  read(stream: string, from?: number): Promise<readonly Uint8Array[]>
+  /** Streams that hold entries, sorted. */
+  streams(prefix: string): Promise<readonly string[]>
+  drop(stream: string): Promise<void>
+  /** A durable cell. `undefined` clears it. */
+  set(key: string, value: Uint8Array | undefined): Promise<void>
+  get(key: string): Promise<Uint8Array | undefined>
+  keys(prefix: string): Promise<readonly string[]>
+}
+
+export type InstanceStart = {
+  readonly instance: InstanceId
+  readonly block: BlockRecord
+  readonly manifest: ComponentManifest
+  readonly gpus: readonly string[]
+  readonly peer: PeerId
+  readonly clusterId: string
+}
+
+export type Health = { readonly healthy: boolean; readonly detail: Json }
+
+/** One running copy, outside the daemon's process. */
+export interface RunningInstance extends AsyncDisposable {
+  /** Yields one packet or more (streaming); throws MeshError COMPONENT_ERROR (terminal) or INSTANCE_FAILED (retryable). */
+  infer(packet: Packet, signal: AbortSignal, vdag?: Json): AsyncIterable<Packet>
+  health(signal: AbortSignal): Promise<Health>
+  management(action: string, data: Json, signal: AbortSignal): Promise<Json>
+  update(parameters: Json, signal: AbortSignal): Promise<Json>
+  /** Newest last. */
+  logs(tail: number): readonly string[]
+  usage(): { readonly memoryMb: number; readonly cpuMs: number }
+  metrics(): Json
+  /** Resolves when it is gone, however it went. */
+  readonly exited: Promise<{ readonly because: string; readonly crashed: boolean }>
+}
+
+/** Starts instances of the runtimes it knows. The bundle is already local. */
+export interface Backend {
+  runtimes(): readonly RuntimeName[]
+  start(request: InstanceStart, signal: AbortSignal): Promise<RunningInstance>
+}
+
+export type SandboxResult =
+  | { readonly ok: true; readonly value: Json; readonly fuel: number }
+  | { readonly ok: false; readonly error: 'invalid' | 'threw' | 'fuel' | 'memory' | 'deadline'; readonly message: string }
+
+/** One instantiated rule; keeps its state between calls. */
+export interface SandboxedRule {
+  /** AIOS's `eval(parameters, input_data, context)`. JSON in, JSON out. */
+  eval(parameters: Json, input: Json, context: Json): Promise<SandboxResult>
+  management(action: string, data: Json): Promise<SandboxResult>
+  close(): void
+}
+
+/** No host, clock, network or randomness inside; bounded in fuel, memory and time. */
+export interface Sandbox {
+  /** Compiles and constructs (`new AIOSv1PolicyRule(ruleId, settings, parameters)` or the module's default export). */
+  open(source: string, init: { readonly ruleId: string; readonly settings: Json; readonly parameters: Json }): Promise<
+    | { readonly ok: true; readonly rule: SandboxedRule }
+    | { readonly ok: false; readonly error: 'invalid' | 'threw' | 'fuel' | 'memory' | 'deadline'; readonly message: string }
+  >
+}
+
+export type MachineReport = {
+  readonly total: Resources
+  readonly runtimes: readonly Runtime[]
+  readonly memoryGBs: number
+  readonly os: string
+  readonly cpuModel: string
+  /** Isolation levels instances can have here, strongest last: L0 bare, L1 fence, L2 bwrap, L3 container. */
+  readonly isolation: readonly string[]
+  /** Why something is not used: one line each, for `aios doctor`. */
+  readonly notes: readonly string[]
+}
+
+export type MachineUsage = { readonly cpuLoad: number; readonly memoryFreeMb: number; readonly diskFreeMb: number; readonly gpus: readonly { readonly id: string; readonly freeMb: number; readonly utilisation?: number }[] }
+
+export interface Machine {
+  /** Probes and measures once; later calls answer from a cache. */
+  probe(): Promise<MachineReport>
+  usage(): MachineUsage
+}
+
+export interface Telemetry {
+  count(metric: string, labels?: Readonly<Record<string, string>>, by?: number): void
+  gauge(metric: string, value: number, labels?: Readonly<Record<string, string>>): void
+  observe(metric: string, value: number, labels?: Readonly<Record<string, string>>): void
+  /** Structured: a fixed name and fields, no message. */
+  event(level: 'debug' | 'info' | 'warn' | 'error', name: string, fields: Readonly<Record<string, unknown>>): void
+}
+
+export interface Ports {
+  readonly clock: Clock
+  readonly random: Random
+  readonly identity: Identity
+  readonly network: Network
+  readonly content: ContentStore
+  readonly registries: RegistryStore
+  readonly journal: Journal
+  readonly backend: Backend
+  readonly sandbox: Sandbox
+  readonly machine: Machine
+  readonly telemetry: Telemetry
+}
+
+export type { BlockId }

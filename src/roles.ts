@@ -1,0 +1,98 @@
+/** What the rooms of `src` promise one another. Types only: each is implemented by one class in the room it names. */
+import type { Verdict } from '../protocols/errors.ts'
+import type { CapacityAd, InstanceAd } from '../protocols/capacity.ts'
+import type { BlockId, Cid, ContractId, InstanceId, Json, Millis, PeerId } from '../protocols/ids.ts'
+import type { Packet } from '../protocols/invoke.ts'
+import type { Contract } from '../protocols/placement.ts'
+import type { AssetRecord, BlockRecord, ComponentManifest, PolicyRef, PolicyRule, VdagSpec } from '../protocols/specs.ts'
+import type { Health } from './ports.ts'
+
+/** capacity/: what this peer believes of the mesh. Reads are synchronous and local. */
+export interface MeshView {
+  readonly self: PeerId
+  /** Latest ads of live peers, own included, sorted by peer id. */
+  ads(): readonly CapacityAd[]
+  ad(peer: PeerId): CapacityAd | undefined
+  /** Peers believed alive, own included, sorted by id. */
+  live(): readonly PeerId[]
+  state(peer: PeerId): 'alive' | 'suspect' | 'dead' | 'left' | 'unknown'
+  /** Instances of a block on live peers, sorted by host then instance. */
+  instancesOf(block: BlockId): readonly { readonly host: PeerId; readonly ad: InstanceAd }[]
+  onChange(hear: (peer: PeerId, what: 'ad' | 'alive' | 'suspect' | 'dead' | 'left') => void): () => void
+}
+
+/** blocks/: the instances that run on this host. */
+export interface InstanceHost {
+  /** Fetches the bundle, starts, resolves when ready. Idempotent per instance. */
+  start(contract: Contract, block: BlockRecord, signal: AbortSignal): Promise<void>
+  /** Stops taking work, waits up to `drainMs` for what runs, then stops. */
+  stop(instance: InstanceId, drainMs: Millis, because: string): Promise<void>
+  /** As advertised; the contract book fills in epoch and steward. */
+  running(): readonly { readonly instance: InstanceId; readonly contract: ContractId; readonly state: InstanceAd['state']; readonly inFlight: number; readonly queued: number; readonly latencyMs: number }[]
+  onChange(hear: () => void): () => void
+  onExit(hear: (instance: InstanceId, because: string, crashed: boolean) => void): () => void
+}
+
+/** placement/: the contracts this host has signed. */
+export interface ContractBook {
+  contracts(): readonly { readonly contract: Contract; readonly block: BlockRecord; readonly leaseEnds: Millis }[]
+  /** May a call that believes in `epoch` enter? Refuses with the reason when the contract is gone or newer. */
+  fence(instance: InstanceId, epoch: number): Verdict<Contract>
+}
+
+export type CallOptions = {
+  readonly deadlineMs: Millis
+  readonly signal?: AbortSignal
+  readonly key?: string
+  readonly trace?: string
+  readonly vdag?: { readonly uri: string; readonly label: string; readonly run: string }
+  /** Instances not to try again. */
+  readonly avoid?: readonly InstanceId[]
+  readonly onInstance?: (instance: InstanceId, host: PeerId) => void
+}
+
+/** blocks/: calls an instance of a block wherever it runs, by the block's balancing policy, retrying what may be retried. */
+export interface Invoker {
+  infer(block: BlockId, packet: Packet, options: CallOptions): AsyncIterable<Packet>
+  management(block: BlockId, instance: InstanceId | undefined, action: string, data: Json, options: CallOptions): Promise<Readonly<Record<InstanceId, Json>>>
+  update(block: BlockId, parameters: Json, options: CallOptions): Promise<Readonly<Record<InstanceId, Json>>>
+  health(block: BlockId, options: CallOptions): Promise<Readonly<Record<InstanceId, Health>>>
+  logs(block: BlockId, instance: InstanceId | undefined, tail: number, options: CallOptions): Promise<Readonly<Record<InstanceId, readonly string[]>>>
+}
+
+export type HookName =
+  | 'template' | 'precheck' | 'clusterAllocator' | 'resourceAllocator' | 'loadBalancer' | 'autoscaler' | 'stabilityChecker'
+  | 'preprocessing' | 'postprocessing' | 'assignment' | 'quotaChecker' | 'qualityChecker' | 'healthChecker' | 'clusterStability'
+  | 'blockEvent' | 'failure' | 'ranking' | 'converter' | 'splitPlacement'
+
+export type Decision<T> = { readonly value: T; readonly by: 'policy' | 'default' | 'fallback'; readonly because: string }
+
+/** policies/: calls a rule at a hook. The answer is an opinion: `accept` clamps it, `fallback` stands in when there is none. */
+export interface PolicyCalls {
+  decide<T>(call: {
+    readonly hook: HookName
+    readonly rule: PolicyRef | undefined
+    /** AIOS's `input_data` (for allocators `{ action, … }`). */
+    readonly input: Json
+    /** Values AIOS injects through `settings` (block_data, metrics snapshots…). */
+    readonly settings?: Readonly<Record<string, Json>>
+    /** Rules keep state for as long as this scope lives (a block id, a vDAG URI). */
+    readonly scope?: string
+    readonly accept: (answer: Json) => Verdict<T>
+    readonly fallback: () => T
+  }): Promise<Decision<T>>
+}
+
+/** registries/: typed reads of the replicated names, artefacts resolved from the content store. */
+export interface Catalogue {
+  component(uri: string, signal?: AbortSignal): Promise<{ readonly manifest: ComponentManifest; readonly cid: Cid }>
+  componentByCid(cid: Cid, signal?: AbortSignal): Promise<ComponentManifest>
+  components(): Promise<readonly { readonly uri: string; readonly cid: Cid; readonly writer: PeerId }[]>
+  policy(uri: string, signal?: AbortSignal): Promise<{ readonly rule: PolicyRule; readonly source: string }>
+  vdag(uri: string, signal?: AbortSignal): Promise<{ readonly spec: VdagSpec; readonly cid: Cid }>
+  vdags(): Promise<readonly { readonly uri: string; readonly cid: Cid }[]>
+  asset(uri: string, signal?: AbortSignal): Promise<AssetRecord>
+  block(id: BlockId): Promise<BlockRecord | undefined>
+  blocks(): Promise<readonly BlockRecord[]>
+  onBlock(hear: (id: BlockId, block: BlockRecord | undefined) => void): () => void
+}
