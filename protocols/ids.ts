@@ -33,3 +33,6 @@ export const epoch = z.int().nonnegative()
 /** A JSON value: what travels in packets, policy inputs and specs. */
 export type Json = null | boolean | number | string | readonly Json[] | { readonly [key: string]: Json }
 export const json: z.ZodType<Json> = z.json() as z.ZodType<Json>
+
+/** Raw bytes, over whatever buffer they sit on. */
+export const bytes = z.custom<Uint8Array>(value => value instanceof Uint8Array, 'expected bytes')

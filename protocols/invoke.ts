@@ -2,12 +2,12 @@ import * as dagCbor from '@ipld/dag-cbor'
 import { z } from 'zod'
 import { check, defineStream } from './codec.ts'
 import { MeshError } from './errors.ts'
-import { blockId, cid, epoch, instanceId, json, millis } from './ids.ts'
+import { blockId, bytes, cid, epoch, instanceId, json, millis } from './ids.ts'
 
 /** A file that travels with a packet: inline when small, by CID when large. */
 export const packetFile = z.object({
   metadata: json,
-  bytes: z.instanceof(Uint8Array).optional(),
+  bytes: bytes.optional(),
   cid: cid.optional(),
 })
 

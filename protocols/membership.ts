@@ -1,6 +1,6 @@
 import { z } from 'zod'
 import { defineProtocol } from './codec.ts'
-import { cid, peerId } from './ids.ts'
+import { bytes, cid, peerId } from './ids.ts'
 import { signed } from './signed.ts'
 
 /** What a member may do. `join` is implied by all. */
@@ -14,7 +14,7 @@ export const genesis = z.object({
   protocolMajor: z.int(),
   admission: z.enum(['invite']),
   createdAt: z.int(),
-  nonce: z.instanceof(Uint8Array),
+  nonce: bytes,
 })
 export type Genesis = z.infer<typeof genesis>
 
@@ -42,10 +42,10 @@ export type CapabilityChain = z.infer<typeof capabilityChain>
 export const invite = z.object({
   v: z.literal(1),
   genesis: signed,
-  secret: z.instanceof(Uint8Array),
+  secret: bytes,
   addresses: z.array(z.string().max(300)).max(16),
   chain: capabilityChain,
-  bearerKey: z.instanceof(Uint8Array),
+  bearerKey: bytes,
 })
 export type Invite = z.infer<typeof invite>
 

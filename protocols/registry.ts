@@ -1,6 +1,6 @@
 import { z } from 'zod'
 import { defineProtocol, defineTopic } from './codec.ts'
-import { cid, peerId } from './ids.ts'
+import { bytes, cid, peerId } from './ids.ts'
 import { signed } from './signed.ts'
 
 /** Registries and how their keys behave. `write-once`: URI → CID, never changes. `owner`: its owner may replace it. */
@@ -27,7 +27,7 @@ export const registryRecord = z.object({
   registry: registryName,
   key: z.string().min(1).max(400),
   /** CID of the artefact or a small DAG-CBOR value inline; null withdraws an `owner` key. */
-  value: z.union([cid, z.instanceof(Uint8Array)]).nullable(),
+  value: z.union([cid, bytes]).nullable(),
   writer: peerId,
   /** `owner` registries: rises by one each change. `write-once`: 0. */
   sequence: z.int().nonnegative(),
@@ -41,7 +41,7 @@ export const REGISTRY_VALUE_BYTES = 24_576
 /** Every few seconds to one random peer: digests of my view, so that a lost update is found without a new write. */
 export const registryDigest = defineProtocol({
   id: '/aios/registry-digest/1',
-  request: z.object({ buckets: z.array(z.instanceof(Uint8Array)).length(256) }),
+  request: z.object({ buckets: z.array(bytes).length(256) }),
   response: z.object({ differing: z.array(z.int().min(0).max(255)) }),
   limits: { requestBytes: 16_384, responseBytes: 4_096, perPeerPerSecond: 5, deadlineMs: 5_000 },
 })

@@ -1,6 +1,6 @@
 import { z } from 'zod'
 import { utf8 } from './codec.ts'
-import { peerId } from './ids.ts'
+import { bytes, peerId } from './ids.ts'
 
 /**
  * A signed statement. `payload` is the DAG-CBOR that was signed, kept as bytes so that checking never depends on
@@ -8,9 +8,9 @@ import { peerId } from './ids.ts'
  */
 export const signed = z.object({
   domain: z.string().min(1).max(40),
-  payload: z.instanceof(Uint8Array),
+  payload: bytes,
   signer: peerId,
-  signature: z.instanceof(Uint8Array).refine(bytes => bytes.byteLength <= 128, 'signature is longer than 128 bytes'),
+  signature: bytes.refine(bytes => bytes.byteLength <= 128, 'signature is longer than 128 bytes'),
 })
 export type Signed = z.infer<typeof signed>
 
