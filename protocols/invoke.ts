@@ -35,9 +35,12 @@ const call = z.object({
   key: z.string().max(200).optional(),
   trace: z.string().max(60).optional(),
   /** vDAG context for node policies and for `vdag::` sessions. */
-  vdag: z.object({ uri: z.string().max(300), label: z.string().max(200), run: z.string().max(80) }).optional(),
+  vdag: z.object({ uri: z.string().max(300), label: z.string().max(400), run: z.string().max(80) }).optional(),
+  /** The body is the content of this file instead of the frame's. */
+  bodyCid: cid.optional(),
 })
-const output = z.object({ kind: z.literal('output'), last: z.boolean() })
+/** `last` with an empty body and no `bodyCid`: nothing more, and no packet in this frame. */
+const output = z.object({ kind: z.literal('output'), last: z.boolean(), bodyCid: cid.optional() })
 const input = z.object({ kind: z.literal('input'), last: z.boolean() })
 const failure = z.object({ kind: z.literal('error'), code: z.string().max(40), message: z.string().max(2_000), retryable: z.boolean() })
 

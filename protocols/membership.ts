@@ -34,8 +34,8 @@ export const capability = z.object({
   nonce: z.string().max(64),
 })
 export type Capability = z.infer<typeof capability>
-/** Leaf first, root last; at most four deep. */
-export const capabilityChain = z.array(signed).min(1).max(4)
+/** Leaf first, root last; each join through a member adds one link. */
+export const capabilityChain = z.array(signed).min(1).max(8)
 export type CapabilityChain = z.infer<typeof capabilityChain>
 
 /** What `aios invite` prints, base64url: everything a host needs to enter. Carries the secret: treat it as a password. */
@@ -64,6 +64,18 @@ export const helloBody = z.object({
 export const hello = defineProtocol({
   id: '/aios/hello/1',
   request: signed,
-  response: z.object({ hello: signed.optional(), refused: z.object({ code: z.string().max(40), because: z.string().max(300) }).optional() }),
-  limits: { requestBytes: 16_384, responseBytes: 16_384, perPeerPerSecond: 5, deadlineMs: 5_000 },
+  /** `granted`: the chain that makes the bearer of an invite a member in its own name. */
+  response: z.object({ hello: signed.optional(), granted: capabilityChain.optional(), refused: z.object({ code: z.string().max(40), because: z.string().max(300) }).optional() }),
+  limits: { requestBytes: 32_768, responseBytes: 65_536, perPeerPerSecond: 5, deadlineMs: 5_000 },
 })
+
+/** Who else is a member, each with the chain that proves it: a replica must know a writer's rights before it believes a record. */
+export const membersPull = defineProtocol({
+  id: '/aios/members/1',
+  request: z.object({ after: peerId.optional() }),
+  response: z.object({ members: z.array(z.object({ peer: peerId, chain: capabilityChain })).max(128), next: peerId.optional() }),
+  limits: { requestBytes: 256, responseBytes: 1_048_576, perPeerPerSecond: 10, deadlineMs: 5_000 },
+})
+
+/** The signed payload (domain `bearer`) by which the holder of an invite's one-time key names the peer that enters. */
+export const bearerBody = z.object({ network: cid, subject: peerId, issuedAt: z.int() })

@@ -1,0 +1,58 @@
+import { MeshError } from '../../protocols/errors.ts'
+
+/** Lets `width` calls run and `depth` wait; says no at once to the rest, so that a caller can go elsewhere. */
+export class AdmissionQueue {
+  readonly #width: number
+  readonly #depth: number
+  readonly #waiting: { readonly go: () => void; readonly signal: AbortSignal }[] = []
+  #running = 0
+
+  constructor(width: number, depth: number) {
+    this.#width = width
+    this.#depth = depth
+  }
+
+  get running(): number {
+    return this.#running
+  }
+
+  get waiting(): number {
+    return this.#waiting.length
+  }
+
+  /** Resolves when the call may run; the function it gives must be called once when the call is over. */
+  async enter(signal: AbortSignal, who: string): Promise<() => void> {
+    if (signal.aborted) throw signal.reason
+    if (this.#running < this.#width) {
+      this.#running += 1
+      return this.#leave()
+    }
+    if (this.#waiting.length >= this.#depth) {
+      throw new MeshError('OVERLOADED', `${who} runs ${this.#running} calls and has ${this.#waiting.length} waiting: try another instance or later`)
+    }
+    await new Promise<void>((resolve, reject) => {
+      const entry = { go: resolve, signal }
+      this.#waiting.push(entry)
+      signal.addEventListener('abort', () => {
+        const at = this.#waiting.indexOf(entry)
+        if (at >= 0) {
+          this.#waiting.splice(at, 1)
+          reject(signal.reason)
+        }
+      }, { once: true })
+    })
+    return this.#leave()
+  }
+
+  #leave(): () => void {
+    let left = false
+    return () => {
+      if (left) return
+      left = true
+      const next = this.#waiting.shift()
+      // The place passes straight on, so `running` never dips while somebody waits.
+      if (next === undefined) this.#running -= 1
+      else next.go()
+    }
+  }
+}

@@ -1,0 +1,194 @@
+import { z } from 'zod'
+import type { InstanceAd } from '../../protocols/capacity.ts'
+import { MeshError, granted, refused } from '../../protocols/errors.ts'
+import { packet as packetSchema, type Packet } from '../../protocols/invoke.ts'
+import type { BlockId, ContractId, InstanceId, Json, Millis } from '../../protocols/ids.ts'
+import type { Contract } from '../../protocols/placement.ts'
+import type { BlockRecord, ComponentManifest } from '../../protocols/specs.ts'
+import { isJsonObject, toJson } from '../lib/json.ts'
+import type { Ports, RunningInstance } from '../ports.ts'
+import type { Catalogue, InstanceHost, PolicyCalls } from '../roles.ts'
+import { AdmissionQueue } from './admission-queue.ts'
+
+/** AIOS's own keys of `blockInitData`; other keys are the component's business. */
+const queueKeys = z.object({ max_threads: z.coerce.number().int().min(1).max(256).default(4), max_queue_size: z.coerce.number().int().min(0).max(100_000).default(100) })
+
+type Running = {
+  readonly contract: Contract
+  readonly block: BlockRecord
+  readonly queue: AdmissionQueue
+  readonly ready: Promise<void>
+  readonly stopping: AbortController
+  instance: RunningInstance | undefined
+  state: InstanceAd['state']
+  latencyMs: number
+}
+
+/** Holds the instances of this host: starts them from their bundle, admits calls, drains and stops. */
+export class Instances implements InstanceHost {
+  readonly #ports: Pick<Ports, 'clock' | 'content' | 'backend' | 'identity' | 'telemetry'>
+  readonly #catalogue: Catalogue
+  readonly #policies: PolicyCalls
+  readonly #clusterId: string
+  readonly #running = new Map<InstanceId, Running>()
+  readonly #changes = new Set<() => void>()
+  readonly #exits = new Set<(instance: InstanceId, because: string, crashed: boolean) => void>()
+
+  constructor(ports: Pick<Ports, 'clock' | 'content' | 'backend' | 'identity' | 'telemetry'>, catalogue: Catalogue, policies: PolicyCalls, clusterId: string) {
+    this.#ports = ports
+    this.#catalogue = catalogue
+    this.#policies = policies
+    this.#clusterId = clusterId
+  }
+
+  async start(contract: Contract, block: BlockRecord, signal: AbortSignal): Promise<void> {
+    const known = this.#running.get(contract.instance)
+    if (known !== undefined) return known.ready
+    const keys = queueKeys.safeParse(block.initData)
+    const { max_threads, max_queue_size } = keys.success ? keys.data : queueKeys.parse({})
+    const stopping = new AbortController()
+    const launch = Promise.withResolvers<void>()
+    const entry: Running = { contract, block, queue: new AdmissionQueue(max_threads, max_queue_size), ready: launch.promise, stopping, instance: undefined, state: 'starting', latencyMs: 0 }
+    this.#running.set(contract.instance, entry)
+    this.#changed()
+    this.#launch(entry, AbortSignal.any([signal, stopping.signal])).then(launch.resolve, error => {
+      this.#running.delete(contract.instance)
+      this.#changed()
+      launch.reject(error)
+    })
+    return entry.ready
+  }
+
+  async #launch(entry: Running, signal: AbortSignal): Promise<void> {
+    const { backend, identity, telemetry } = this.#ports
+    const manifest = await this.#bring(entry.block, signal)
+    const instance = await backend.start({ instance: entry.contract.instance, block: entry.block, manifest, gpus: entry.contract.gpus, peer: identity.peer, clusterId: this.#clusterId }, signal)
+    if (signal.aborted) {
+      await instance[Symbol.asyncDispose]()
+      throw signal.reason
+    }
+    entry.instance = instance
+    entry.state = 'ready'
+    telemetry.event('info', 'instance.ready', { instance: entry.contract.instance, block: entry.block.blockId })
+    this.#changed()
+    void instance.exited.then(({ because, crashed }) => this.#gone(entry, because, crashed))
+  }
+
+  /** Makes the whole bundle local, from every holder there is. */
+  async #bring(block: BlockRecord, signal: AbortSignal): Promise<ComponentManifest> {
+    const manifest = await this.#catalogue.componentByCid(block.component, signal)
+    for (const file of manifest.files) await this.#ports.content.fetch(file.cid, { signal })
+    return manifest
+  }
+
+  #gone(entry: Running, because: string, crashed: boolean): void {
+    if (this.#running.get(entry.contract.instance) !== entry) return
+    this.#running.delete(entry.contract.instance)
+    entry.state = 'failed'
+    this.#ports.telemetry.event(crashed ? 'warn' : 'info', 'instance.gone', { instance: entry.contract.instance, block: entry.block.blockId, because })
+    this.#changed()
+    for (const hear of this.#exits) hear(entry.contract.instance, because, crashed)
+  }
+
+  async stop(instance: InstanceId, drainMs: Millis, because: string): Promise<void> {
+    const entry = this.#running.get(instance)
+    if (entry === undefined) return
+    entry.state = 'draining'
+    this.#changed()
+    const ends = this.#ports.clock.monotonic() + drainMs
+    while (entry.queue.running + entry.queue.waiting > 0 && this.#ports.clock.monotonic() < ends) await this.#ports.clock.sleep(Math.min(50, drainMs))
+    this.#running.delete(instance)
+    entry.stopping.abort(new MeshError('CANCELLED', `the instance was stopped: ${because}`))
+    await entry.instance?.[Symbol.asyncDispose]()
+    this.#changed()
+  }
+
+  /** Stops everything, for a clean shutdown. */
+  async stopAll(drainMs: Millis): Promise<void> {
+    await Promise.all([...this.#running.keys()].map(instance => this.stop(instance, drainMs, 'the host is shutting down')))
+  }
+
+  running(): readonly { instance: InstanceId; contract: ContractId; state: InstanceAd['state']; inFlight: number; queued: number; latencyMs: number }[] {
+    return [...this.#running].sort(([a], [b]) => (a < b ? -1 : 1)).map(([instance, entry]) => ({ instance, contract: entry.contract.id, state: entry.state, inFlight: entry.queue.running, queued: entry.queue.waiting, latencyMs: entry.latencyMs }))
+  }
+
+  onChange(hear: () => void): () => void {
+    this.#changes.add(hear)
+    return () => this.#changes.delete(hear)
+  }
+
+  onExit(hear: (instance: InstanceId, because: string, crashed: boolean) => void): () => void {
+    this.#exits.add(hear)
+    return () => this.#exits.delete(hear)
+  }
+
+  /** Instances of one block on this host. */
+  ofBlock(block: BlockId): readonly InstanceId[] {
+    return [...this.#running].filter(([, entry]) => entry.block.blockId === block).map(([instance]) => instance)
+  }
+
+  /** Runs one packet. Throws OVERLOADED at once when the queue is full, NO_INSTANCE, COMPONENT_ERROR, INSTANCE_FAILED. */
+  async * infer(instance: InstanceId, packet: Packet, signal: AbortSignal, vdag: Json | undefined): AsyncGenerator<Packet> {
+    const { entry, running } = this.#ready(instance)
+    const { clock, telemetry } = this.#ports
+    const leave = await entry.queue.enter(AbortSignal.any([signal, entry.stopping.signal]), instance)
+    const began = clock.monotonic()
+    try {
+      const asked = await this.#opinion(entry, 'pre_processing', 'preprocessing', packet)
+      for await (const output of running.infer(asked, AbortSignal.any([signal, entry.stopping.signal]), vdag)) {
+        yield await this.#opinion(entry, 'post_processing', 'postprocessing', output)
+      }
+      const ms = clock.monotonic() - began
+      entry.latencyMs = entry.latencyMs === 0 ? ms : entry.latencyMs * 0.8 + ms * 0.2
+      telemetry.observe('block_infer_ms', ms, { block: entry.block.blockId })
+    } finally {
+      leave()
+    }
+  }
+
+  async #opinion(entry: Running, name: 'pre_processing' | 'post_processing', hook: 'preprocessing' | 'postprocessing', packet: Packet): Promise<Packet> {
+    const rule = entry.block.policies[name]
+    if (rule === undefined) return packet
+    const decision = await this.#policies.decide<Packet>({
+      hook,
+      rule,
+      input: { packet: { session_id: packet.sessionId, seq_no: packet.seqNo, ts: packet.ts, data: packet.data }, block_data: toJson(entry.block) },
+      scope: entry.block.blockId,
+      accept: answer => {
+        const body = isJsonObject(answer) && 'packet' in answer ? answer['packet'] : answer
+        if (!isJsonObject(body)) return refused('the policy must return { packet }')
+        const merged = packetSchema.safeParse({ ...packet, data: body['data'] ?? packet.data })
+        return merged.success ? granted({ ...merged.data, files: packet.files }) : refused('the policy returned a packet that does not parse')
+      },
+      fallback: () => packet,
+    })
+    return decision.value
+  }
+
+  management(instance: InstanceId, action: string, data: Json, signal: AbortSignal): Promise<Json> {
+    return this.#ready(instance).running.management(action, data, signal)
+  }
+
+  update(instance: InstanceId, parameters: Json, signal: AbortSignal): Promise<Json> {
+    return this.#ready(instance).running.update(parameters, signal)
+  }
+
+  health(instance: InstanceId, signal: AbortSignal): Promise<{ readonly healthy: boolean; readonly detail: Json }> {
+    return this.#ready(instance).running.health(signal)
+  }
+
+  logs(instance: InstanceId, tail: number): readonly string[] {
+    return this.#ready(instance).running.logs(tail)
+  }
+
+  #ready(instance: InstanceId): { readonly entry: Running; readonly running: RunningInstance } {
+    const entry = this.#running.get(instance)
+    if (entry?.instance === undefined) throw new MeshError('NO_INSTANCE', `${instance} does not run here${entry === undefined ? '' : ' yet'}`)
+    if (entry.state === 'draining') throw new MeshError('NO_INSTANCE', `${instance} is being stopped`)
+    return { entry, running: entry.instance }
+  }
+
+  #changed(): void {
+    for (const hear of this.#changes) hear()
+  }
+}

@@ -1,0 +1,20 @@
+import type { Json } from '../../protocols/ids.ts'
+
+/** The JSON of a plain value: `undefined` fields are left out, bytes become arrays of numbers. Bounded in depth. */
+export function toJson(value: unknown, depth = 64): Json {
+  if (value === null || typeof value === 'string' || typeof value === 'boolean') return value
+  if (typeof value === 'number') return Number.isFinite(value) ? value : null
+  if (typeof value === 'bigint') return value.toString()
+  if (typeof value !== 'object' || depth === 0) return null
+  if (value instanceof Uint8Array) return [...value]
+  if (Array.isArray(value)) return value.map(item => toJson(item, depth - 1))
+  const out: Record<string, Json> = {}
+  for (const [key, inner] of Object.entries(value)) if (inner !== undefined && typeof inner !== 'function') out[key] = toJson(inner, depth - 1)
+  return out
+}
+
+export type JsonObject = { readonly [key: string]: Json }
+
+export function isJsonObject(value: Json | undefined): value is JsonObject {
+  return value !== null && typeof value === 'object' && !Array.isArray(value)
+}
