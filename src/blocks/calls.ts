@@ -1,7 +1,7 @@
 import { MeshError, asMeshError } from '../../protocols/errors.ts'
 import { invoke, type InvokeFrame, type InvokeHeader, type Packet } from '../../protocols/invoke.ts'
 import type { Json, Millis, PeerId } from '../../protocols/ids.ts'
-import { BoundedMap } from '../lib/bounded-map.ts'
+import { Lru } from '../lib/lru.ts'
 import { isJsonObject, toJson } from '../lib/json.ts'
 import type { Ports, Stream } from '../ports.ts'
 import type { ContractBook } from '../roles.ts'
@@ -21,7 +21,7 @@ export class Calls {
   readonly #instances: Instances
   readonly #book: ContractBook
   /** Keyed calls in flight or finished: a caller that lost the answer asks again and gets the same one. */
-  readonly #keyed = new BoundedMap<string, { readonly at: Millis; readonly outputs: Promise<readonly Packet[]> }>(FINISHED_BOUND)
+  readonly #keyed = new Lru<string, { readonly at: Millis; readonly outputs: Promise<readonly Packet[]> }>(FINISHED_BOUND)
 
   constructor(ports: Pick<Ports, 'clock' | 'network' | 'content' | 'telemetry'>, instances: Instances, book: ContractBook) {
     this.#ports = ports

@@ -3,7 +3,8 @@ import { MeshError, asMeshError, isErrorCode, refused } from '../../protocols/er
 import { invoke, packet as packetSchema, type InvokeFrame, type Packet } from '../../protocols/invoke.ts'
 import type { BlockId, InstanceId, Json, Millis, PeerId } from '../../protocols/ids.ts'
 import type { BlockRecord } from '../../protocols/specs.ts'
-import { BoundedMap } from '../lib/bounded-map.ts'
+import { Backoff } from '../lib/backoff.ts'
+import { Lru } from '../lib/lru.ts'
 import { isJsonObject, toJson } from '../lib/json.ts'
 import type { Health, Ports, Random } from '../ports.ts'
 import type { CallOptions, Catalogue, Invoker, MeshView, PolicyCalls } from '../roles.ts'
@@ -14,8 +15,7 @@ import type { Call, Calls } from './calls.ts'
 const RETRIES = 24
 /** When every ready instance has been tried, they get another go after this long. */
 const ANOTHER_GO_MS = 300
-const BACKOFF_MS = 25
-const BACKOFF_CAP_MS = 1_000
+const BACKOFF = { firstMs: 25, maxMs: 1_000, retries: RETRIES }
 const SESSIONS_BOUND = 10_000
 const sticky = z.object({ sticky_sessions: z.coerce.boolean().default(false) })
 const named = z.object({ instance_id: z.string() })
@@ -32,7 +32,7 @@ export class BlockInvoker implements Invoker {
   readonly #catalogue: Catalogue
   readonly #policies: PolicyCalls
   readonly #outstanding = new Map<InstanceId, number>()
-  readonly #sessions = new BoundedMap<string, InstanceId>(SESSIONS_BOUND)
+  readonly #sessions = new Lru<string, InstanceId>(SESSIONS_BOUND)
 
   constructor(ports: Pick<Ports, 'clock' | 'network' | 'content' | 'telemetry' | 'random'>, view: MeshView, calls: Calls, catalogue: Catalogue, policies: PolicyCalls) {
     this.#ports = ports
@@ -47,8 +47,9 @@ export class BlockInvoker implements Invoker {
     const signal = this.#ports.clock.deadline(options.deadlineMs, options.signal)
     const ends = this.#ports.clock.monotonic() + options.deadlineMs
     const avoid = new Set<InstanceId>(options.avoid)
+    const backoff = new Backoff(this.#random, BACKOFF)
     let lastError: MeshError | undefined
-    for (let attempt = 0; attempt <= RETRIES; attempt++) {
+    while (true) {
       const chosen = await this.#choose(block, packet, avoid, signal, lastError)
       let answered = false
       this.#outstanding.set(chosen.ad.instance, (this.#outstanding.get(chosen.ad.instance) ?? 0) + 1)
@@ -62,12 +63,12 @@ export class BlockInvoker implements Invoker {
       } catch (error) {
         if (signal.aborted) throw asMeshError(signal.reason)
         lastError = asMeshError(error)
-        if (!lastError.retryable || answered || attempt === RETRIES) throw lastError
+        const pauseMs = backoff.next()
+        if (!lastError.retryable || answered || pauseMs === undefined) throw lastError
         this.#ports.telemetry.count('calls_retried_total', { code: lastError.code })
         // An overloaded instance may be free again; one that is gone will not come back under its id.
         if (lastError.code !== 'OVERLOADED') avoid.add(chosen.ad.instance)
-        const backoff = Math.min(BACKOFF_CAP_MS, BACKOFF_MS * 2 ** attempt)
-        await this.#ports.clock.sleep(Math.ceil(backoff * (0.5 + this.#random.float() / 2)), signal)
+        await this.#ports.clock.sleep(pauseMs, signal)
       } finally {
         const left = (this.#outstanding.get(chosen.ad.instance) ?? 1) - 1
         if (left <= 0) this.#outstanding.delete(chosen.ad.instance)
