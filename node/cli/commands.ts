@@ -1,0 +1,8 @@
+import type { Command } from './command.ts'
+import { artefactCommands } from './artefact-commands.ts'
+import { blockCommands } from './block-commands.ts'
+import { meshCommands } from './mesh-commands.ts'
+import { runCommands } from './run-commands.ts'
+
+/** Every command of `aios`, in the order of its help. */
+export const commands: readonly Command[] = [...meshCommands, ...artefactCommands, ...blockCommands, ...runCommands]
