@@ -29,14 +29,29 @@ export const registryRecord = z.object({
   /** CID of the artefact or a small DAG-CBOR value inline; null withdraws an `owner` key. */
   value: z.union([cid, bytes]).nullable(),
   writer: peerId,
-  /** `owner` registries: rises by one each change. `write-once`: 0. */
+  /** `owner` registries: rises by one each change, from 1. `write-once`: 0. */
   sequence: z.int().nonnegative(),
   issuedAt: z.int(),
+  /** `owner` registries: who claimed the key first, and when; every later record repeats the claim. Absent: this writer, now. */
+  owner: peerId.optional(),
+  since: z.int().optional(),
+  /** The network it was written in: a member of two cannot have its records carried from one to the other. */
+  network: z.string().max(120).optional(),
 })
 export type RegistryRecord = z.infer<typeof registryRecord>
 
 /** Above this a value must be a CID: OrbitDB's unframed head exchange fails beyond about 60 KB. */
 export const REGISTRY_VALUE_BYTES = 24_576
+
+/** The whole signed payload of a record: the value, a key of at most 400 characters and the fixed fields. */
+export const REGISTRY_RECORD_BYTES = REGISTRY_VALUE_BYTES + 2_560
+
+/** Records just written, so that the mesh hears of them in milliseconds. Best effort: what is lost, digests find. */
+export const registryNews = defineTopic({
+  id: '/aios/registry-news/1',
+  message: z.object({ records: z.array(signed).min(1).max(64) }),
+  limits: { messageBytes: 65_536, perPeerPerSecond: 20 },
+})
 
 /** Every few seconds to one random peer: digests of my view, so that a lost update is found without a new write. */
 export const registryDigest = defineProtocol({

@@ -1,0 +1,46 @@
+import { assert } from '../lib/assert.ts'
+import { BUCKETS } from './record.ts'
+
+const WIDTH = 32
+
+/**
+ * One 32-byte digest a bucket: the XOR of its records' payload hashes. Order does not matter and a record leaves the way
+ * it came, so a view keeps them up to date without reading itself again.
+ */
+export class BucketDigests {
+  readonly #bytes = new Uint8Array(BUCKETS * WIDTH)
+
+  /** Adds the record hash to its bucket, or takes it out again. */
+  toggle(bucket: number, hash: Uint8Array): void {
+    assert(hash.byteLength === WIDTH, 'record hashes are sha2-256')
+    const at = bucket * WIDTH
+    for (let i = 0; i < WIDTH; i++) this.#bytes[at + i]! ^= hash[i]!
+  }
+
+  set(bucket: number, digest: Uint8Array): void {
+    this.#bytes.set(digest, bucket * WIDTH)
+  }
+
+  clear(): void {
+    this.#bytes.fill(0)
+  }
+
+  of(bucket: number): Uint8Array {
+    return this.#bytes.slice(bucket * WIDTH, (bucket + 1) * WIDTH)
+  }
+
+  all(): Uint8Array[] {
+    return Array.from({ length: BUCKETS }, (_, bucket) => this.of(bucket))
+  }
+
+  /** Buckets in which another view, by its digests, is not the same as this one. */
+  differing(theirs: readonly Uint8Array[]): number[] {
+    const out: number[] = []
+    for (let bucket = 0; bucket < BUCKETS; bucket++) if (!equal(this.of(bucket), theirs[bucket])) out.push(bucket)
+    return out
+  }
+}
+
+function equal(a: Uint8Array, b: Uint8Array | undefined): boolean {
+  return b !== undefined && a.byteLength === b.byteLength && a.every((byte, i) => byte === b[i])
+}

@@ -1,0 +1,272 @@
+import { asMeshError, refused } from '../../protocols/errors.ts'
+import type { Millis, PeerId } from '../../protocols/ids.ts'
+import { recordCid } from '../../protocols/codec.ts'
+import { registryDigest, registryNews, registryPage } from '../../protocols/registry.ts'
+import type { Signed } from '../../protocols/signed.ts'
+import type { Clock, Network, Random, Telemetry } from '../ports.ts'
+import { BUCKETS, type HeldRecord } from './record.ts'
+import type { Registries } from './store.ts'
+
+export type ReplicaPorts = { readonly clock: Clock; readonly random: Random; readonly network: Network; readonly telemetry: Telemetry }
+
+export type ReplicaStatus = { readonly records: number; readonly synced: boolean; readonly refused: number; readonly lastRepairAt: Millis | undefined }
+
+/** Where records of a batch came from, for counting. */
+export type Source = 'news' | 'page' | 'log'
+
+/** Records refused for good. Forged ones prove that whoever served them checks nothing, or lies. */
+export type Taken = { readonly forged: number; readonly unauthorised: number }
+
+export const REPAIR_MS = 4_000
+/** Signatures checked before the event loop gets a turn: about 10 ms of Ed25519. */
+const SLICE = 32
+/** Records that share a commit, and so an fsync. */
+const COMMIT_RECORDS = 256
+const PAGE_RECORDS = 1_000
+const PAGE_BYTES = 524_288
+/** Pages of one pull: more is a peer that leads us on. */
+const PAGES = 4_000
+/** Buckets asked for in one go: small enough that several peers share a first copy. */
+const RANGE = 16
+const PARALLEL_PEERS = 4
+/** Buckets repaired in one round, so that a view that differs in everything is mended over several. */
+const REPAIR_BUCKETS = 64
+const NEWS_BYTES = 48_000
+const NEWS_PER_SECOND = 10
+/** Refused records remembered, so that one offered again costs no signature check. */
+const REFUSED_NAMES = 10_000
+/** A peer that served what it had no right to is not asked again for this long. */
+const DISTRUST_MS = 300_000
+
+/**
+ * Keeps one view like the others': copies it from several peers at the start, hears news, and every few seconds compares
+ * digests with one random peer and fetches what differs. Every record is checked on its own, so it does not matter who
+ * serves it; a peer that serves what does not check out is left for another.
+ */
+export class RegistryReplica {
+  readonly #store: Registries
+  readonly #ports: ReplicaPorts
+  readonly #refusedNames = new Set<string>()
+  readonly #distrusted = new Map<PeerId, Millis>()
+  readonly #stops: (() => void)[] = []
+  #cancelRepair: (() => void) | undefined
+  #copying: Promise<void> | undefined
+  #repairing = false
+  #synced = false
+  #refused = 0
+  #lastRepairAt: Millis | undefined
+  #outgoing: Signed[] = []
+  #newsDue = false
+  #stopped = false
+
+  constructor(store: Registries, ports: ReplicaPorts) {
+    this.#store = store
+    this.#ports = ports
+  }
+
+  /** Serves, listens and starts to copy from whoever is there. */
+  start(): void {
+    const { network } = this.#ports
+    network.handle(registryDigest, async ({ buckets }) => ({ differing: [...this.#store.view.differing(buckets)] }))
+    network.handle(registryPage, async ({ buckets, after, limit }) => {
+      const page = this.#store.view.page(buckets, after, Math.min(limit, PAGE_RECORDS), PAGE_BYTES)
+      return { records: [...page.records], ...(page.next === undefined ? {} : { next: page.next }) }
+    })
+    this.#stops.push(
+      network.subscribe(registryNews, ({ records }, from) => void this.take(records, from, 'news').catch(error => this.#say('news', from, error))),
+      this.#store.onWritten(records => this.#announce(records)),
+      network.onPeer((peer, state) => {
+        if (state === 'joined') void (this.#synced ? this.#repair(peer) : this.copy())
+      }),
+    )
+    this.#scheduleRepair()
+    void this.copy()
+  }
+
+  stop(): void {
+    this.#stopped = true
+    this.#cancelRepair?.()
+    for (const stop of this.#stops.splice(0)) stop()
+  }
+
+  status(): ReplicaStatus {
+    return { records: this.#store.view.count(), synced: this.#synced, refused: this.#refused, lastRepairAt: this.#lastRepairAt }
+  }
+
+  /** Copies the whole view from several peers at once, a range of buckets each at a time. Does nothing while nobody is there. */
+  copy(): Promise<void> {
+    this.#copying ??= this.#copyAll().finally(() => (this.#copying = undefined))
+    return this.#copying
+  }
+
+  /** Checks records in slices, so that nothing else waits long, and merges what holds. Never throws on bad records. */
+  async take(envelopes: readonly Signed[], from: PeerId, source: Source): Promise<Taken> {
+    let forged = 0
+    let unauthorised = 0
+    let checked: HeldRecord[] = []
+    for (const [at, envelope] of envelopes.entries()) {
+      if (at > 0 && at % SLICE === 0) await this.#ports.clock.sleep(0)
+      if (this.#stopped) break
+      const cid = recordCid(envelope.payload)
+      if (this.#store.view.holds(cid)) continue
+      const name = `${cid}/${envelope.signer}`
+      const verdict = this.#refusedNames.has(name) ? refused('it was refused before') : this.#store.check(envelope)
+      if (verdict.ok) checked.push(verdict.value)
+      else if (!verdict.retryable) {
+        if (this.#store.signed(envelope)) unauthorised++
+        else forged++
+        this.#refuse(name, from, source, verdict.because)
+      }
+      if (checked.length >= COMMIT_RECORDS) {
+        this.#store.admit(checked)
+        checked = []
+      }
+    }
+    if (checked.length > 0 && !this.#stopped) this.#store.admit(checked)
+    return { forged, unauthorised }
+  }
+
+  async #copyAll(): Promise<void> {
+    const ranges: number[][] = []
+    for (let bucket = 0; bucket < BUCKETS; bucket += RANGE) ranges.push(Array.from({ length: RANGE }, (_, i) => bucket + i))
+    let peers = this.#shuffled(this.#trusted())
+    if (peers.length === 0) return
+    const started = this.#ports.clock.monotonic()
+    // A peer that fails or lies leaves its range to the others; those that were good go another round for it.
+    while (ranges.length > 0 && peers.length > 0 && !this.#stopped) {
+      const waiting = peers
+      const good: PeerId[] = []
+      const copyFrom = async (): Promise<void> => {
+        for (let peer = waiting.pop(); peer !== undefined && ranges.length > 0; peer = waiting.pop()) if (await this.#drain(peer, ranges)) good.push(peer)
+      }
+      await Promise.all(Array.from({ length: PARALLEL_PEERS }, copyFrom))
+      peers = good.concat(waiting)
+    }
+    if (ranges.length > 0 || this.#stopped) return
+    this.#synced = true
+    this.#ports.telemetry.event('info', 'registry.copied', { records: this.#store.view.count(), ms: this.#ports.clock.monotonic() - started })
+    // One peer may have left something out: another is asked what it sees.
+    await this.#repair()
+  }
+
+  /** Copies ranges from one peer until none is left; false when it failed or lied. */
+  async #drain(peer: PeerId, ranges: number[][]): Promise<boolean> {
+    for (let range = ranges.pop(); range !== undefined; range = ranges.pop()) {
+      if (await this.#pull(peer, range)) continue
+      ranges.push(range)
+      return false
+    }
+    return true
+  }
+
+  /** True when the buckets were read to the end and nothing in them was forged. */
+  async #pull(peer: PeerId, buckets: readonly number[]): Promise<boolean> {
+    let after: string | undefined
+    try {
+      for (let pages = 0; pages < PAGES; pages++) {
+        const page = await this.#ports.network.request(peer, registryPage, { buckets: [...buckets], limit: PAGE_RECORDS, ...(after === undefined ? {} : { after }) })
+        const { forged, unauthorised } = await this.take(page.records, peer, 'page')
+        if (forged > 0) {
+          this.#distrusted.set(peer, this.#ports.clock.monotonic() + DISTRUST_MS)
+          this.#ports.telemetry.event('warn', 'registry.liar', { peer, forged, unauthorised })
+          return false
+        }
+        if (this.#stopped || page.next === after) return false
+        if (page.next === undefined) return true
+        after = page.next
+      }
+      return false
+    } catch (error) {
+      this.#say('page', peer, error)
+      return false
+    }
+  }
+
+  #scheduleRepair(): void {
+    const wait = REPAIR_MS / 2 + this.#ports.random.below(REPAIR_MS)
+    this.#cancelRepair = this.#ports.clock.after(wait, () => void (this.#synced ? this.#repair() : this.copy()).finally(() => this.#stopped || this.#scheduleRepair()))
+  }
+
+  async #repair(peer: PeerId | undefined = this.#someone()): Promise<void> {
+    if (peer === undefined || this.#repairing || this.#stopped) return
+    this.#repairing = true
+    try {
+      const { differing } = await this.#ports.network.request(peer, registryDigest, { buckets: [...this.#store.view.digests()] })
+      if (differing.length > 0) {
+        const buckets = this.#shuffled([...new Set(differing)]).slice(0, REPAIR_BUCKETS)
+        await this.#pull(peer, buckets)
+        this.#ports.telemetry.count('registry_repaired_buckets_total', {}, buckets.length)
+      }
+      this.#lastRepairAt = this.#ports.clock.unix()
+    } catch (error) {
+      this.#say('digest', peer, error)
+    } finally {
+      this.#repairing = false
+    }
+  }
+
+  #someone(): PeerId | undefined {
+    const peers = this.#trusted()
+    return peers.length === 0 ? undefined : this.#ports.random.pick(peers)
+  }
+
+  #announce(records: readonly HeldRecord[]): void {
+    // News of a bulk write beyond the topic's rate would only be dropped: digests carry the rest.
+    this.#outgoing.push(...records.slice(0, 1_024 - Math.min(1_024, this.#outgoing.length)).map(record => record.envelope))
+    if (this.#newsDue || this.#outgoing.length === 0) return
+    this.#newsDue = true
+    void this.#publishNews().finally(() => (this.#newsDue = false))
+  }
+
+  async #publishNews(): Promise<void> {
+    while (this.#outgoing.length > 0 && !this.#stopped) {
+      let size = 0
+      let count = 0
+      while (count < Math.min(64, this.#outgoing.length)) {
+        size += this.#outgoing[count]!.payload.byteLength + 256
+        if (count > 0 && size > NEWS_BYTES) break
+        count++
+      }
+      const records = this.#outgoing.splice(0, count)
+      try {
+        await this.#ports.network.publish(registryNews, { records })
+      } catch (error) {
+        this.#say('publish', this.#ports.network.self, error)
+      }
+      if (this.#outgoing.length > 0) await this.#ports.clock.sleep(1_000 / NEWS_PER_SECOND)
+    }
+  }
+
+  #refuse(name: string, from: PeerId, source: Source, because: string): void {
+    this.#refused++
+    this.#ports.telemetry.count('registry_refused_total', { source })
+    if (this.#refusedNames.has(name)) return
+    this.#ports.telemetry.event('warn', 'registry.refused', { from, source, because })
+    if (this.#refusedNames.size >= REFUSED_NAMES) this.#refusedNames.clear()
+    this.#refusedNames.add(name)
+  }
+
+  #trusted(): PeerId[] {
+    const now = this.#ports.clock.monotonic()
+    for (const [peer, until] of this.#distrusted) if (until < now) this.#distrusted.delete(peer)
+    return this.#ports.network.peers().filter(peer => peer !== this.#ports.network.self && !this.#distrusted.has(peer))
+  }
+
+  #shuffled<T>(items: readonly T[]): T[] {
+    const out = [...items]
+    for (let i = out.length - 1; i > 0; i--) {
+      const j = this.#ports.random.below(i + 1)
+      const swap = out[i]!
+      out[i] = out[j]!
+      out[j] = swap
+    }
+    return out
+  }
+
+  #say(doing: string, peer: PeerId, error: unknown): void {
+    if (this.#stopped) return
+    const { code, message } = asMeshError(error)
+    this.#ports.telemetry.count('registry_failures_total', { doing, code })
+    this.#ports.telemetry.event('debug', 'registry.failed', { doing, peer, code, message })
+  }
+}
