@@ -1,0 +1,212 @@
+import type { Json } from '../../protocols/ids.ts'
+import { isList, isObject, type JsonObject } from './document.ts'
+import { unwrap } from './envelope.ts'
+import { Fields } from './fields.ts'
+import { Problems } from './problems.ts'
+
+const OPERATORS = ['==', '!=', 'IN', '>', '>=', '<', '<=', 'LIKE'] as const
+const AGGREGATES = ['avg', 'sum', 'min', 'max', 'count'] as const
+const MATCH_TYPES = ['component', 'cluster', 'block', 'vdag', 'policy', 'policyFunction', 'policyGraph'] as const
+export const QUERIES = ['clusterQuery', 'clusterMetricsQuery', 'blockQuery', 'blockMetricsQuery', 'componentQuery', 'vdagQuery', 'vdagMetricsQuery', 'policyQuery', 'policyFunctionQuery', 'policyGraphQuery'] as const
+
+export type Operator = (typeof OPERATORS)[number]
+export type Aggregate = (typeof AGGREGATES)[number]
+export type MatchType = (typeof MATCH_TYPES)[number]
+export type QueryName = (typeof QUERIES)[number]
+
+/** A condition in AIOS's own form, with every spelling of an operator made one. */
+export type Condition =
+  | { readonly logicalOperator: 'AND' | 'OR'; readonly conditions: readonly Condition[] }
+  | { readonly variable: string; readonly operator: Operator; readonly value: Json }
+  | { readonly aggOperator: Aggregate; readonly target: string; readonly operator: Operator; readonly value: Json }
+
+export type Queries = { readonly [K in QueryName]?: Condition }
+export type FilterIR = { readonly matchType: MatchType; readonly filter: Queries }
+
+const SPELLINGS: Readonly<Record<string, Operator>> = { '=': '==', EQ: '==', $EQ: '==', '<>': '!=', NE: '!=', $NE: '!=', 'IN ANY': 'IN', IN_ANY: 'IN', $IN: 'IN', GT: '>', $GT: '>', GTE: '>=', $GTE: '>=', LT: '<', $LT: '<', LTE: '<=', $LTE: '<=' }
+const MOST_CONDITIONS = 1_000
+const LONGEST_PATH = 300
+
+/** A filter, enveloped or bare. `matchType` may be left out where the queries say it. Throws SPEC_INVALID. */
+export function parseFilter(document: unknown): FilterIR {
+  const problems = new Problems('filter')
+  const filter = readFilter(new Fields(unwrap(document, 'filter').values, '', problems))
+  problems.settle()
+  return filter
+}
+
+/** The queries of a `clusterAllocator`'s or an assignment's `parameters.filter`: by name, or one bare condition. Throws SPEC_INVALID. */
+export function parseQueries(document: unknown, bare: QueryName): Queries {
+  const problems = new Problems('filter')
+  const { values } = unwrap(document, 'filter')
+  const fields = new Fields(values, '', problems)
+  const inner = values['filter']
+  const queries = isCondition(values) ? { [bare]: readCondition(values, bare, problems) } : readQueries(isObject(inner) ? fields.inside('filter') : fields)
+  problems.settle()
+  return queries
+}
+
+export function readFilter(fields: Fields): FilterIR {
+  const queries = readQueries(fields.inside('filter'))
+  const said = fields.text(['matchType', 'match_type'], 40)
+  const named = MATCH_TYPES.find(type => type.toLowerCase() === said?.toLowerCase())
+  const implied = MATCH_TYPES.find(type => type !== 'cluster' && (`${type}Query` in queries || `${type}MetricsQuery` in queries)) ?? ('clusterQuery' in queries || 'clusterMetricsQuery' in queries ? 'cluster' : undefined)
+  if (said !== undefined && named === undefined) fields.wrong('matchType', said, `use one of ${MATCH_TYPES.join(', ')}`)
+  else if (said === undefined && implied === undefined) fields.wrong('matchType', undefined, `use one of ${MATCH_TYPES.join(', ')}`)
+  return { matchType: named ?? implied ?? 'cluster', filter: queries }
+}
+
+function readQueries(fields: Fields): Queries {
+  const queries: { -readonly [K in QueryName]?: Condition } = {}
+  for (const name of Object.keys(fields.values)) if (!QUERIES.some(query => query === name)) fields.wrong(name, fields.values[name], `use one of ${QUERIES.join(', ')}`)
+  for (const name of QUERIES) {
+    const query = fields.object(name)
+    // AIOS treats an empty query as none.
+    if (query !== undefined && Object.keys(query).length > 0) queries[name] = readCondition(query, fields.path(name), fields.problems)
+  }
+  return queries
+}
+
+function isCondition(value: JsonObject): boolean {
+  return ['variable', 'logicalOperator', 'conditions', 'aggOperator'].some(name => Object.hasOwn(value, name))
+}
+
+function readCondition(value: JsonObject, path: string, problems: Problems, budget = { left: MOST_CONDITIONS }): Condition {
+  const fields = new Fields(value, path, problems)
+  budget.left -= 1
+  if (budget.left === -1) problems.add(path, `a query may have at most ${MOST_CONDITIONS} conditions`)
+  if (budget.left < 0) return { logicalOperator: 'AND', conditions: [] }
+  if (Object.hasOwn(value, 'logicalOperator') || Object.hasOwn(value, 'conditions')) {
+    const conditions = fields.list('conditions')
+    if (conditions.length === 0) fields.wrong('conditions', value['conditions'], 'give at least one condition')
+    return {
+      logicalOperator: fields.choice<'AND' | 'OR'>(['logicalOperator'], { AND: ['&&', '$and'], OR: ['||', '$or'] }, 'AND'),
+      conditions: conditions.flatMap((inner, index) => {
+        if (isObject(inner)) return [readCondition(inner, fields.path(`conditions[${index}]`), problems, budget)]
+        fields.wrong(`conditions[${index}]`, inner, 'give { "variable": …, "operator": …, "value": … }')
+        return []
+      }),
+    }
+  }
+  const operator = readOperator(fields)
+  const given = fields.find('value')
+  if (given === undefined && !Object.hasOwn(value, 'value')) fields.wrong('value', undefined, 'say what to compare with')
+  if (operator === 'LIKE' && typeof given !== 'string') fields.wrong('value', given, 'LIKE takes a text, with * for anything')
+  const compared = operator === 'IN' && !isList(given) ? [given ?? null] : (given ?? null)
+  if (Object.hasOwn(value, 'aggOperator')) {
+    const aggOperator = fields.choice<Aggregate>(['aggOperator'], { avg: ['average', 'mean'], sum: [], min: [], max: [], count: [] }, 'count')
+    const target = fields.needed(['target', 'variable'], 'name what to aggregate, for example "instances.llm_active_sessions"', LONGEST_PATH)
+    if (operator === 'LIKE' || operator === 'IN') fields.wrong('operator', operator, 'an aggregate compares with ==, !=, >, >=, < or <=')
+    return { aggOperator, target, operator, value: compared }
+  }
+  return { variable: fields.needed(['variable'], 'name the field, for example "gpus.count"', LONGEST_PATH), operator, value: compared }
+}
+
+function readOperator(fields: Fields): Operator {
+  const said = fields.find('operator')
+  const text = typeof said === 'string' ? said.trim().toUpperCase() : ''
+  const operator = OPERATORS.find(one => one === text) ?? (Object.hasOwn(SPELLINGS, text) ? SPELLINGS[text] : undefined)
+  if (operator === undefined) fields.wrong('operator', said, `use one of ${OPERATORS.join(' ')}`)
+  return operator ?? '=='
+}
+
+/** A condition as a test of one document. Paths are dotted, and reach into every element of a list. */
+export function compileCondition(condition: Condition): (document: Json) => boolean {
+  if ('logicalOperator' in condition) {
+    const tests = condition.conditions.map(compileCondition)
+    return condition.logicalOperator === 'AND' ? document => tests.every(test => test(document)) : document => tests.some(test => test(document))
+  }
+  if ('aggOperator' in condition) {
+    const path = condition.target.split('.')
+    const { aggOperator, operator, value } = condition
+    return document => {
+      const found = aggregate(aggOperator, resolve(document, path))
+      return found !== undefined && compare(operator, found, value)
+    }
+  }
+  const path = condition.variable.split('.')
+  const { operator, value } = condition
+  if (operator === 'LIKE') {
+    const like = glob(String(value))
+    return document => resolve(document, path).some(found => typeof found !== 'object' && like(String(found)))
+  }
+  // As in Mongo, a negation holds when no element equals, also where the field is absent.
+  if (operator === '!=') return document => !resolve(document, path).some(found => equal(found, value))
+  if (operator === 'IN') return document => resolve(document, path).some(found => isList(value) && value.some(one => equal(found, one)))
+  return document => resolve(document, path).some(found => compare(operator, found, value))
+}
+
+const MOST_FOUND = 10_000
+
+/** Every value at a path; a list counts as its elements (and as itself, for comparing with lists). */
+function resolve(document: Json, path: readonly string[]): readonly Json[] {
+  let found: Json[] = [document]
+  for (const name of path) {
+    const next: Json[] = []
+    for (const value of found.flatMap(one => (isList(one) ? one : [one]))) {
+      const inner = isObject(value) ? property(value, name) : undefined
+      if (inner !== undefined && next.length < MOST_FOUND) next.push(inner)
+    }
+    found = next
+  }
+  return found.flatMap(value => (isList(value) ? [value, ...value] : [value]))
+}
+
+/** `load_15m` in one place of AIOS is `load15m` in another. */
+function property(value: JsonObject, name: string): Json | undefined {
+  if (Object.hasOwn(value, name)) return value[name]
+  const alias = /_\d/.test(name) ? name.replace(/_(\d)/, '$1') : name.replace(/([a-z])(\d+[smhd])$/, '$1_$2')
+  return alias !== name && Object.hasOwn(value, alias) ? value[alias] : undefined
+}
+
+function aggregate(kind: Aggregate, found: readonly Json[]): number | undefined {
+  const leaves = found.filter(value => !isList(value))
+  if (kind === 'count') return leaves.length
+  const numbers = leaves.map(number).filter(value => value !== undefined)
+  if (kind === 'sum') return numbers.reduce((sum, value) => sum + value, 0)
+  if (numbers.length === 0) return undefined
+  if (kind === 'avg') return numbers.reduce((sum, value) => sum + value, 0) / numbers.length
+  return numbers.reduce((best, value) => (kind === 'min' ? Math.min(best, value) : Math.max(best, value)))
+}
+
+function compare(operator: Operator, found: Json, value: Json): boolean {
+  if (operator === '==') return equal(found, value)
+  if (operator === '!=') return !equal(found, value)
+  const [a, b] = [number(found), number(value)]
+  const order = a !== undefined && b !== undefined ? a - b : typeof found === 'string' && typeof value === 'string' ? (found < value ? -1 : found > value ? 1 : 0) : undefined
+  if (order === undefined) return false
+  return operator === '>' ? order > 0 : operator === '>=' ? order >= 0 : operator === '<' ? order < 0 : order <= 0
+}
+
+/** Numbers and numeric texts are equal when their numbers are; everything else by its JSON. */
+function equal(found: Json, value: Json): boolean {
+  if (found === value) return true
+  if (typeof found === 'number' || typeof value === 'number') {
+    const [a, b] = [number(found), number(value)]
+    return a !== undefined && a === b
+  }
+  if (typeof found === 'boolean' && typeof value === 'string') return String(found) === value.toLowerCase()
+  return typeof found === 'object' && typeof value === 'object' && JSON.stringify(found) === JSON.stringify(value)
+}
+
+function number(value: Json): number | undefined {
+  if (typeof value === 'number') return value
+  return typeof value === 'string' && /^\s*-?\d+(\.\d+)?([eE][+-]?\d{1,3})?\s*$/.test(value.slice(0, 40)) && value.length <= 40 ? Number(value) : undefined
+}
+
+/** `*` stands for anything; a text without `*` may stand anywhere, as in AIOS. Linear: each piece is looked for once. */
+function glob(like: string): (text: string) => boolean {
+  const pieces = like.split('*')
+  if (pieces.length === 1) return text => text.includes(like)
+  const [head, tail] = [pieces[0]!, pieces.at(-1)!]
+  return text => {
+    if (text.length < head.length + tail.length || !text.startsWith(head) || !text.endsWith(tail)) return false
+    let at = head.length
+    for (const piece of pieces.slice(1, -1)) {
+      const found = text.indexOf(piece, at)
+      if (found === -1) return false
+      at = found + piece.length
+    }
+    return at <= text.length - tail.length
+  }
+}

@@ -1,0 +1,88 @@
+import type { Json } from '../../protocols/ids.ts'
+import type { PolicyRef } from '../../protocols/specs.ts'
+import { isList, isObject, type JsonObject } from './document.ts'
+import { Fields } from './fields.ts'
+
+/** The URI that stands for a hook's built-in rule, with the parameters and settings given beside it. */
+export const DEFAULT_RULE = 'default'
+
+export type PolicySet = {
+  readonly rules: Readonly<Record<string, PolicyRef>>
+  /** Entries that are not rules at all (`resource_affinity: { nodeType }`): kept, never called. */
+  readonly hints: Readonly<Record<string, Json>>
+}
+
+/** Wrappers in AIOS's samples nest at most four deep. */
+const WRAPPERS = 6
+
+/**
+ * One policy as a spec refers to it: a URI, `{policyRuleURI, parameters, settings}`, `{values: {…}}`, or nested once
+ * more under its own name. No URI but parameters or settings, or the word `default`, means the built-in rule; nothing
+ * at all means no policy. `executionMode` is dropped: here every rule runs in the sandbox of the peer that asks.
+ */
+export function parsePolicyRef(parent: Fields, name: string, ...aliases: readonly string[]): PolicyRef | undefined {
+  const value = parent.find(name, ...aliases)
+  if (value === undefined) return undefined
+  if (typeof value === 'string') return value === '' ? undefined : { policyRuleURI: value, parameters: {}, settings: {} }
+  if (!isObject(value)) {
+    parent.wrong(name, value, 'give a policy: { "policyRuleURI": "name:version-tag", "parameters": {}, "settings": {} }')
+    return undefined
+  }
+  return readRef(new Fields(bare(value, name), parent.path(name), parent.problems))
+}
+
+/** Policies by name: an object of them, or AIOS's `policyRulesSpec` list whose items carry their `name`. */
+export function parsePolicySet(parent: Fields, ...names: readonly string[]): PolicySet {
+  const rules: Record<string, PolicyRef> = {}
+  const hints: Record<string, Json> = {}
+  const [first = 'policies'] = names
+  const value = parent.find(...names)
+  if (isList(value)) {
+    for (const [index, item] of value.entries()) {
+      const at = `${first}[${index}]`
+      if (!isObject(item)) {
+        parent.wrong(at, item, 'give { "values": { "name": …, "policyRuleURI": … } }')
+        continue
+      }
+      const fields = new Fields(bare(item, ''), parent.path(at), parent.problems)
+      const name = fields.needed(['name'], 'say which policy this is, for example "loadBalancer"', 100)
+      const ref = readRef(fields)
+      if (name !== '' && ref !== undefined) rules[name] = ref
+    }
+  } else if (isObject(value)) {
+    for (const [name, item] of Object.entries(value)) {
+      if (name.length > 100) parent.wrong(`${first}.${name.slice(0, 40)}…`, name, 'use a name of at most 100 characters')
+      else if (isHint(item)) hints[name] = item
+      else {
+        const ref = parsePolicyRef(new Fields(value, parent.path(first), parent.problems), name)
+        if (ref !== undefined) rules[name] = ref
+      }
+    }
+  } else if (value !== undefined) parent.wrong(first, value, 'give policies by name, or a list of { "values": { "name": … } }')
+  return { rules, hints }
+}
+
+function readRef(fields: Fields): PolicyRef | undefined {
+  const uri = fields.text(['policyRuleURI', 'policy_rule_uri', 'policyRuleUri'])
+  const parameters = fields.object('parameters') ?? {}
+  const settings = fields.object('settings') ?? {}
+  if (uri !== undefined) return { policyRuleURI: uri, parameters, settings }
+  const asksForDefault = fields.find('rankingPolicyRule') === DEFAULT_RULE || Object.keys(parameters).length > 0 || Object.keys(settings).length > 0
+  return asksForDefault ? { policyRuleURI: DEFAULT_RULE, parameters, settings } : undefined
+}
+
+function bare(value: JsonObject, name: string): JsonObject {
+  let inner = value
+  for (let depth = 0; depth < WRAPPERS; depth += 1) {
+    const next: Json | undefined = inner['values'] ?? inner['value'] ?? (name === '' ? undefined : inner[name])
+    if (!isObject(next)) break
+    inner = next
+  }
+  return inner
+}
+
+const RULE_FIELDS = ['policyRuleURI', 'policy_rule_uri', 'policyRuleUri', 'parameters', 'settings', 'values', 'value', 'rankingPolicyRule', 'executionMode']
+
+function isHint(value: Json): boolean {
+  return isObject(value) && Object.keys(value).length > 0 && !RULE_FIELDS.some(field => Object.hasOwn(value, field))
+}

@@ -1,0 +1,70 @@
+import { check } from '../../protocols/codec.ts'
+import type { Cid, Json, PeerId } from '../../protocols/ids.ts'
+import { policyRule, type PolicyRule } from '../../protocols/specs.ts'
+import { isList, isObject } from './document.ts'
+import { unwrap } from './envelope.ts'
+import { Fields } from './fields.ts'
+import { Problems } from './problems.ts'
+import { readTemplate } from './template-language.ts'
+import { makeUri } from './uri.ts'
+
+/**
+ * A policy rule's metadata, in AIOS's snake_case or the one form; `code` is the CID of its published source. AIOS's
+ * `code` URL and its archive kind are dropped. Throws SPEC_INVALID that lists what to fix.
+ */
+export function parsePolicyRule(document: unknown, { author, code }: { readonly author: PeerId; readonly code: Cid }): PolicyRule {
+  const problems = new Problems('policy rule')
+  const spec = new Fields(unwrap(document, 'policy rule').values, '', problems)
+  const name = spec.part(['name', 'policyName', 'policy_name'], 'least-loaded')
+  const version = spec.part(['version'], '1.0.0')
+  const releaseTag = spec.part(['releaseTag', 'release_tag', 'release-tag'], 'stable')
+  const policyRuleURI = makeUri({ name, version, releaseTag })
+  const given = spec.text(['policyRuleURI', 'policy_rule_uri', 'policyRuleUri'])
+  if (given !== undefined && given !== policyRuleURI && problems.count === 0) spec.wrong('policyRuleURI', given, `its name, version and tag make ${policyRuleURI}: leave it out or write that`)
+  const rule = {
+    policyRuleURI, name, version, releaseTag,
+    description: spec.text(['description'], 2_000) ?? '',
+    tags: [...spec.texts(['tags'])],
+    code,
+    codeType: readCodeType(spec),
+    settings: spec.object('settings', 'policy_settings') ?? {},
+    parameters: spec.object('parameters', 'policy_parameters') ?? {},
+    inputSchema: readTemplate(spec.find('inputSchema', 'policy_input_schema'), 'inputSchema', problems),
+    outputSchema: readTemplate(spec.find('outputSchema', 'policy_output_schema'), 'outputSchema', problems),
+    managementCommands: readCommands(spec),
+    author,
+  }
+  problems.settle()
+  return check(policyRule, rule, 'policy rule', 'SPEC_INVALID')
+}
+
+function readCodeType(spec: Fields): PolicyRule['codeType'] {
+  const type = spec.text(['codeType', 'type', 'code_type'])?.toLowerCase()
+  if (type !== undefined && type.startsWith('python')) {
+    spec.wrong('codeType', type, 'rules run as JavaScript here: write the class AIOSv1PolicyRule in a .js file and say "js_module_v1"')
+    return 'js_module_v1'
+  }
+  if (type === 'wasm_v1' || type === 'wasm') return 'wasm_v1'
+  if (type !== undefined && !['js_module_v1', 'js', 'javascript', 'js_class_v1', 'zip', 'tar.xz'].includes(type)) spec.wrong('codeType', type, 'use "js_module_v1" or "wasm_v1"')
+  return 'js_module_v1'
+}
+
+/** Commands by name; AIOS's documentation has them as a list of `{ name, description, schema }`. */
+function readCommands(spec: Fields): Record<string, Json> {
+  const value = spec.find('managementCommands', 'management_commands_schema', 'managementCommandsTemplate')
+  if (isObject(value)) return { ...value }
+  const commands: Record<string, Json> = {}
+  if (!isList(value)) {
+    if (value !== undefined) spec.wrong('managementCommands', value, 'give commands by name')
+    return commands
+  }
+  for (const [index, item] of value.entries()) {
+    const name = isObject(item) ? item['name'] : undefined
+    if (!isObject(item) || typeof name !== 'string' || name === '') spec.wrong(`managementCommands[${index}]`, item, 'give { "name": …, "description": …, "schema": { … } }')
+    else {
+      const { name: _, ...rest } = item
+      commands[name] = rest
+    }
+  }
+  return commands
+}
