@@ -1,0 +1,178 @@
+import { MeshError } from '../protocols/errors.ts'
+import type { Millis } from '../protocols/ids.ts'
+import { Heap } from '../src/lib/heap.ts'
+import type { Clock } from '../src/ports.ts'
+import { SeededRandom } from './random.ts'
+import { setTraps, sprungTrap } from './traps.ts'
+
+/** One stay of a peer in memory. What it scheduled dies with it. */
+export type Life = { alive: boolean }
+
+type Task = { run: (() => void) | undefined; readonly life: Life }
+
+/** Work kept doing zero-length steps: virtual time would never move again. */
+const TASKS_PER_INSTANT = 5_000_000
+
+const ETERNAL: Life = { alive: true }
+const EPOCH = 1_700_000_000_000
+// Taken before any trap is set: the one real macrotask a simulation is allowed.
+const macrotask = setImmediate
+
+/**
+ * Virtual time in integer milliseconds. Tasks due at one instant run in the order they were scheduled; then one
+ * macrotask drains every promise continuation, so time never moves under a running await.
+ */
+export class Kernel {
+  readonly seed: number
+  readonly random: SeededRandom
+  readonly #instants = new Heap<Millis>((a, b) => a < b)
+  readonly #due = new Map<Millis, Task[]>()
+  #now: Millis = 0
+  #tasksRun = 0
+  #running = false
+
+  constructor(seed: number) {
+    this.seed = seed
+    this.random = new SeededRandom(`seed ${seed}`)
+  }
+
+  get now(): Millis {
+    return this.#now
+  }
+
+  get tasksRun(): number {
+    return this.#tasksRun
+  }
+
+  /** Runs `run` after `duration` of virtual time, unless cancelled or its life has ended by then. */
+  after(duration: Millis, run: () => void, life: Life = ETERNAL): () => void {
+    const when = this.#now + Math.max(0, Math.round(duration))
+    const task: Task = { run, life }
+    const tasks = this.#due.get(when)
+    if (tasks === undefined) {
+      this.#due.set(when, [task])
+      this.#instants.push(when)
+    } else tasks.push(task)
+    return () => {
+      task.run = undefined
+    }
+  }
+
+  /** The Clock port of one life. `skewMs` shifts its wall clock against the others'. */
+  clock(life: Life = ETERNAL, skewMs: Millis = 0): Clock {
+    return {
+      monotonic: () => this.#now,
+      unix: () => EPOCH + this.#now + skewMs,
+      after: (duration, run) => this.after(duration, run, life),
+      sleep: (duration, signal) => this.#sleep(duration, signal, life),
+      deadline: (duration, parent) => this.#deadline(duration, parent, life),
+    }
+  }
+
+  /** Runs everything due up to and including `until`; `afterEach` is called at the end of each instant. */
+  async run(until: Millis, afterEach?: () => void): Promise<void> {
+    await this.#advance(() => {
+      const next = this.#instants.peek()
+      return next !== undefined && next <= until
+    }, afterEach)
+    this.#now = Math.max(this.#now, until)
+  }
+
+  /** Runs until `work` settles. Throws when it waits for something that nothing will ever do, or `limit` ms passed. */
+  async drive<T>(work: Promise<T>, limit: Millis = 3_600_000, afterEach?: () => void): Promise<T> {
+    const end = this.#now + limit
+    let settled = false
+    const settle = (): void => {
+      settled = true
+    }
+    work.then(settle, settle)
+    await drain()
+    await this.#advance(() => {
+      const next = this.#instants.peek()
+      return !settled && next !== undefined && next <= end
+    }, afterEach)
+    if (settled) return await work
+    throw new Error(this.#instants.size === 0 ? 'the work waits, and nothing is scheduled that could wake it' : `the work did not finish within ${limit} ms of virtual time`)
+  }
+
+  async #advance(more: () => boolean, afterEach: (() => void) | undefined): Promise<void> {
+    if (this.#running) throw new Error('the kernel is already running')
+    this.#running = true
+    const removeTraps = setTraps()
+    try {
+      while (more()) {
+        this.#instant()
+        await drain()
+        afterEach?.()
+        const violation = sprungTrap()
+        if (violation !== undefined) throw violation
+      }
+    } finally {
+      removeTraps()
+      this.#running = false
+    }
+  }
+
+  #instant(): void {
+    const when = this.#instants.pop()
+    if (when === undefined) return
+    this.#now = when
+    // Tasks that schedule more for this very instant append to the same list.
+    const tasks = this.#due.get(when) ?? []
+    for (let at = 0; at < tasks.length; at += 1) {
+      const task = tasks[at]!
+      if (task.run !== undefined && task.life.alive) {
+        this.#tasksRun += 1
+        task.run()
+      }
+      if (at > TASKS_PER_INSTANT) throw new Error(`more than ${TASKS_PER_INSTANT} steps at ${when} ms: something schedules itself without waiting`)
+    }
+    this.#due.delete(when)
+  }
+
+  #sleep(duration: Millis, signal: AbortSignal | undefined, life: Life): Promise<void> {
+    return new Promise((resolve, reject) => {
+      if (signal === undefined) {
+        this.after(duration, resolve, life)
+        return
+      }
+      if (signal.aborted) {
+        reject(signal.reason)
+        return
+      }
+      const abort = (): void => {
+        cancel()
+        reject(signal.reason)
+      }
+      const cancel = this.after(duration, () => {
+        signal.removeEventListener('abort', abort)
+        resolve()
+      }, life)
+      signal.addEventListener('abort', abort, { once: true })
+    })
+  }
+
+  #deadline(duration: Millis, parent: AbortSignal | undefined, life: Life): AbortSignal {
+    const controller = new AbortController()
+    if (parent?.aborted === true) {
+      controller.abort(parent.reason)
+      return controller.signal
+    }
+    const inherit = (): void => {
+      cancel()
+      controller.abort(parent?.reason)
+    }
+    const cancel = this.after(duration, () => {
+      parent?.removeEventListener('abort', inherit)
+      controller.abort(new MeshError('DEADLINE', `the deadline of ${duration} ms passed`))
+    }, life)
+    parent?.addEventListener('abort', inherit, { once: true })
+    return controller.signal
+  }
+}
+
+function drain(): Promise<void> {
+  return new Promise(resolve => {
+    macrotask(resolve)
+  })
+}

@@ -1,0 +1,320 @@
+import { decode, encode, type Protocol, type ProtocolId, type StreamProtocol, type Topic } from '../protocols/codec.ts'
+import { asMeshError, MeshError } from '../protocols/errors.ts'
+import type { Millis, PeerId } from '../protocols/ids.ts'
+import { hello } from '../protocols/membership.ts'
+import type { Network, Stream } from '../src/ports.ts'
+import { type Connection, Connections, type Direction, RETRANSMIT_MS } from './connections.ts'
+import { hashBytes } from './identity.ts'
+import type { Life } from './kernel.ts'
+import type { Host, SimulatedNetwork } from './network.ts'
+import { RateLimit } from './rate-limit.ts'
+import { StreamEnd, type Wire } from './streams.ts'
+
+type Answer = (bytes: Uint8Array, from: PeerId, signal: AbortSignal) => Promise<Uint8Array>
+type Call = { readonly id: ProtocolId; readonly bytes: Uint8Array; readonly deadlineMs: Millis; readonly controller: AbortController; readonly reply: (result: Uint8Array | MeshError) => void }
+/** Method shorthand: both ends of a stream name one protocol by its id, so their frame types agree. */
+type Acceptor = { serve(stream: Stream<unknown>, from: PeerId): Promise<void> }
+
+/** How long a message may wait at a peer that has not admitted its sender yet. */
+const ADMISSION_MS = 2_000
+const CANCEL = new Uint8Array([0])
+
+/** The Network port of one life of one peer. */
+export class NetworkPort implements Network {
+  readonly self: PeerId
+  readonly host: Host
+  readonly life: Life
+  readonly connections: Connections
+  readonly #net: SimulatedNetwork
+  readonly #answers = new Map<ProtocolId, Answer>()
+  readonly #acceptors = new Map<ProtocolId, Acceptor>()
+  readonly #rates: RateLimit
+
+  constructor(net: SimulatedNetwork, host: Host, life: Life) {
+    this.#net = net
+    this.host = host
+    this.life = life
+    this.self = host.peer
+    this.connections = new Connections(net, this, host, life)
+    this.#rates = new RateLimit(() => net.kernel.now)
+  }
+
+  addresses(): readonly string[] {
+    return [this.host.address]
+  }
+
+  async dial(addresses: readonly string[], signal: AbortSignal): Promise<PeerId> {
+    let failure = new MeshError('PEER_UNREACHABLE', 'no address to dial')
+    for (const address of addresses) {
+      signal.throwIfAborted()
+      const target = this.#net.at(address)
+      try {
+        if (target !== undefined) return await unlessAborted(this.connections.reach(target), signal)
+        failure = new MeshError('PEER_UNREACHABLE', `nobody answers at ${address}`)
+      } catch (error) {
+        failure = asMeshError(error)
+      }
+    }
+    throw failure
+  }
+
+  async request<Q, R>(to: PeerId, protocol: Protocol<Q, R>, request: Q, signal?: AbortSignal): Promise<R> {
+    signal?.throwIfAborted()
+    const bytes = encode(request)
+    const { requestBytes, responseBytes } = protocol.limits
+    if (bytes.byteLength > requestBytes) throw new MeshError('MESSAGE_TOO_LARGE', `a request of ${protocol.id} is ${bytes.byteLength} bytes; the limit is ${requestBytes}`)
+    this.#net.counts.requests += 1
+    const answer = await this.#call(to, protocol.id, bytes, protocol.limits.deadlineMs, signal)
+    return decode(protocol.response, answer, responseBytes, `the answer to ${protocol.id}`)
+  }
+
+  handle<Q, R>(protocol: Protocol<Q, R>, answer: (request: Q, from: PeerId, signal: AbortSignal) => Promise<R>): void {
+    if (this.#answers.has(protocol.id)) throw new Error(`bug: ${protocol.id} is already answered`)
+    const { requestBytes, responseBytes, perPeerPerSecond } = protocol.limits
+    this.#answers.set(protocol.id, async (bytes, from, signal) => {
+      this.#limit(protocol.id, from, perPeerPerSecond)
+      const out = encode(await answer(decode(protocol.request, bytes, requestBytes, `a request of ${protocol.id}`), from, signal))
+      if (out.byteLength > responseBytes) throw new MeshError('MESSAGE_TOO_LARGE', `the answer to ${protocol.id} is ${out.byteLength} bytes; the limit is ${responseBytes}`)
+      return out
+    })
+  }
+
+  open<F>(to: PeerId, protocol: StreamProtocol<F>, signal: AbortSignal): Promise<Stream<F>> {
+    signal.throwIfAborted()
+    let opened: StreamEnd<F> | undefined
+    const opening = new Promise<Stream<F>>((resolve, reject) => {
+      this.connections.whenReady(to, { patienceMs: ADMISSION_MS * 2, unadmitted: false }, connection => {
+        const mine = new StreamEnd(to, protocol, this.#wire(connection))
+        opened = mine
+        const fail = (failure: MeshError): void => {
+          mine.sever(failure)
+          reject(failure)
+        }
+        track(connection, mine)
+        connection.pending.add(fail)
+        this.#later(connection, () => connection.port.#welcome(this.self, protocol, mine, failure => {
+          this.#later(connection, () => {
+            connection.pending.delete(fail)
+            if (failure === undefined) resolve(mine)
+            else fail(failure)
+          })
+        }))
+      }, reject)
+    })
+    return unlessAborted(opening, signal, () => opened?.abort(new MeshError('CANCELLED', 'the stream was cancelled before it opened')))
+  }
+
+  accept<F>(protocol: StreamProtocol<F>, serve: (stream: Stream<F>, from: PeerId) => Promise<void>): void {
+    if (this.#acceptors.has(protocol.id)) throw new Error(`bug: ${protocol.id} is already accepted`)
+    this.#acceptors.set(protocol.id, { serve })
+  }
+
+  async publish<M>(topic: Topic<M>, message: M): Promise<void> {
+    if (!this.life.alive) return
+    if (this.#rates.allow(topic.id, topic.limits.perPeerPerSecond)) this.#net.publish(this.host, topic, message)
+    else this.#net.counts.rateLimited += 1
+  }
+
+  subscribe<M>(topic: Topic<M>, hear: (message: M, from: PeerId) => void): () => void {
+    return this.#net.subscribe(this, topic, hear)
+  }
+
+  onConnection(hear: (peer: PeerId, direction: Direction) => void): () => void {
+    return this.connections.onConnection(hear)
+  }
+
+  admit(peer: PeerId): void {
+    this.connections.admit(peer)
+  }
+
+  peers(): readonly PeerId[] {
+    return this.connections.admitted()
+  }
+
+  onPeer(hear: (peer: PeerId, state: 'joined' | 'gone') => void): () => void {
+    return this.connections.onPeer(hear)
+  }
+
+  ban(peer: PeerId, because: string): void {
+    this.connections.ban(peer, because)
+  }
+
+  rtt(peer: PeerId): Millis | undefined {
+    return this.connections.get(peer)?.rtt
+  }
+
+  #call(to: PeerId, id: ProtocolId, bytes: Uint8Array, deadlineMs: Millis, signal: AbortSignal | undefined): Promise<Uint8Array> {
+    return new Promise((resolve, reject) => {
+      const cleanups: (() => void)[] = []
+      let settled = false
+      const settle = (finish: () => void): void => {
+        if (settled) return
+        settled = true
+        for (const clean of cleanups) clean()
+        finish()
+      }
+      const fail = (failure: unknown): void => settle(() => reject(failure))
+      cleanups.push(this.#net.kernel.after(deadlineMs, () => fail(new MeshError('DEADLINE', `${to} did not answer ${id} within ${deadlineMs} ms`)), this.life))
+      if (signal !== undefined) {
+        const cancel = (): void => fail(signal.reason)
+        signal.addEventListener('abort', cancel, { once: true })
+        cleanups.push(() => signal.removeEventListener('abort', cancel))
+      }
+      this.connections.whenReady(to, { patienceMs: deadlineMs, unadmitted: id === hello.id }, connection => {
+        if (settled) return
+        connection.pending.add(fail)
+        cleanups.push(() => connection.pending.delete(fail))
+        const sentAt = this.#net.kernel.now
+        cleanups.push(this.#post(connection, id, bytes, deadlineMs, result => {
+          connection.rtt = Math.round(connection.rtt * 0.75 + (this.#net.kernel.now - sentAt) * 0.25)
+          settle(() => (result instanceof MeshError ? reject(result) : resolve(result)))
+        }))
+      }, fail)
+    })
+  }
+
+  /** Sends a request over; `hear` gets the answer unless either way loses it. Returns how to cancel it. */
+  #post(connection: Connection, id: ProtocolId, bytes: Uint8Array, deadlineMs: Millis, hear: (result: Uint8Array | MeshError) => void): () => void {
+    const controller = new AbortController()
+    let answered = false
+    const { port } = connection
+    const reply = (result: Uint8Array | MeshError): void => {
+      answered = true
+      const back = port.connections.get(this.self)
+      if (back?.port === this) port.#send(back, result instanceof MeshError ? encode(result.message) : result, () => hear(result))
+    }
+    this.#send(connection, bytes, () => port.#answer({ id, bytes, deadlineMs, controller, reply }, this.self))
+    return () => {
+      if (!answered) this.#send(connection, CANCEL, () => controller.abort(new MeshError('CANCELLED', `${this.self} no longer waits for ${id}`)))
+    }
+  }
+
+  #answer(call: Call, from: PeerId): void {
+    const { id, controller, deadlineMs, reply } = call
+    const connection = this.connections.get(from)
+    if (connection === undefined) return
+    if (!connection.admitted && id !== hello.id) {
+      this.connections.whenAdmitted(connection, Math.min(ADMISSION_MS, deadlineMs), () => this.#answer(call, from), () => reply(new MeshError('UNAUTHENTICATED', `${this.self} has not admitted ${from}`)))
+      return
+    }
+    const answer = this.#answers.get(id)
+    if (answer === undefined) {
+      reply(new MeshError('PROTOCOL_UNSUPPORTED', `${this.self} does not speak ${id}`))
+      return
+    }
+    const abort = (failure: MeshError): void => controller.abort(failure)
+    const cancel = this.#net.kernel.after(deadlineMs, () => abort(new MeshError('DEADLINE', `the deadline of ${deadlineMs} ms of ${id} passed`)), this.life)
+    connection.pending.add(abort)
+    const finish = (result: Uint8Array | MeshError): void => {
+      cancel()
+      connection.pending.delete(abort)
+      reply(result)
+    }
+    answer(call.bytes, from, controller.signal).then(finish, error => finish(this.#overTheWire(error)))
+  }
+
+  /** Welcomes a stream whose other end is `theirs`; says how it went. */
+  #welcome<F>(from: PeerId, protocol: StreamProtocol<F>, theirs: StreamEnd<F>, done: (failure?: MeshError) => void): void {
+    const connection = this.connections.get(from)
+    if (connection === undefined) return
+    if (!connection.admitted) {
+      this.connections.whenAdmitted(connection, ADMISSION_MS, () => this.#welcome(from, protocol, theirs, done), () => done(new MeshError('UNAUTHENTICATED', `${this.self} has not admitted ${from}`)))
+      return
+    }
+    const acceptor = this.#acceptors.get(protocol.id)
+    if (acceptor === undefined) {
+      done(new MeshError('PROTOCOL_UNSUPPORTED', `${this.self} does not speak ${protocol.id}`))
+      return
+    }
+    try {
+      this.#limit(protocol.id, from, protocol.limits.perPeerPerSecond)
+    } catch (error) {
+      done(asMeshError(error))
+      return
+    }
+    const mine = new StreamEnd(from, protocol, this.#wire(connection))
+    StreamEnd.join(mine, theirs)
+    track(connection, mine)
+    acceptor.serve(mine, from).then(() => mine.end(), error => mine.abort(this.#overTheWire(error)))
+    done()
+  }
+
+  #limit(id: ProtocolId, from: PeerId, perPeerPerSecond: number): void {
+    if (this.#rates.allow(`${id} ${from}`, perPeerPerSecond)) return
+    this.#net.counts.rateLimited += 1
+    throw new MeshError('RATE_LIMITED', `${from} used ${id} more than ${perPeerPerSecond} times a second`)
+  }
+
+  #overTheWire(error: unknown): MeshError {
+    if (!(error instanceof MeshError)) this.#net.bug(error, this.self)
+    const { code, message, details, retryable } = asMeshError(error)
+    return new MeshError(code, message, { details, retryable })
+  }
+
+  #wire(connection: Connection): Wire {
+    const { kernel, links } = this.#net
+    const [from, to] = [this.host.index, connection.host.index]
+    return {
+      now: () => kernel.now,
+      delay: () => links.delay(from, to) + (links.lost() ? RETRANSMIT_MS : 0),
+      severed: () => links.severed(from, to),
+      after: (duration, run) => void kernel.after(duration, run, this.life),
+      delivered: bytes => {
+        if (connection.port.life.alive) this.#net.record(from, to, hashBytes(bytes, 1))
+      },
+    }
+  }
+
+  /** One datagram's fate: lost, cut off, or delivered to the life that was connected. */
+  #send(connection: Connection, bytes: Uint8Array, deliver: () => void): void {
+    const { kernel, links, counts } = this.#net
+    const [from, to] = [this.host.index, connection.host.index]
+    if (!this.life.alive) return
+    if (links.lost()) {
+      counts.lost += 1
+      return
+    }
+    const hash = hashBytes(bytes, 2)
+    kernel.after(links.delay(from, to), () => {
+      if (links.severed(from, to)) return
+      this.#net.record(from, to, hash)
+      deliver()
+    }, connection.port.life)
+  }
+
+  /** Something that TCP carries reliably: late when a segment is lost, never when the link is cut. */
+  #later(connection: Connection, run: () => void): void {
+    const { kernel, links } = this.#net
+    const [from, to] = [this.host.index, connection.host.index]
+    kernel.after(links.delay(from, to) + (links.lost() ? RETRANSMIT_MS : 0), () => {
+      if (this.life.alive && !links.severed(from, to)) run()
+    }, connection.port.life)
+  }
+}
+
+function track(connection: Connection, stream: { sever(failure: MeshError): void; readonly closed: boolean }): void {
+  for (const other of connection.streams) if (other.closed) connection.streams.delete(other)
+  connection.streams.add(stream)
+}
+
+function unlessAborted<T>(work: Promise<T>, signal: AbortSignal, aborted?: () => void): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const cancel = (): void => {
+      aborted?.()
+      reject(signal.reason)
+    }
+    if (signal.aborted) {
+      cancel()
+      return
+    }
+    signal.addEventListener('abort', cancel, { once: true })
+    const clean = (): void => signal.removeEventListener('abort', cancel)
+    work.then(value => {
+      clean()
+      resolve(value)
+    }, error => {
+      clean()
+      reject(error)
+    })
+  })
+}
