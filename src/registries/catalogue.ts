@@ -1,0 +1,202 @@
+import { z } from 'zod'
+import { check, utf8, type Schema } from '../../protocols/codec.ts'
+import { MeshError } from '../../protocols/errors.ts'
+import { cid, type BlockId, type Cid, type PeerId } from '../../protocols/ids.ts'
+import type { RegistryName } from '../../protocols/registry.ts'
+import { assetRecord, blockRecord, componentManifest, policyRule, vdagSpec, type AssetRecord, type BlockRecord, type ComponentManifest, type PolicyRule, type VdagSpec } from '../../protocols/specs.ts'
+import type { ContentStore, Registry, RegistryStore } from '../ports.ts'
+import type { Catalogue } from '../roles.ts'
+import { asksForLatest, latest } from './latest.ts'
+
+/** What the name of an artefact stands for in its registry. */
+const published = z.object({ cid })
+type Published = z.infer<typeof published>
+
+/** Artefact documents kept decoded. They never change, so there is nothing to invalidate. */
+const CACHED_DOCUMENTS = 512
+const POLICY_SOURCE_BYTES = 1_048_576
+
+export type PublishedArtefact = { readonly uri: string; readonly cid: Cid }
+
+/** Resolves URIs through the registries to artefacts in the content store, and publishes both. */
+export class ArtefactCatalogue implements Catalogue {
+  readonly #content: ContentStore
+  readonly #components: Registry<Published>
+  readonly #policies: Registry<Published>
+  readonly #vdags: Registry<Published>
+  readonly #assets: Registry<Published>
+  readonly #blocks: Registry<BlockRecord>
+  readonly #documents = new Map<Cid, unknown>()
+
+  constructor(registries: RegistryStore, content: ContentStore) {
+    this.#content = content
+    this.#components = registries.open('components', published)
+    this.#policies = registries.open('policies', published)
+    this.#vdags = registries.open('vdags', published)
+    this.#assets = registries.open('assets', published)
+    this.#blocks = registries.open('blocks', blockRecord)
+  }
+
+  /** `name:version-tag`, or `name` / `name:latest` for the newest. Throws NOT_FOUND, CONTENT_UNAVAILABLE, CONTENT_CORRUPT. */
+  async component(uri: string, signal?: AbortSignal): Promise<{ readonly manifest: ComponentManifest; readonly cid: Cid }> {
+    const { cid, uri: exact } = await this.#resolve('components', this.#components, uri)
+    return { manifest: agree(await this.#document(cid, componentManifest, signal), exact, manifest => manifest.componentURI), cid }
+  }
+
+  componentByCid(cid: Cid, signal?: AbortSignal): Promise<ComponentManifest> {
+    return this.#document(cid, componentManifest, signal)
+  }
+
+  async components(): Promise<readonly { readonly uri: string; readonly cid: Cid; readonly writer: PeerId }[]> {
+    return (await this.#components.list()).map(({ key, value, writer }) => ({ uri: key, cid: value.cid, writer }))
+  }
+
+  async policy(uri: string, signal?: AbortSignal): Promise<{ readonly rule: PolicyRule; readonly source: string }> {
+    const { cid, uri: exact } = await this.#resolve('policies', this.#policies, uri)
+    const rule = agree(await this.#document(cid, policyRule, signal), exact, rule => rule.policyRuleURI)
+    return { rule, source: await this.#source(rule, signal) }
+  }
+
+  async policies(): Promise<readonly PublishedArtefact[]> {
+    return listed(this.#policies)
+  }
+
+  async vdag(uri: string, signal?: AbortSignal): Promise<{ readonly spec: VdagSpec; readonly cid: Cid }> {
+    const { cid, uri: exact } = await this.#resolve('vdags', this.#vdags, uri)
+    return { spec: agree(await this.#document(cid, vdagSpec, signal), exact, spec => spec.vdagURI), cid }
+  }
+
+  async vdags(): Promise<readonly PublishedArtefact[]> {
+    return listed(this.#vdags)
+  }
+
+  async asset(uri: string, signal?: AbortSignal): Promise<AssetRecord> {
+    const { cid, uri: exact } = await this.#resolve('assets', this.#assets, uri)
+    return agree(await this.#document(cid, assetRecord, signal), exact, asset => asset.assetURI)
+  }
+
+  async assets(): Promise<readonly PublishedArtefact[]> {
+    return listed(this.#assets)
+  }
+
+  async block(id: BlockId): Promise<BlockRecord | undefined> {
+    return (await this.#blocks.get(id))?.value
+  }
+
+  async blocks(): Promise<readonly BlockRecord[]> {
+    return (await this.#blocks.list()).map(entry => entry.value)
+  }
+
+  onBlock(hear: (id: BlockId, block: BlockRecord | undefined) => void): () => void {
+    return this.#blocks.onChange((key, entry) => hear(key, entry?.value))
+  }
+
+  /** Publishing the same content again succeeds and changes nothing. Throws IMMUTABLE when the URI already names other content. */
+  publishComponent(manifest: ComponentManifest): Promise<PublishedArtefact> {
+    return this.#publish(this.#components, manifest.componentURI, check(componentManifest, manifest, `component ${manifest.componentURI}`, 'SPEC_INVALID'))
+  }
+
+  publishVdag(spec: VdagSpec): Promise<PublishedArtefact> {
+    return this.#publish(this.#vdags, spec.vdagURI, check(vdagSpec, spec, `vDAG ${spec.vdagURI}`, 'SPEC_INVALID'))
+  }
+
+  /** `source` is the bundled script; its CID becomes the rule's `code`. */
+  async publishPolicy(rule: Omit<PolicyRule, 'code'>, source: string): Promise<PublishedArtefact> {
+    const bytes = utf8(source)
+    if (bytes.byteLength > POLICY_SOURCE_BYTES) throw new MeshError('SPEC_INVALID', `the bundled source of ${rule.policyRuleURI} is ${bytes.byteLength} bytes; the limit is ${POLICY_SOURCE_BYTES}`)
+    const { cid } = await this.#content.add(once(bytes))
+    return this.#publish(this.#policies, rule.policyRuleURI, check(policyRule, { ...rule, code: cid }, `policy ${rule.policyRuleURI}`, 'SPEC_INVALID'))
+  }
+
+  /** The content is already in the content store, under `asset.content`. */
+  publishAsset(asset: AssetRecord): Promise<PublishedArtefact> {
+    return this.#publish(this.#assets, asset.assetURI, check(assetRecord, asset, `asset ${asset.assetURI}`, 'SPEC_INVALID'))
+  }
+
+  /** Throws FORBIDDEN when the block belongs to another peer and this one may not operate on it. */
+  async putBlock(block: BlockRecord): Promise<void> {
+    await this.#blocks.put(block.blockId, block)
+  }
+
+  /** Throws NOT_FOUND, FORBIDDEN. */
+  async withdrawBlock(id: BlockId): Promise<void> {
+    await this.#blocks.withdraw(id)
+  }
+
+  async #publish(registry: Registry<Published>, uri: string, document: unknown): Promise<PublishedArtefact> {
+    if (asksForLatest(uri) !== undefined) throw new MeshError('SPEC_INVALID', `${uri} names no version: publish under name:version-releaseTag`)
+    const cid = await this.#content.putRecord(document)
+    const before = await registry.get(uri)
+    if (before === undefined) {
+      await this.#content.pin(cid)
+      await registry.put(uri, { cid })
+    } else if (before.value.cid !== cid) {
+      throw new MeshError('IMMUTABLE', `${uri} was published by ${before.writer} with other content; a version never changes: raise its version or releaseTag`, { details: { uri, published: before.value.cid, offered: cid } })
+    }
+    return { uri, cid }
+  }
+
+  async #resolve(kind: RegistryName, registry: Registry<Published>, uri: string): Promise<PublishedArtefact> {
+    const name = asksForLatest(uri)
+    const exact = name === undefined ? uri : latest((await registry.list(`${name}:`)).map(entry => entry.key))
+    const entry = exact === undefined ? undefined : await registry.get(exact)
+    if (exact === undefined || entry === undefined) throw new MeshError('NOT_FOUND', `${kind} hold no ${uri} as far as this peer knows: check the spelling and version, or publish it`, { details: { uri } })
+    return { uri: exact, cid: entry.value.cid }
+  }
+
+  async #document<T>(cid: Cid, schema: Schema<T>, signal: AbortSignal | undefined): Promise<T> {
+    // Checked again on every read: a CID may be asked for as a document of another kind.
+    const document = this.#remembered(cid) ?? (await this.#content.getRecord(cid, schema, signal))
+    this.#remember(cid, document)
+    return check(schema, document, `artefact ${cid}`)
+  }
+
+  async #source(rule: PolicyRule, signal: AbortSignal | undefined): Promise<string> {
+    const known = this.#remembered(rule.code)
+    if (typeof known === 'string') return known
+    const text = new TextDecoder('utf-8', { fatal: true })
+    let size = 0
+    let source = ''
+    try {
+      for await (const chunk of this.#content.cat(rule.code, signal === undefined ? {} : { signal })) {
+        size += chunk.byteLength
+        if (size > POLICY_SOURCE_BYTES) throw new MeshError('MESSAGE_TOO_LARGE', `the source of ${rule.policyRuleURI} is over ${POLICY_SOURCE_BYTES} bytes`)
+        source += text.decode(chunk, { stream: true })
+      }
+      source += text.decode()
+    } catch (error) {
+      if (error instanceof TypeError) throw new MeshError('MESSAGE_INVALID', `the source of ${rule.policyRuleURI} is not UTF-8`, { cause: error })
+      throw error
+    }
+    this.#remember(rule.code, source)
+    return source
+  }
+
+  #remembered(cid: Cid): unknown {
+    return this.#documents.get(cid)
+  }
+
+  #remember(cid: Cid, document: unknown): void {
+    this.#documents.delete(cid)
+    this.#documents.set(cid, document)
+    if (this.#documents.size <= CACHED_DOCUMENTS) return
+    for (const oldest of this.#documents.keys()) {
+      this.#documents.delete(oldest)
+      break
+    }
+  }
+}
+
+async function listed(registry: Registry<Published>): Promise<readonly PublishedArtefact[]> {
+  return (await registry.list()).map(({ key, value }) => ({ uri: key, cid: value.cid }))
+}
+
+/** A name may only stand for a document that says the same name of itself. */
+function agree<T>(document: T, uri: string, named: (document: T) => string): T {
+  if (named(document) !== uri) throw new MeshError('MESSAGE_INVALID', `${uri} names an artefact that calls itself ${named(document)}`)
+  return document
+}
+
+async function* once(bytes: Uint8Array): AsyncIterable<Uint8Array> {
+  yield bytes
+}
