@@ -171,8 +171,11 @@ export type SandboxResult =
 
 /** One instantiated rule; keeps its state between calls. */
 export interface SandboxedRule {
-  /** AIOS's `eval(parameters, input_data, context)`. JSON in, JSON out. */
-  eval(parameters: Json, input: Json, context: Json): Promise<SandboxResult>
+  /**
+   * AIOS's `eval(parameters, input_data, context)`. JSON in, JSON out. `settings` replaces members of the settings it was
+   * opened with, before the call: AIOS's live callables (`get_metrics`…) answer from the newest snapshot.
+   */
+  eval(parameters: Json, input: Json, context: Json, settings?: Json): Promise<SandboxResult>
   management(action: string, data: Json): Promise<SandboxResult>
   close(): void
 }

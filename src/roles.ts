@@ -79,7 +79,8 @@ export interface PolicyCalls {
     /** Rules keep state for as long as this scope lives (a block id, a vDAG URI). */
     readonly scope?: string
     readonly accept: (answer: Json) => Verdict<T>
-    readonly fallback: () => T
+    /** `failure` says why a configured rule gave no opinion; absent when none is configured. */
+    readonly fallback: (failure?: string) => T
   }): Promise<Decision<T>>
 }
 

@@ -1,0 +1,122 @@
+import { MeshError } from '../../../protocols/errors.ts'
+import type { Json } from '../../../protocols/ids.ts'
+import type { SandboxResult } from '../../../src/ports.ts'
+import type { Lane, LaneAnswer } from './lane.ts'
+import type { ThreadRequest } from './messages.ts'
+
+type Failure = Extract<SandboxResult, { ok: false }>
+
+/** What a rule asks of the pool that holds it. */
+export type RuleHome = {
+  readonly inputChars: number
+  /** A thread to live in; `suspect` is true for a rule that had its thread killed. */
+  lane(suspect: boolean): Lane
+  /** It has a VM and was just called. */
+  used(rule: Rule): void
+  /** Its VM is gone: closed by its owner, or spoiled by what it did. */
+  gone(rule: Rule, why: 'closed' | 'broken'): void
+}
+
+/** One opened rule and where its VM is, if it has one now. A VM that was lost is built again, from nothing, by the next call. */
+export class Rule {
+  readonly #source: Extract<ThreadRequest, { kind: 'open' }>
+  readonly #home: RuleHome
+  #lane: Lane | undefined
+  #generation = -1
+  #opening: Promise<Failure | undefined> | undefined
+  #bytes = 0
+  #inFlight = 0
+  #suspect = false
+  #closed = false
+
+  constructor(source: Extract<ThreadRequest, { kind: 'open' }>, home: RuleHome) {
+    this.#source = source
+    this.#home = home
+  }
+
+  get lane(): Lane | undefined {
+    return this.#lane
+  }
+
+  get bytes(): number {
+    return this.#bytes
+  }
+
+  get busy(): boolean {
+    return this.#inFlight > 0 || this.#opening !== undefined
+  }
+
+  /** Builds the VM where there is none. Answers what went wrong, if anything did. */
+  ensure(): Promise<Failure | undefined> {
+    if (this.#lane !== undefined && this.#lane.generation === this.#generation) return Promise.resolve(undefined)
+    this.#opening ??= this.#open().finally(() => (this.#opening = undefined))
+    return this.#opening
+  }
+
+  async call(method: 'eval' | 'management', args: readonly [string, string, string], fresh: string): Promise<SandboxResult> {
+    if (this.#closed) return { ok: false, error: 'invalid', message: 'the rule was closed' }
+    const chars = args[0].length + args[1].length + args[2].length + fresh.length
+    if (chars > this.#home.inputChars) return { ok: false, error: 'invalid', message: `the input has ${chars} characters; the limit is ${this.#home.inputChars}` }
+    this.#inFlight += 1
+    try {
+      const failure = await this.ensure()
+      if (failure !== undefined) return failure
+      const lane = this.#lane
+      if (lane === undefined) return { ok: false, error: 'invalid', message: 'the rule was closed' }
+      this.#home.used(this)
+      const answer = await lane.ask({ kind: 'call', rule: this.#source.rule, method, args, fresh })
+      this.#note(lane, answer)
+      return answer.answer.ok ? { ok: true, value: parsed(answer.answer.text), fuel: answer.answer.fuel } : answer.answer
+    } finally {
+      this.#inFlight -= 1
+    }
+  }
+
+  /** Gives the VM up; the next call builds another. */
+  evict(): void {
+    const lane = this.#lane
+    this.#lane = undefined
+    this.#bytes = 0
+    if (lane !== undefined && lane.generation === this.#generation) void lane.ask({ kind: 'close', rule: this.#source.rule })
+  }
+
+  close(): void {
+    if (this.#closed) return
+    this.#closed = true
+    this.evict()
+    this.#home.gone(this, 'closed')
+  }
+
+  async #open(): Promise<Failure | undefined> {
+    const lane = this.#home.lane(this.#suspect)
+    const answer = await lane.ask(this.#source)
+    if (!answer.answer.ok) {
+      if ('killed' in answer && answer.killed) this.#suspect = true
+      return answer.answer
+    }
+    this.#lane = lane
+    this.#generation = lane.generation
+    this.#bytes = answer.bytes
+    if (this.#closed) this.evict()
+    else this.#home.used(this)
+    return undefined
+  }
+
+  #note(lane: Lane, answer: LaneAnswer): void {
+    this.#bytes = answer.bytes
+    if ('killed' in answer && answer.killed) this.#suspect = true
+    if (answer.live || this.#lane !== lane) return
+    this.#lane = undefined
+    if (!('killed' in answer)) this.#home.gone(this, 'broken')
+  }
+}
+
+function parsed(text: string): Json {
+  try {
+    const value: Json = JSON.parse(text)
+    return value
+  } catch (cause) {
+    // The guest's own JSON.stringify wrote it.
+    throw new MeshError('POLICY_FAILED', 'the rule answered with something that is not JSON', { cause })
+  }
+}
