@@ -1,0 +1,71 @@
+import { z } from 'zod'
+import { asMeshError, granted, refused, type Verdict } from '../../protocols/errors.ts'
+import { blockId, type BlockId, type Json } from '../../protocols/ids.ts'
+import type { BlockRecord, VdagNode } from '../../protocols/specs.ts'
+import { toJson } from '../lib/json.ts'
+import type { Catalogue, MeshView, PolicyCalls } from '../roles.ts'
+
+/** Blocks of one component that a node may turn to when its first one does not answer. */
+const SPARES = 7
+/** Candidates shown to an assignment policy. */
+const CANDIDATES = 500
+const blockDocument = z.looseObject({ blockId })
+
+export type Assignment = { readonly blocks: readonly BlockId[]; readonly record: BlockRecord }
+export type AssignmentParts = { readonly catalogue: Catalogue; readonly policies: PolicyCalls; readonly view: Pick<MeshView, 'instancesOf'> }
+
+/**
+ * The block a node runs on: the one it names, any of its component (those with ready instances first), or the one its
+ * assignment policy picks. The reason of a refusal reads on after `node "x" `.
+ */
+export async function assignBlock(node: VdagNode, vdag: string, parts: AssignmentParts, signal: AbortSignal): Promise<Verdict<Assignment>> {
+  const { catalogue } = parts
+  if (node.blockId !== undefined) {
+    const record = await catalogue.block(node.blockId)
+    return record === undefined ? refused(`runs on block ${node.blockId}, which does not exist: create it, or name one that \`aios block list\` shows`, true) : granted({ blocks: [record.blockId], record })
+  }
+  const candidates = node.componentURI === undefined ? await catalogue.blocks() : await blocksOf(node.componentURI, catalogue, signal)
+  const ordered = candidates
+    .map(record => ({ record, ready: parts.view.instancesOf(record.blockId).filter(({ ad }) => ad.state === 'ready').length }))
+    .sort((a, b) => b.ready - a.ready || (a.record.blockId < b.record.blockId ? -1 : 1))
+  if (node.assignmentPolicyRule !== undefined) return byPolicy(node, vdag, ordered.slice(0, CANDIDATES), parts)
+  const [first] = ordered
+  if (first === undefined) return refused(`runs component ${node.componentURI ?? ''}, of which there is no block: create one with \`aios block create\``, true)
+  return granted({ blocks: ordered.slice(0, 1 + SPARES).map(({ record }) => record.blockId), record: first.record })
+}
+
+async function blocksOf(component: string, catalogue: Catalogue, signal: AbortSignal): Promise<readonly BlockRecord[]> {
+  // `name` and `name:latest` stand for a version; a component nobody can find has no blocks either.
+  const exact = await catalogue.component(component, signal).then(({ manifest }) => manifest.componentURI, error => {
+    if (asMeshError(error).code === 'INTERNAL') throw error
+    return component
+  })
+  return (await catalogue.blocks()).filter(({ componentURI }) => componentURI === exact)
+}
+
+async function byPolicy(node: VdagNode, vdag: string, candidates: readonly { readonly record: BlockRecord; readonly ready: number }[], { policies }: AssignmentParts): Promise<Verdict<Assignment>> {
+  const byId = new Map(candidates.map(({ record }) => [record.blockId, record]))
+  const decision = await policies.decide<Verdict<BlockRecord>>({
+    hook: 'assignment',
+    rule: node.assignmentPolicyRule,
+    input: candidates.map(({ record }) => ({ ...documentOf(record), id: record.blockId })),
+    settings: { node_label: node.label, get_metrics: candidates.map(({ record, ready }) => ({ blockId: record.blockId, readyInstances: ready })) },
+    scope: vdag,
+    accept: answer => {
+      const picked = Array.isArray(answer) ? answer : [answer]
+      if (picked.length !== 1) return refused(`returned ${picked.length} blocks`)
+      const [one] = picked
+      const named = blockDocument.safeParse(typeof one === 'string' ? { blockId: one } : one)
+      const record = named.success ? byId.get(named.data.blockId) : undefined
+      return record === undefined ? refused('returned something that is none of the blocks it was given') : granted(granted(record))
+    },
+    fallback: () => refused('gave no answer'),
+  })
+  if (decision.value.ok) return granted({ blocks: [decision.value.value.blockId], record: decision.value.value })
+  return refused(`could not be assigned: ${node.assignmentPolicyRule?.policyRuleURI ?? 'its policy'} must return exactly one of the ${candidates.length} blocks it is given (${decision.because === '' ? decision.value.because : decision.because})`)
+}
+
+function documentOf(record: BlockRecord): Readonly<Record<string, Json>> {
+  const document = toJson(record)
+  return document !== null && typeof document === 'object' && !Array.isArray(document) ? { ...document } : {}
+}
