@@ -67,21 +67,24 @@ export type HookName =
 
 export type Decision<T> = { readonly value: T; readonly by: 'policy' | 'default' | 'fallback'; readonly because: string }
 
-/** policies/: calls a rule at a hook. The answer is an opinion: `accept` clamps it, `fallback` stands in when there is none. */
+/** One question to a rule. The answer is an opinion: `accept` clamps it, `fallback` stands in when there is none. */
+export type PolicyCall<T> = {
+  readonly hook: HookName
+  readonly rule: PolicyRef | undefined
+  /** AIOS's `input_data` (for allocators `{ action, … }`). */
+  readonly input: Json
+  /** Values AIOS injects through `settings` (block_data, metrics snapshots…). */
+  readonly settings?: Readonly<Record<string, Json>>
+  /** Rules keep state for as long as this scope lives (a block id, a vDAG URI). */
+  readonly scope?: string
+  readonly accept: (answer: Json) => Verdict<T>
+  /** `failure` says why a configured rule gave no opinion; absent when none is configured. */
+  readonly fallback: (failure?: string) => T
+}
+
+/** policies/: calls a rule at a hook. */
 export interface PolicyCalls {
-  decide<T>(call: {
-    readonly hook: HookName
-    readonly rule: PolicyRef | undefined
-    /** AIOS's `input_data` (for allocators `{ action, … }`). */
-    readonly input: Json
-    /** Values AIOS injects through `settings` (block_data, metrics snapshots…). */
-    readonly settings?: Readonly<Record<string, Json>>
-    /** Rules keep state for as long as this scope lives (a block id, a vDAG URI). */
-    readonly scope?: string
-    readonly accept: (answer: Json) => Verdict<T>
-    /** `failure` says why a configured rule gave no opinion; absent when none is configured. */
-    readonly fallback: (failure?: string) => T
-  }): Promise<Decision<T>>
+  decide<T>(call: PolicyCall<T>): Promise<Decision<T>>
 }
 
 /** registries/: typed reads of the replicated names, artefacts resolved from the content store. */

@@ -1,0 +1,160 @@
+import { asMeshError, MeshError } from '../../protocols/errors.ts'
+import type { Json } from '../../protocols/ids.ts'
+import type { PolicyRef, Template } from '../../protocols/specs.ts'
+import { Lru } from '../lib/lru.ts'
+import { isJsonObject } from '../lib/json.ts'
+import type { Clock, Sandbox, SandboxResult, Telemetry } from '../ports.ts'
+import type { Catalogue, Decision, HookName, PolicyCall, PolicyCalls } from '../roles.ts'
+import { DEFAULT_RULE } from '../specs/policy-refs.ts'
+import { validate } from '../specs/template.ts'
+import { Breaker, type BreakerPolicy } from './breaker.ts'
+import { answerOnFailure } from './hooks.ts'
+import { Rules, type RuleLimits } from './rules.ts'
+
+export type PolicyLimits = RuleLimits & BreakerPolicy & { readonly becauseChars: number }
+
+export const POLICY_LIMITS: PolicyLimits = {
+  openRules: 512,
+  knownRules: 512,
+  /** A hook is in somebody's path: a rule that is not here yet and does not come in time falls back, and is here the next time. */
+  fetchMs: 3_000,
+  latestMs: 30_000,
+  failures: 5,
+  restMs: 10_000,
+  maxRestMs: 300_000,
+  becauseChars: 400,
+}
+
+export type PolicyPorts = { readonly clock: Pick<Clock, 'monotonic' | 'deadline'>; readonly sandbox: Sandbox; readonly telemetry: Telemetry }
+
+/** Why a rule gave no opinion. The first group counts against the rule and, often enough in a row, rests it. */
+type Reason = 'unavailable' | 'invalid' | 'threw' | 'fuel' | 'memory' | 'deadline' | 'output' | 'input' | 'refused' | 'resting'
+const BLAMELESS: ReadonlySet<Reason> = new Set(['input', 'refused', 'resting'])
+
+type RuleAnswer = SandboxResult | { readonly ok: false; readonly error: Reason; readonly message: string }
+
+type Opinion<T> = { readonly ok: true; readonly value: T; readonly because: string } | { readonly ok: false; readonly reason: Reason; readonly because: string }
+
+/** Asks policy rules at their hooks. Whatever a rule does, the caller gets a decision, and why. */
+export class Policies implements PolicyCalls {
+  readonly #rules: Rules
+  readonly #clock: Pick<Clock, 'monotonic' | 'deadline'>
+  readonly #telemetry: Telemetry
+  readonly #limits: PolicyLimits
+  readonly #breakers: Lru<string, Breaker>
+  readonly #validate: (template: Template, value: Json) => readonly string[]
+
+  /** `validate` answers what is wrong with a value under a template; the mesh's own by default. */
+  constructor(ports: PolicyPorts, catalogue: Pick<Catalogue, 'policy'>, options: { readonly limits?: Partial<PolicyLimits>; readonly validate?: (template: Template, value: Json) => readonly string[] } = {}) {
+    this.#limits = { ...POLICY_LIMITS, ...options.limits }
+    this.#rules = new Rules(catalogue, ports.sandbox, ports.clock, this.#limits)
+    this.#clock = ports.clock
+    this.#telemetry = ports.telemetry
+    this.#breakers = new Lru(this.#limits.knownRules)
+    this.#validate = options.validate ?? validate
+  }
+
+  /** Throws only what the caller's own `accept` or `fallback` throws. */
+  async decide<T>(call: PolicyCall<T>): Promise<Decision<T>> {
+    const { hook, rule: ref } = call
+    if (ref === undefined || ref.policyRuleURI === DEFAULT_RULE) return { value: call.fallback(), by: 'default', because: `no ${hook} policy is set` }
+    const opinion = await this.#ask(call, ref)
+    this.#telemetry.count('policy_calls_total', { hook })
+    if (opinion.ok) return { value: opinion.value, by: 'policy', because: opinion.because }
+    this.#telemetry.count('policy_failures_total', { hook, reason: opinion.reason })
+    this.#telemetry.event('warn', 'policy_failed', { hook, rule: ref.policyRuleURI, reason: opinion.reason, because: opinion.because })
+    const documented = answerOnFailure(hook, call.input, opinion.because)
+    const accepted = documented === undefined ? undefined : call.accept(documented)
+    return { value: accepted?.ok === true ? accepted.value : call.fallback(opinion.because), by: 'fallback', because: opinion.because }
+  }
+
+  /**
+   * AIOS's `management(action, data)` on the rule that serves `scope`. Throws BAD_INPUT for a command the rule does not
+   * declare, POLICY_FAILED when it fails, and what resolving it throws.
+   */
+  async management(ref: PolicyRef, action: string, data: Json, hook: HookName, scope?: string): Promise<Json> {
+    return this.#rules.use(ref, scopeOf(hook, scope), async ({ published, rule }) => {
+      const declared = Object.keys(published.managementCommands)
+      if (declared.length > 0 && !declared.includes(action)) throw new MeshError('BAD_INPUT', `${published.policyRuleURI} has no command ${action}: it has ${declared.join(', ')}`)
+      const result = await rule.management(action, data)
+      if (!result.ok) throw new MeshError('POLICY_FAILED', `${published.policyRuleURI}: ${action}: ${result.message}`, { details: { reason: result.error } })
+      return result.value
+    })
+  }
+
+  /** Ends the state of a scope's rules: its block or vDAG is gone. */
+  release(scope: string): void {
+    this.#rules.close(scope)
+  }
+
+  close(): void {
+    this.#rules.closeAll()
+  }
+
+  async #ask<T>(call: PolicyCall<T>, ref: PolicyRef): Promise<Opinion<T>> {
+    const scope = scopeOf(call.hook, call.scope)
+    const uri = ref.policyRuleURI
+    const breaker = this.#breaker(`${scope}\0${uri}`)
+    const restMs = breaker.enter(this.#clock.monotonic())
+    if (restMs > 0) return this.#none(uri, 'resting', `rests for ${restMs} ms more after failing ${this.#limits.failures} times in a row`)
+    let opinion: Opinion<T>
+    try {
+      opinion = await this.#evaluate(call, ref, scope)
+    } catch (error) {
+      // Whatever `accept` throws is the caller's, but the breaker must not wait for this call for ever.
+      breaker.failed(this.#clock.monotonic())
+      throw error
+    }
+    if (opinion.ok || BLAMELESS.has(opinion.reason)) breaker.succeeded()
+    else breaker.failed(this.#clock.monotonic())
+    return opinion
+  }
+
+  async #evaluate<T>(call: PolicyCall<T>, ref: PolicyRef, scope: string): Promise<Opinion<T>> {
+    const uri = ref.policyRuleURI
+    let result: RuleAnswer
+    try {
+      result = await this.#rules.use(ref, scope, async ({ published, parameters, rule }): Promise<RuleAnswer> => {
+        const wrongInput = this.#validate(published.inputSchema, call.input)
+        if (wrongInput.length > 0) return { ok: false, error: 'input', message: `its input does not fit: ${wrongInput.slice(0, 3).join('; ')}` }
+        const answer = await rule.eval(parameters, call.input, null, call.settings)
+        const wrong = answer.ok ? this.#validate(published.outputSchema, answer.value) : []
+        return wrong.length === 0 ? answer : { ok: false, error: 'output', message: `its answer does not fit: ${wrong.slice(0, 3).join('; ')}` }
+      })
+    } catch (error) {
+      const failure = asMeshError(error)
+      return this.#none(uri, failure.code === 'POLICY_FAILED' ? 'invalid' : 'unavailable', failure.message)
+    }
+    if (!result.ok) return this.#none(uri, result.error, result.message)
+    const verdict = call.accept(result.value)
+    if (!verdict.ok) return this.#none(uri, 'refused', `its answer was not taken: ${verdict.because}`)
+    return { ok: true, value: verdict.value, because: this.#short(`${uri}${ownWords(result.value)}`) }
+  }
+
+  #none(uri: string, reason: Reason, because: string): Extract<Opinion<never>, { ok: false }> {
+    return { ok: false, reason, because: this.#short(`${uri}: ${because}`) }
+  }
+
+  #short(text: string): string {
+    return text.slice(0, this.#limits.becauseChars)
+  }
+
+  #breaker(key: string): Breaker {
+    const known = this.#breakers.get(key)
+    if (known !== undefined) return known
+    const breaker = new Breaker(this.#limits)
+    this.#breakers.set(key, breaker)
+    return breaker
+  }
+}
+
+/** Calls that name no scope share one for their hook. */
+function scopeOf(hook: HookName, scope: string | undefined): string {
+  return scope ?? `hook:${hook}`
+}
+
+/** What the rule itself said about its answer. */
+function ownWords(answer: Json): string {
+  const said = isJsonObject(answer) ? answer['because'] ?? answer['reason'] : undefined
+  return typeof said === 'string' && said !== '' ? `: ${said}` : ''
+}
