@@ -34,7 +34,10 @@ export const componentRuntime = z.object({
   format: z.enum(['onnx', 'graph-model', 'layers-model', 'saved-model']).optional(),
 })
 
-export const bundleFile = z.object({ path: z.string().min(1).max(300), cid, size: z.int().nonnegative() })
+/** A path inside a bundle, which a host writes to its own disk: relative, "/" between parts, nothing that leads out or means a device. */
+// oxlint-disable-next-line no-control-regex
+export const bundlePath = z.string().min(1).max(300).refine(path => !/[\u0000-\u001f\u007f\\:]/.test(path) && path.isWellFormed() && path.split('/').every(part => part !== '' && part !== '.' && part !== '..' && part.length <= 255), 'is not a path inside a bundle')
+export const bundleFile = z.object({ path: bundlePath, cid, size: z.int().nonnegative() })
 export type BundleFile = z.infer<typeof bundleFile>
 
 /** A published component, as the DAG-CBOR block its URI names. */
