@@ -1,6 +1,6 @@
 import { asMeshError, refused } from '../../protocols/errors.ts'
 import type { Millis, PeerId } from '../../protocols/ids.ts'
-import { recordCid } from '../../protocols/codec.ts'
+import { hex, recordCid } from '../../protocols/codec.ts'
 import { registryDigest, registryNews, registryPage } from '../../protocols/registry.ts'
 import type { Signed } from '../../protocols/signed.ts'
 import type { Clock, Network, Random, Telemetry } from '../ports.ts'
@@ -109,7 +109,8 @@ export class RegistryReplica {
       if (this.#stopped) break
       const cid = recordCid(envelope.payload)
       if (this.#store.view.holds(cid)) continue
-      const name = `${cid}/${envelope.signer}`
+      // The signature is part of the name: a forged copy must not get the true record refused.
+      const name = `${cid}/${hex(envelope.signature)}/${envelope.signer}`
       const verdict = this.#refusedNames.has(name) ? refused('it was refused before') : this.#store.check(envelope)
       if (verdict.ok) checked.push(verdict.value)
       else if (!verdict.retryable) {
@@ -171,8 +172,9 @@ export class RegistryReplica {
           this.#ports.telemetry.event('warn', 'registry.liar', { peer, forged, unauthorised })
           return false
         }
-        if (this.#stopped || page.next === after) return false
+        if (this.#stopped) return false
         if (page.next === undefined) return true
+        if (page.next === after) return false
         after = page.next
       }
       return false

@@ -115,7 +115,9 @@ export function recording(): Recorded {
   }
 }
 
-/** Waits until `true`; the test's own timeout says when it never was. */
-export async function until(condition: () => boolean | Promise<boolean>): Promise<void> {
-  while (!(await condition())) await new Promise(resolve => setTimeout(resolve, 10))
+/** Waits until it is so; gives up after `limit` ms, so that a failed test ends. */
+export async function until(condition: () => boolean | Promise<boolean>, limit = 15_000): Promise<void> {
+  for (const end = performance.now() + limit; !(await condition()); await new Promise(resolve => setTimeout(resolve, 5))) {
+    if (performance.now() > end) throw new Error(`still not so after ${limit} ms: ${condition.toString().slice(0, 200)}`)
+  }
 }
