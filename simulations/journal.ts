@@ -35,6 +35,11 @@ export class SimulatedDisk {
     return this.#acknowledged
   }
 
+  /** Are there writes that a crash could still lose? */
+  get busy(): boolean {
+    return this.#unsynced.length > 0
+  }
+
   journal(life: Life): Journal {
     return {
       append: (stream, entries) => {

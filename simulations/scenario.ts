@@ -1,0 +1,46 @@
+import type { Millis } from '../protocols/ids.ts'
+import { Faults, type FaultPlan } from './faults.ts'
+import { Violation, type SimPeer, type World } from './world.ts'
+
+export type ScenarioOptions = { readonly seed: number; readonly peers: number; readonly seconds: number; readonly loss?: number; readonly churn?: number; readonly bug?: string }
+
+/** A world about to live, with everything that was drawn for it. */
+export type Scenario<P extends SimPeer> = {
+  readonly drawn: { readonly faults: FaultPlan; readonly [choice: string]: unknown }
+  readonly world: World<P>
+  /** Starts the work that the mesh is given; called once all peers are up. */
+  readonly work: () => void
+  /** Fault-free time after which everything must be well again. */
+  readonly settleMs: Millis
+}
+
+export type Outcome = {
+  readonly seed: number
+  readonly fingerprint: string
+  readonly delivered: number
+  readonly crashes: number
+  readonly partitions: number
+  readonly settledInMs: Millis | undefined
+  readonly drawn: unknown
+  readonly violation: string | undefined
+}
+
+/** Lives one seed: start, work under faults, settle. A violation is part of the outcome; other errors are thrown. */
+export async function live<P extends SimPeer>(scenario: Scenario<P>, seconds: number): Promise<Outcome> {
+  const { world, drawn } = scenario
+  const faults = new Faults(world, drawn.faults)
+  let violation: string | undefined
+  let settledInMs: Millis | undefined
+  try {
+    await world.startAll()
+    scenario.work()
+    faults.start()
+    await world.run(world.now + seconds * 1_000)
+    faults.stop()
+    settledInMs = await world.settle(scenario.settleMs)
+  } catch (error) {
+    if (!(error instanceof Violation)) throw error
+    violation = error.message
+  }
+  return { seed: world.seed, fingerprint: world.fingerprint(), delivered: world.network.counts.delivered, ...faults.counts, settledInMs, drawn, violation }
+}
