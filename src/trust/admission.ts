@@ -28,6 +28,7 @@ export class Admission {
   #bearerKey: Uint8Array | undefined
   #onGranted: (membership: Membership) => Promise<void>
   #pulling: Promise<void> | undefined
+  readonly #greeting = new Map<PeerId, Promise<void>>()
 
   /** `bearerKey`: the one-time key of an invite, until the first member has made us one in our own name. */
   constructor(ports: Pick<Ports, 'clock' | 'random' | 'identity' | 'network' | 'journal' | 'telemetry'>, membership: Membership, bearerKey: Uint8Array | undefined, onGranted: (membership: Membership) => Promise<void>) {
@@ -71,10 +72,23 @@ export class Admission {
     return refused(rights.length === 0 ? `${peer} has not proved membership of this network` : `${peer} holds ${rights.join(', ')} but not ${right}`, rights.length === 0)
   }
 
+  /** Dials and waits until the peer reached has taken us in. Throws PEER_UNREACHABLE, NETWORK_REFUSED or FORBIDDEN. */
+  async join(addresses: readonly string[], signal: AbortSignal): Promise<PeerId> {
+    const peer = await this.#ports.network.dial(addresses, signal)
+    await this.greet(peer)
+    return peer
+  }
+
   /** Says hello to a connected peer and checks what it answers. Throws NETWORK_REFUSED or FORBIDDEN with its reason. */
-  async greet(peer: PeerId, signal?: AbortSignal): Promise<void> {
+  greet(peer: PeerId): Promise<void> {
+    const under = this.#greeting.get(peer) ?? this.#greet(peer).finally(() => this.#greeting.delete(peer))
+    this.#greeting.set(peer, under)
+    return under
+  }
+
+  async #greet(peer: PeerId): Promise<void> {
     const { network, identity } = this.#ports
-    const answer = await network.request(peer, hello, this.#say(peer), signal)
+    const answer = await network.request(peer, hello, this.#say(peer))
     if (answer.hello === undefined) {
       const because = answer.refused?.because ?? 'no reason given'
       const code = answer.refused !== undefined && isErrorCode(answer.refused.code) ? answer.refused.code : 'NETWORK_REFUSED'

@@ -1,0 +1,79 @@
+import type { Schema } from '../../protocols/codec.ts'
+import { capacityAd, capacityDelta, capacityPull, livenessBody, probe } from '../../protocols/capacity.ts'
+import { contentHave } from '../../protocols/content.ts'
+import { capability, genesis, hello, helloBody, invite, membersPull, bearerBody } from '../../protocols/membership.ts'
+import { ask, askForBid, award, awardBody, bid, contract, lease, leaseBody, stewardBody, stewardMirror } from '../../protocols/placement.ts'
+import { registryDigest, registryLog, registryPage, registryRecord } from '../../protocols/registry.ts'
+import { signed } from '../../protocols/signed.ts'
+import { blockRecord, componentManifest, policyRule, vdagSpec, assetRecord } from '../../protocols/specs.ts'
+
+const A = '12D3KooWAbCdEfGhJkLmNpQrStUvWxYz123456789abcdefghijkm'
+const B = '12D3KooWBbCdEfGhJkLmNpQrStUvWxYz123456789abcdefghijkm'
+const CID = 'bafyreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy'
+const T = 1_700_000_000_000
+const seal = (domain: string) => ({ domain, payload: Uint8Array.of(1, 2, 3), signer: A, signature: Uint8Array.of(9, 9) })
+const needs = { cpuMilli: 500, memoryMb: 256, diskMb: 0, gpus: 1, gpuMemoryMb: 8_000 }
+const resources = { cpuMilli: 8_000, memoryMb: 32_768, diskMb: 100_000, gpus: [{ id: 'gpu-0', name: 'Some GPU', memoryMb: 24_000, freeMb: 23_000, driver: '570.1' }] }
+const runtime = { name: 'onnx', version: '1.30.0', providers: ['cuda', 'cpu'], gflops: 812.5 }
+const instance = { block: 'classify', instance: 'in-a1b2', contract: 'c-1', component: 'model.c:1.0.0-stable', epoch: 3, steward: A, state: 'ready', inFlight: 1, queued: 0, latencyMs: 4.5 }
+const ad = { peer: A, cluster: A, incarnation: 2, sequence: 7, issuedAt: T, ttlMs: 15_000, protocolMajor: 1, labels: { region: 'eu' }, total: resources, free: resources, runtimes: [runtime], memoryGBs: 21.5, cpuLoad: 0.25, instances: [instance], holds: [CID] }
+const block = {
+  blockId: 'classify', componentURI: 'model.c:1.0.0-stable', component: CID, runtime: { name: 'onnx', model: 'model.onnx', format: 'onnx' }, minInstances: 1, maxInstances: 2, needs, labels: { region: 'eu' },
+  initData: {}, initSettings: {}, parameters: { threshold: 0.5 }, inputProtocol: { features: { type: 'array' } }, outputProtocol: {}, policies: { loadBalancer: { policyRuleURI: 'lb:1.0-stable', parameters: {}, settings: {} } }, tags: ['demo'], owner: A, revision: 1,
+}
+
+export type Sample = { readonly protocol: string; readonly schema: Schema<unknown>; readonly value: unknown }
+
+/** One typical message of each kind. Values never change: what is wanted differently gets a new name. */
+export const samples: Readonly<Record<string, Sample>> = {
+  'signed': { protocol: 'signed', schema: signed, value: seal('bid') },
+  'capacity ad': { protocol: 'capacity', schema: capacityAd, value: ad },
+  'capacity delta': { protocol: 'capacity-delta', schema: capacityDelta, value: { peer: A, incarnation: 2, base: 7, sequence: 8, issuedAt: T, changed: { cpuLoad: 0.5 } } },
+  'capacity pull': { protocol: '/aios/capacity-pull/1', schema: capacityPull.request, value: { of: [A, B] } },
+  'capacity pull answer': { protocol: '/aios/capacity-pull/1', schema: capacityPull.response, value: { ads: [seal('capacity')] } },
+  'probe': { protocol: '/aios/probe/1', schema: probe.request, value: { of: B, incarnation: 4 } },
+  'probe answer': { protocol: '/aios/probe/1', schema: probe.response, value: { alive: true, incarnation: 4 } },
+  'liveness': { protocol: 'liveness', schema: livenessBody, value: { rumours: [{ about: B, incarnation: 4, state: 'suspect' }], issuedAt: T } },
+  'content have': { protocol: '/aios/content-have/1', schema: contentHave.request, value: { roots: [CID] } },
+  'content have answer': { protocol: '/aios/content-have/1', schema: contentHave.response, value: { held: [true] } },
+  'genesis': { protocol: 'genesis', schema: genesis, value: { name: 'lab', owner: A, protocolMajor: 1, admission: 'invite', createdAt: T, nonce: Uint8Array.of(5, 6) } },
+  'capability': { protocol: 'capability', schema: capability, value: { network: CID, issuer: A, subject: B, rights: ['join', 'host'], notBefore: T, expires: T + 1, nonce: 'n' } },
+  'invite': { protocol: 'invite', schema: invite, value: { v: 1, genesis: seal('genesis'), secret: Uint8Array.of(7), addresses: ['/ip4/127.0.0.1/tcp/4001'], chain: [seal('capability')], bearerKey: Uint8Array.of(8) } },
+  'bearer': { protocol: 'bearer', schema: bearerBody, value: { network: CID, subject: B, issuedAt: T } },
+  'hello body': { protocol: 'hello', schema: helloBody, value: { network: CID, peer: A, to: B, chain: [seal('capability')], issuedAt: T, protocolMajor: 1 } },
+  'hello refusal': { protocol: '/aios/hello/1', schema: hello.response, value: { refused: { code: 'FORBIDDEN', because: 'the capability has expired' } } },
+  'members': { protocol: '/aios/members/1', schema: membersPull.response, value: { members: [{ peer: B, chain: [seal('capability')] }], next: B } },
+  'ask': { protocol: '/aios/ask/1', schema: ask, value: { id: 'ask-1', block, needs, steward: A, epoch: 3, holdMs: 5_000, action: 'allocation', dryRun: false } },
+  'bid': { protocol: 'bid', schema: bid, value: { ask: 'ask-1', host: B, hold: 'hold-1', score: 0.75, gpus: ['gpu-0'], holdMs: 5_000, readyInMs: 800, because: 'fits' } },
+  'ask refusal': { protocol: '/aios/ask/1', schema: askForBid.response, value: { refusal: { ask: 'ask-1', because: 'no GPU is free', retryable: true } } },
+  'award body': { protocol: 'award', schema: awardBody, value: { ask: 'ask-1', hold: 'hold-1', block, instance: 'in-a1b2', epoch: 3, leaseMs: 20_000, issuedAt: T } },
+  'award answer': { protocol: '/aios/award/1', schema: award.response, value: { contract: seal('contract') } },
+  'contract': { protocol: 'contract', schema: contract, value: { id: 'c-1', block: 'classify', instance: 'in-a1b2', component: 'model.c:1.0.0-stable', steward: A, host: B, needs, gpus: ['gpu-0'], epoch: 3, leaseMs: 20_000, issuedAt: T } },
+  'lease body': { protocol: 'lease', schema: leaseBody, value: { do: 'renew', block: 'classify', contract: 'c-1', epoch: 4, leaseMs: 20_000, because: 'took over', issuedAt: T } },
+  'lease refusal': { protocol: '/aios/lease/1', schema: lease.response, value: { refusal: { because: 'epoch 5 was seen', retryable: false, highestEpoch: 5 } } },
+  'steward body': { protocol: 'steward', schema: stewardBody, value: { block: 'classify', epoch: 4, contracts: [seal('contract')], issuedAt: T } },
+  'steward answer': { protocol: '/aios/steward/1', schema: stewardMirror.response, value: { highestEpoch: 4 } },
+  'registry record': { protocol: 'registry', schema: registryRecord, value: { registry: 'components', key: 'model.c:1.0.0-stable', value: CID, writer: A, sequence: 0, issuedAt: T } },
+  'registry digest answer': { protocol: '/aios/registry-digest/1', schema: registryDigest.response, value: { differing: [0, 255] } },
+  'registry page': { protocol: '/aios/registry-page/1', schema: registryPage.request, value: { buckets: [1, 2], limit: 100 } },
+  'registry page answer': { protocol: '/aios/registry-page/1', schema: registryPage.response, value: { records: [seal('registry')], next: 'k' } },
+  'registry log': { protocol: 'registry-log', schema: registryLog, value: { writer: A, segment: 2, address: '/orbitdb/zdpuA', issuedAt: T } },
+  'block record': { protocol: 'blocks', schema: blockRecord, value: block },
+  'component manifest': {
+    protocol: 'components', schema: componentManifest,
+    value: {
+      componentURI: 'model.c:1.0.0-stable', componentId: { name: 'c', version: '1.0.0', releaseTag: 'stable' }, componentType: 'model', runtime: { name: 'onnx', model: 'model.onnx', format: 'onnx' },
+      files: [{ path: 'model.onnx', cid: CID, size: 10 }], needs, containerRegistryInfo: {}, componentMetadata: {}, componentInitData: {}, componentInitSettings: {}, componentParameters: {}, componentInputProtocol: {}, componentOutputProtocol: {},
+      componentInitSettingsProtocol: {}, componentInitParametersProtocol: {}, componentManagementCommandsTemplate: {}, policies: {}, tags: [], author: A,
+    },
+  },
+  'vdag spec': {
+    protocol: 'vdags', schema: vdagSpec,
+    value: {
+      vdagURI: 'v:1.0-stable', vdagName: 'v', vdagVersion: { version: '1.0', releaseTag: 'stable' }, discoveryTags: [],
+      nodes: [{ label: 'a', type: 'block', blockId: 'classify', modelParameters: {}, fallbacks: [] }], edges: [{ from: 'a', to: 'a', outputNames: [] }], inputs: ['a'], outputs: ['a'], controller: {},
+    },
+  },
+  'policy rule': { protocol: 'policies', schema: policyRule, value: { policyRuleURI: 'lb:1.0-stable', name: 'lb', version: '1.0', releaseTag: 'stable', description: '', tags: [], code: CID, codeType: 'js_module_v1', settings: {}, parameters: {}, inputSchema: {}, outputSchema: {}, managementCommands: {}, author: A } },
+  'asset': { protocol: 'assets', schema: assetRecord, value: { assetURI: 'w:1.0-stable', name: 'w', version: '1.0', releaseTag: 'stable', content: CID, size: 5, mediaType: 'text/plain', metadata: {}, tags: [], author: A } },
+}

@@ -1,0 +1,72 @@
+import assert from 'node:assert/strict'
+import { readFileSync, writeFileSync } from 'node:fs'
+import fc from 'fast-check'
+import { z } from 'zod'
+import { decode, encode, hex } from '../../protocols/codec.ts'
+import { contentBlocks } from '../../protocols/content.ts'
+import { MeshError } from '../../protocols/errors.ts'
+import { invoke } from '../../protocols/invoke.ts'
+import { samples } from './samples.ts'
+
+const FILE = new URL('../vectors/protocols.json', import.meta.url)
+const vector = z.object({ name: z.string(), protocol: z.string(), hex: z.string() })
+const stored = z.array(vector).parse(JSON.parse(readFileSync(FILE, 'utf8')))
+const CID = 'bafyreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy'
+
+/** Frames are binary, so they have bytes of their own. */
+const frames: Readonly<Record<string, { readonly protocol: string; readonly bytes: Uint8Array }>> = {
+  'invoke call': { protocol: invoke.id, bytes: invoke.encode({ header: { kind: 'call', block: 'b', instance: 'in-1', epoch: 2, method: 'infer', deadlineMs: 1_000, key: 'k' }, body: Uint8Array.of(1, 2) }) },
+  'invoke output': { protocol: invoke.id, bytes: invoke.encode({ header: { kind: 'output', last: true }, body: Uint8Array.of() }) },
+  'invoke error': { protocol: invoke.id, bytes: invoke.encode({ header: { kind: 'error', code: 'OVERLOADED', message: 'busy', retryable: true }, body: Uint8Array.of() }) },
+  'content want': { protocol: contentBlocks.id, bytes: contentBlocks.encode({ header: { kind: 'want', cids: [CID] }, bytes: Uint8Array.of() }) },
+  'content block': { protocol: contentBlocks.id, bytes: contentBlocks.encode({ header: { kind: 'block', cid: CID }, bytes: Uint8Array.of(3) }) },
+}
+
+describe('wire formats', () => {
+  const now = [
+    ...Object.entries(samples).map(([name, { protocol, schema, value }]) => ({ name, protocol, hex: hex(encode(schema.parse(value))) })),
+    ...Object.entries(frames).map(([name, { protocol, bytes }]) => ({ name, protocol, hex: hex(bytes) })),
+  ]
+  // Vectors are append-only: new names may be added on purpose, none is ever written over.
+  const fresh = now.filter(({ name }) => !stored.some(known => known.name === name))
+  if (process.env['ADD_VECTORS'] !== undefined) writeFileSync(FILE, `${JSON.stringify([...stored, ...fresh], null, 2)}\n`)
+
+  it('every sample has golden bytes, and every golden bytes a sample', () => {
+    assert.deepEqual(now.map(({ name }) => name).sort(), [...stored, ...(process.env['ADD_VECTORS'] === undefined ? [] : fresh)].map(({ name }) => name).sort())
+  })
+
+  for (const known of stored) {
+    it(`${known.name}: still the same bytes, and read back to the same value`, () => {
+      const found = now.find(({ name }) => name === known.name)
+      assert.equal(found?.hex, known.hex)
+      const sample = samples[known.name]
+      if (sample !== undefined) {
+        const bytes = Uint8Array.from(Buffer.from(known.hex, 'hex'))
+        assert.deepEqual(decode(sample.schema, bytes, 65_536, known.name), sample.schema.parse(sample.value))
+      }
+    })
+  }
+
+  it('bytes from nowhere and messages with one changed byte are refused as messages, never otherwise', () => {
+    const all = Object.values(samples)
+    const meddled = fc.record({ sample: fc.nat({ max: all.length - 1 }), at: fc.nat(), flip: fc.integer({ min: 1, max: 255 }), cut: fc.boolean() })
+    fc.assert(fc.property(meddled, fc.uint8Array({ maxLength: 200 }), ({ sample, at, flip, cut }, noise) => {
+      const { schema, value } = all[sample]!
+      const bytes = encode(schema.parse(value))
+      bytes[at % bytes.byteLength]! ^= flip
+      for (const hostile of [cut ? bytes.subarray(0, at % bytes.byteLength) : bytes, noise]) {
+        for (const read of [() => decode(schema, hostile, 65_536, 'hostile'), () => invoke.decode(hostile), () => contentBlocks.decode(hostile)]) {
+          try {
+            read()
+          } catch (error) {
+            assert(error instanceof MeshError && (error.code === 'MESSAGE_INVALID' || error.code === 'MESSAGE_TOO_LARGE'), String(error))
+          }
+        }
+      }
+    }), { numRuns: 300 })
+  })
+
+  it('what is larger than its limit is refused before it is decoded', () => {
+    assert.throws(() => decode(z.unknown(), new Uint8Array(11), 10, 'message'), { code: 'MESSAGE_TOO_LARGE' })
+  })
+})
