@@ -37,7 +37,7 @@ declare module '@orbitdb/core' {
   }
 
   export interface OpenOptions {
-    type?: 'events'
+    type?: 'events' | 'documents'
     meta?: unknown
     sync?: boolean
     AccessController?: unknown

@@ -4,6 +4,7 @@ import { MeshError } from '../../protocols/errors.ts'
 import { cid, type BlockId, type Cid, type PeerId } from '../../protocols/ids.ts'
 import type { RegistryName } from '../../protocols/registry.ts'
 import { assetRecord, blockRecord, componentManifest, policyRule, vdagSpec, type AssetRecord, type BlockRecord, type ComponentManifest, type PolicyRule, type VdagSpec } from '../../protocols/specs.ts'
+import { Lru } from '../lib/lru.ts'
 import type { ContentStore, Registry, RegistryStore } from '../ports.ts'
 import type { Catalogue } from '../roles.ts'
 import { asksForLatest, latest } from './latest.ts'
@@ -26,7 +27,7 @@ export class ArtefactCatalogue implements Catalogue {
   readonly #vdags: Registry<Published>
   readonly #assets: Registry<Published>
   readonly #blocks: Registry<BlockRecord>
-  readonly #documents = new Map<Cid, unknown>()
+  readonly #documents = new Lru<Cid, unknown>(CACHED_DOCUMENTS)
 
   constructor(registries: RegistryStore, content: ContentStore) {
     this.#content = content
@@ -146,13 +147,13 @@ export class ArtefactCatalogue implements Catalogue {
 
   async #document<T>(cid: Cid, schema: Schema<T>, signal: AbortSignal | undefined): Promise<T> {
     // Checked again on every read: a CID may be asked for as a document of another kind.
-    const document = this.#remembered(cid) ?? (await this.#content.getRecord(cid, schema, signal))
-    this.#remember(cid, document)
+    const document = this.#documents.get(cid) ?? (await this.#content.getRecord(cid, schema, signal))
+    this.#documents.set(cid, document)
     return check(schema, document, `artefact ${cid}`)
   }
 
   async #source(rule: PolicyRule, signal: AbortSignal | undefined): Promise<string> {
-    const known = this.#remembered(rule.code)
+    const known = this.#documents.get(rule.code)
     if (typeof known === 'string') return known
     const text = new TextDecoder('utf-8', { fatal: true })
     let size = 0
@@ -168,22 +169,8 @@ export class ArtefactCatalogue implements Catalogue {
       if (error instanceof TypeError) throw new MeshError('MESSAGE_INVALID', `the source of ${rule.policyRuleURI} is not UTF-8`, { cause: error })
       throw error
     }
-    this.#remember(rule.code, source)
+    this.#documents.set(rule.code, source)
     return source
-  }
-
-  #remembered(cid: Cid): unknown {
-    return this.#documents.get(cid)
-  }
-
-  #remember(cid: Cid, document: unknown): void {
-    this.#documents.delete(cid)
-    this.#documents.set(cid, document)
-    if (this.#documents.size <= CACHED_DOCUMENTS) return
-    for (const oldest of this.#documents.keys()) {
-      this.#documents.delete(oldest)
-      break
-    }
   }
 }
 

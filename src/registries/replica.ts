@@ -3,6 +3,7 @@ import type { Millis, PeerId } from '../../protocols/ids.ts'
 import { hex, recordCid } from '../../protocols/codec.ts'
 import { registryDigest, registryNews, registryPage } from '../../protocols/registry.ts'
 import type { Signed } from '../../protocols/signed.ts'
+import { Lru } from '../lib/lru.ts'
 import type { Clock, Network, Random, Telemetry } from '../ports.ts'
 import { BUCKETS, type HeldRecord } from './record.ts'
 import type { Registries } from './store.ts'
@@ -46,7 +47,7 @@ const DISTRUST_MS = 300_000
 export class RegistryReplica {
   readonly #store: Registries
   readonly #ports: ReplicaPorts
-  readonly #refusedNames = new Set<string>()
+  readonly #refusedNames = new Lru<string, true>(REFUSED_NAMES)
   readonly #distrusted = new Map<PeerId, Millis>()
   readonly #stops: (() => void)[] = []
   #cancelRepair: (() => void) | undefined
@@ -111,7 +112,7 @@ export class RegistryReplica {
       if (this.#store.view.holds(cid)) continue
       // The signature is part of the name: a forged copy must not get the true record refused.
       const name = `${cid}/${hex(envelope.signature)}/${envelope.signer}`
-      const verdict = this.#refusedNames.has(name) ? refused('it was refused before') : this.#store.check(envelope)
+      const verdict = this.#refusedNames.get(name) === true ? refused('it was refused before') : this.#store.check(envelope)
       if (verdict.ok) checked.push(verdict.value)
       else if (!verdict.retryable) {
         if (this.#store.signed(envelope)) unauthorised++
@@ -242,10 +243,9 @@ export class RegistryReplica {
   #refuse(name: string, from: PeerId, source: Source, because: string): void {
     this.#refused++
     this.#ports.telemetry.count('registry_refused_total', { source })
-    if (this.#refusedNames.has(name)) return
+    if (this.#refusedNames.get(name) === true) return
     this.#ports.telemetry.event('warn', 'registry.refused', { from, source, because })
-    if (this.#refusedNames.size >= REFUSED_NAMES) this.#refusedNames.clear()
-    this.#refusedNames.add(name)
+    this.#refusedNames.set(name, true)
   }
 
   #trusted(): PeerId[] {

@@ -13,6 +13,8 @@ const segmentMeta = z.object({ identity: z.string().min(8).max(120) })
 const entryValue = z.object({ records: z.array(signed).min(1).max(1_024) })
 const BLOCK_MS = 10_000
 
+export type SegmentOptions = { readonly orbitdb: OrbitDB; readonly helia: object; readonly told: SegmentTold; readonly limit?: number }
+
 export type SegmentTold = {
   /** Records of entries not seen before. */
   readonly records: (records: readonly Signed[]) => void
@@ -47,41 +49,44 @@ export function packEntries(records: readonly Signed[]): { readonly value: Uint8
 export class LogSegment {
   readonly #database: Database
   readonly #told: SegmentTold
+  readonly #limit: number
   readonly #seen = new Set<string>()
   #reading: Promise<void> = Promise.resolve()
   #again = false
   #busy = false
   #closed = false
 
-  private constructor(database: Database, told: SegmentTold, writer: string) {
+  private constructor(database: Database, told: SegmentTold, limit: number) {
     this.#database = database
     this.#told = told
+    this.#limit = limit
     // Without a listener an error is an unhandled rejection and the daemon exits: three bytes on the topic would do.
     database.events.on('error', (error: unknown) => told.failed('sync', asMeshError(error)))
-    this.#guardJoins(writer)
-    // One event may stand for many entries, so what changed is read from the heads, not from the event.
-    database.events.on('update', () => this.#readSoon())
   }
 
   /** Makes or reopens a segment of our own. Its heads are kept on disk, so that a restart continues it. */
-  static async openOwn(orbitdb: OrbitDB, name: string, helia: object, told: SegmentTold): Promise<LogSegment> {
+  static async openOwn(name: string, { orbitdb, helia, told, limit = SEGMENT_ENTRIES }: SegmentOptions): Promise<LogSegment> {
     const database = await orbitdb.open(name, {
       type: 'events',
       sync: false,
       meta: { identity: orbitdb.identity.hash },
       AccessController: IPFSAccessController({ write: [orbitdb.identity.id] }),
-      entryStorage: await entryStorage(helia),
+      entryStorage: await entryStorage(helia, limit),
       referencesCount: 0,
     })
-    return LogSegment.#started(database, orbitdb.identity.hash, told, true)
+    const segment = new LogSegment(database, told, limit)
+    segment.#guardJoins(orbitdb.identity.hash)
+    for (const entry of await segment.#unseen()) segment.#seen.add(entry.hash)
+    await database.sync.start()
+    return segment
   }
 
   /** Opens another writer's segment by address. Throws CONTENT_UNAVAILABLE when its manifest cannot be fetched, MESSAGE_INVALID when it is not one of ours. */
-  static async openTheirs(orbitdb: OrbitDB, address: string, helia: object, told: SegmentTold, signal: AbortSignal): Promise<LogSegment> {
+  static async openTheirs(address: string, { orbitdb, helia, told, limit = SEGMENT_ENTRIES }: SegmentOptions, signal: AbortSignal): Promise<LogSegment> {
     let database: Database
     try {
       // Heads and index in memory: the view on disk holds what was read, and OrbitDB's copy would only repeat it.
-      database = await orbitdb.open(address, { sync: false, entryStorage: await entryStorage(helia), headsStorage: await MemoryStorage(), indexStorage: await MemoryStorage(), signal })
+      database = await orbitdb.open(address, { sync: false, entryStorage: await entryStorage(helia, limit), headsStorage: await MemoryStorage(), indexStorage: await MemoryStorage(), signal })
     } catch (error) {
       throw new MeshError('CONTENT_UNAVAILABLE', `the registry log ${address} could not be opened: ${asMeshError(error).message}`, { cause: error })
     }
@@ -89,18 +94,16 @@ export class LogSegment {
       // The `documents` type drops encryption and both it and `keyvalue` lose keys such as `constructor`.
       if (database.type !== 'events') throw new MeshError('MESSAGE_INVALID', `the registry log ${address} is a ${database.type} database; registry logs are events`)
       const { identity } = check(segmentMeta, database.meta, `registry log ${address}`)
-      return await LogSegment.#started(database, identity, told, false)
+      const segment = new LogSegment(database, told, limit)
+      segment.#guardJoins(identity)
+      // One event may stand for many entries, so what changed is read from the heads, not from the event.
+      database.events.on('update', () => segment.#readSoon())
+      await database.sync.start()
+      return segment
     } catch (error) {
       await database.close()
       throw error
     }
-  }
-
-  static async #started(database: Database, writer: string, told: SegmentTold, own: boolean): Promise<LogSegment> {
-    const segment = new LogSegment(database, told, writer)
-    if (own) await segment.#countOwn()
-    await database.sync.start()
-    return segment
   }
 
   get address(): string {
@@ -113,7 +116,7 @@ export class LogSegment {
   }
 
   get full(): boolean {
-    return this.#seen.size >= SEGMENT_ENTRIES
+    return this.#seen.size >= this.#limit
   }
 
   /** Appends one packed entry to our own segment. */
@@ -140,7 +143,7 @@ export class LogSegment {
     log.joinEntry = async entry => {
       try {
         if (entry.identity !== writer) throw new MeshError('FORBIDDEN', 'an entry of somebody else than the log\'s writer was published to it')
-        if (this.#seen.size >= 2 * SEGMENT_ENTRIES) throw new MeshError('MESSAGE_TOO_LARGE', `the segment has more than ${2 * SEGMENT_ENTRIES} entries; its writer does not cut its log`)
+        if (this.#seen.size >= 2 * this.#limit) throw new MeshError('MESSAGE_TOO_LARGE', `the segment has more than ${2 * this.#limit} entries; its writer does not cut its log`)
         return await join(entry)
       } catch (error) {
         this.#told.failed('join', asMeshError(error))
@@ -176,15 +179,11 @@ export class LogSegment {
     }
   }
 
-  async #countOwn(): Promise<void> {
-    for (const entry of await this.#unseen()) this.#seen.add(entry.hash)
-  }
-
   /** Entries below the heads that were not seen before, oldest first. */
   async #unseen(): Promise<LogEntry[]> {
     const out = new Map<string, LogEntry>()
     const ahead = await this.#database.log.heads()
-    for (let entry = ahead.pop(); entry !== undefined && out.size < 2 * SEGMENT_ENTRIES; entry = ahead.pop()) {
+    for (let entry = ahead.pop(); entry !== undefined && out.size < 2 * this.#limit; entry = ahead.pop()) {
       if (this.#seen.has(entry.hash) || out.has(entry.hash)) continue
       out.set(entry.hash, entry)
       for (const hash of entry.next) {
@@ -207,17 +206,17 @@ export class LogSegment {
 }
 
 /** Blocks through Helia, without a pin each: pins are most of what a write costs, and the view can rebuild any log. */
-async function entryStorage(helia: object): Promise<Storage> {
-  return ComposedStorage(await LRUStorage({ size: 2 * SEGMENT_ENTRIES }), bounded(await IPFSBlockStorage({ ipfs: helia, pin: false, timeout: BLOCK_MS })))
+async function entryStorage(helia: object, limit: number): Promise<Storage> {
+  return ComposedStorage(await LRUStorage({ size: 2 * limit }), bounded(await IPFSBlockStorage({ ipfs: helia, pin: false, timeout: BLOCK_MS }), 8 * limit))
 }
 
 /** A join walks back through everything it lacks; a writer without scruples could make that endless. */
-function bounded(storage: Storage): Storage {
+function bounded(storage: Storage, most: number): Storage {
   let reads = 0
   return {
     ...storage,
-    get: (key, signal) => {
-      if (++reads > 8 * SEGMENT_ENTRIES) throw new MeshError('MESSAGE_TOO_LARGE', 'the registry log leads on beyond the length of a segment')
+    get: async (key, signal) => {
+      if (++reads > most) throw new MeshError('MESSAGE_TOO_LARGE', 'the registry log leads on beyond the length of a segment')
       return storage.get(key, signal)
     },
   }

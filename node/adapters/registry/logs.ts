@@ -6,15 +6,16 @@ import type { Millis, PeerId } from '../../../protocols/ids.ts'
 import { registryLog, registryLogTopic } from '../../../protocols/registry.ts'
 import type { Signed } from '../../../protocols/signed.ts'
 import type { Clock, Identity, Network, Random, Telemetry } from '../../../src/ports.ts'
+import { Backoff } from '../../../src/lib/backoff.ts'
 import type { RegistryReplica } from '../../../src/registries/replica.ts'
 import type { Registries } from '../../../src/registries/store.ts'
 import { seal, unseal } from '../../../src/trust/seal.ts'
-import { LogSegment, packEntries, type SegmentTold } from './log-segment.ts'
+import { LogSegment, packEntries, type SegmentOptions, type SegmentTold } from './log-segment.ts'
 import type { SqliteView } from './sqlite-view.ts'
 
 export type LogStatus = { readonly address: string | undefined; readonly segment: number; readonly entries: number; readonly open: number; readonly outbox: number; readonly failures: number }
 
-type LogParts = { readonly dir: string; readonly networkId: string; readonly helia: object; readonly view: SqliteView; readonly store: Registries; readonly replica: RegistryReplica }
+type LogParts = { readonly dir: string; readonly networkId: string; readonly helia: object; readonly view: SqliteView; readonly store: Registries; readonly replica: RegistryReplica; readonly segmentEntries: number | undefined }
 type LogPorts = { readonly network: Network; readonly identity: Identity; readonly clock: Clock; readonly random: Random; readonly telemetry: Telemetry }
 
 const DOMAIN = 'registry-log'
@@ -43,13 +44,15 @@ export class RegistryLogs {
   #own: LogSegment | undefined
   #segment = 0
   #draining: Promise<void> | undefined
+  readonly #backoff: Backoff
   #failures = 0
-  #retries = 0
   #stopped = false
 
   constructor(parts: LogParts, ports: LogPorts) {
     this.#parts = parts
     this.#ports = ports
+    // Retries never give up: the outbox is bounded, and without the log the records still travel by digests.
+    this.#backoff = new Backoff(ports.random, { firstMs: RETRY_MS, maxMs: RETRY_CAP_MS, retries: Number.MAX_SAFE_INTEGER })
   }
 
   /** Opens our log, announces it and takes what still waits in the outbox. */
@@ -112,20 +115,17 @@ export class RegistryLogs {
           this.#parts.view.sent(waiting[at - 1]!.id)
         }
       }
-      this.#retries = 0
+      this.#backoff.reset()
     } catch (error) {
       this.#fail('append', error)
-      if (this.#stopped) return
-      // The records are safe in the view and travel by digests meanwhile; only the log waits.
-      const wait = Math.min(RETRY_CAP_MS, RETRY_MS * 2 ** this.#retries++)
-      this.#later(wait / 2 + this.#ports.random.below(wait), () => void this.drain())
+      this.#later(this.#backoff.next() ?? RETRY_CAP_MS, () => void this.drain())
     }
   }
 
   async #openOwn(): Promise<void> {
     if (this.#orbitdb === undefined) return
     const name = `registry/${this.#parts.networkId}/${this.#ports.identity.peer}/${this.#segment}`
-    this.#own = await LogSegment.openOwn(this.#orbitdb, name, this.#parts.helia, this.#toldOf(this.#ports.identity.peer))
+    this.#own = await LogSegment.openOwn(name, this.#segmentOf(this.#orbitdb, this.#ports.identity.peer))
   }
 
   async #nextSegment(): Promise<void> {
@@ -194,7 +194,7 @@ export class RegistryLogs {
   async #open(writer: PeerId, address: string): Promise<LogSegment | undefined> {
     if (this.#orbitdb === undefined || this.#stopped) return undefined
     try {
-      return await LogSegment.openTheirs(this.#orbitdb, address, this.#parts.helia, this.#toldOf(writer), this.#ports.clock.deadline(OPEN_MS))
+      return await LogSegment.openTheirs(address, this.#segmentOf(this.#orbitdb, writer), this.#ports.clock.deadline(OPEN_MS))
     } catch (error) {
       this.#fail('open', error)
       return undefined
@@ -215,11 +215,12 @@ export class RegistryLogs {
     await (await opening)?.close().catch(error => this.#fail('close', error))
   }
 
-  #toldOf(writer: PeerId): SegmentTold {
-    return {
+  #segmentOf(orbitdb: OrbitDB, writer: PeerId): SegmentOptions {
+    const told: SegmentTold = {
       records: records => void this.#parts.replica.take(records, writer, 'log').catch(error => this.#fail('take', error)),
       failed: (what, error) => this.#fail(`${what} of ${writer}`, error),
     }
+    return { orbitdb, helia: this.#parts.helia, told, ...(this.#parts.segmentEntries === undefined ? {} : { limit: this.#parts.segmentEntries }) }
   }
 
   #fail(doing: string, error: unknown): void {

@@ -22,6 +22,8 @@ export type RegistryStoreOptions = {
   /** The started Helia whose libp2p has gossipsub as `pubsub`. Absent: no OrbitDB logs, only news, pages and digests. */
   readonly helia?: object
   readonly maxBytes?: number
+  /** Entries of one OrbitDB log before the next is begun. */
+  readonly segmentEntries?: number
 }
 
 export type RegistryStatus = ReplicaStatus & { readonly logs: LogStatus | undefined; readonly writers: readonly PeerId[] }
@@ -42,7 +44,7 @@ export function createRegistryStore(options: RegistryStoreOptions): RegistryHand
   const rules = { identity, mayWrite, networkId, ...(mayOperate === undefined ? {} : { mayOperate }) }
   const store = new Registries(view, rules, { clock, telemetry })
   const replica = new RegistryReplica(store, { clock, random, network, telemetry })
-  const logs = helia === undefined ? undefined : new RegistryLogs({ dir, networkId, helia, view, store, replica }, { network, identity, clock, random, telemetry })
+  const logs = helia === undefined ? undefined : new RegistryLogs({ dir, networkId, helia, view, store, replica, segmentEntries: options.segmentEntries }, { network, identity, clock, random, telemetry })
   return {
     store,
     async start() {
