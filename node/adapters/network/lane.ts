@@ -1,0 +1,115 @@
+import type { Stream } from '@libp2p/interface'
+
+/** What a lane tells whoever runs on it. `closed` is told once, last. */
+export type LaneEars = {
+  readonly data: (chunk: Uint8Array) => void
+  /** Less is queued than was. */
+  readonly drained: () => void
+  readonly closed: (because: Error | undefined) => void
+}
+
+/** A pipe of bytes to one authenticated peer, both ways, in order. */
+export interface Lane {
+  readonly name: 'libp2p' | 'tls'
+  /** Queues bytes. What is written within one task leaves in one write. */
+  write(bytes: Uint8Array): void
+  /** Written, but not yet with the operating system. */
+  readonly queuedBytes: number
+  /** Starts delivery. Called once. */
+  listen(ears: LaneEars): void
+  /** At once, dropping what is queued. */
+  close(): void
+}
+
+/** Writes of one task up to this many bytes are copied into one buffer: cheaper than a vectored write of many. */
+export const GATHER_BYTES = 65_536
+
+/** One buffer of all of them. */
+export function gather(chunks: readonly Uint8Array[], bytes: number): Uint8Array {
+  const [only] = chunks
+  if (chunks.length === 1 && only !== undefined) return only
+  const out = Buffer.allocUnsafe(bytes)
+  let at = 0
+  for (const chunk of chunks) {
+    out.set(chunk, at)
+    at += chunk.byteLength
+  }
+  return out
+}
+
+/**
+ * A lane over one libp2p stream: works wherever libp2p connects, through relays included.
+ *
+ * Fenced here: `onDrain()` of a stream resolves at once after its first drain, so the `drain` event is used, guarded by
+ * `writableNeedsDrain`; `for await` and `lpStream` have no receive backpressure, so the `message` event is read at once
+ * and memory is bounded by the credit of the streams above.
+ */
+export class Libp2pLane implements Lane {
+  readonly name = 'libp2p'
+  readonly #stream: Stream
+  #waiting: Uint8Array[] = []
+  #waitingBytes = 0
+  #flushing = false
+  #closed = false
+
+  constructor(stream: Stream) {
+    this.#stream = stream
+  }
+
+  get queuedBytes(): number {
+    return this.#waitingBytes + this.#stream.writeBufferLength
+  }
+
+  write(bytes: Uint8Array): void {
+    if (this.#closed) return
+    this.#waiting.push(bytes)
+    this.#waitingBytes += bytes.byteLength
+    if (this.#flushing) return
+    this.#flushing = true
+    queueMicrotask(() => this.#flush())
+  }
+
+  listen(ears: LaneEars): void {
+    const stream = this.#stream
+    const closed = (because: Error | undefined): void => {
+      if (this.#closed) return
+      this.#closed = true
+      this.#waiting = []
+      ears.closed(because)
+    }
+    stream.addEventListener('message', event => {
+      if (this.#closed) return
+      if (event.data instanceof Uint8Array) ears.data(event.data)
+      else for (const chunk of event.data) ears.data(chunk)
+    })
+    stream.addEventListener('drain', () => {
+      if (this.#waiting.length > 0) this.#flush()
+      ears.drained()
+    })
+    stream.addEventListener('remoteCloseWrite', () => {
+      stream.abort(new Error('the other side closed the mux'))
+      closed(undefined)
+    })
+    stream.addEventListener('close', event => closed(event.error))
+    if (stream.status !== 'open') closed(new Error(`the stream is ${stream.status}`))
+  }
+
+  close(): void {
+    if (this.#stream.status === 'open') this.#stream.abort(new Error('the mux was closed'))
+  }
+
+  #flush(): void {
+    this.#flushing = false
+    if (this.#closed || this.#stream.writableNeedsDrain || this.#waiting.length === 0) return
+    const chunks = this.#waiting
+    const bytes = this.#waitingBytes
+    this.#waiting = []
+    this.#waitingBytes = 0
+    try {
+      if (bytes <= GATHER_BYTES) this.#stream.send(gather(chunks, bytes))
+      else for (const chunk of chunks) this.#stream.send(chunk)
+    } catch (error) {
+      this.#stream.abort(error instanceof Error ? error : new Error(String(error)))
+    }
+  }
+}

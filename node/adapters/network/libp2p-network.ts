@@ -1,0 +1,542 @@
+import type { Connection, Libp2p, Stream as Libp2pStream } from '@libp2p/interface'
+import { peerIdFromString } from '@libp2p/peer-id'
+import { multiaddr, type Multiaddr } from '@multiformats/multiaddr'
+import { decode, encode, type Protocol, type StreamProtocol, type Topic } from '../../../protocols/codec.ts'
+import { MeshError } from '../../../protocols/errors.ts'
+import type { Millis, PeerId } from '../../../protocols/ids.ts'
+import { hello } from '../../../protocols/membership.ts'
+import { MUX_ID, neighbours } from '../../../protocols/mux.ts'
+import { Lru } from '../../../src/lib/lru.ts'
+import type { Clock, Network, Random, Stream, Telemetry } from '../../../src/ports.ts'
+import { FastLanes } from './fast-lanes.ts'
+import { Gossip } from './gossip.ts'
+import { KeepConnected } from './keep-connected.ts'
+import { Libp2pLane } from './lane.ts'
+import { type Acceptor, type Answerer, type Door, Mux } from './mux.ts'
+import { MuxStream } from './mux-stream.ts'
+import type { Services } from './options.ts'
+import { Session } from './session.ts'
+import type { TlsLane } from './tls-lane.ts'
+import { TokenBuckets } from './token-bucket.ts'
+
+/** How long a call may wait at a peer that has not admitted its caller yet: both are in the middle of their hellos. */
+const ADMISSION_MS = 2_000
+/** A connection that has not proved membership by then is closed. */
+const STRANGER_MS = 10_000
+const DIAL_MS = 10_000
+const MUX_MS = 5_000
+const REOPEN_MS = 200
+const BAN_MS = 60_000
+const DEAF_BEATS = 3
+const DEAF_AFTER_MS = 5_000
+const MEMBER_TAG = 'aios-member'
+const NEIGHBOURS = 64
+
+type Hears<A extends readonly unknown[]> = Set<(...args: A) => void>
+
+/** The Network port over libp2p: one mux a pair of peers, on a direct TLS socket where one can be had. */
+export class Libp2pNetwork implements Network, Door {
+  readonly self: PeerId
+  readonly #libp2p: Libp2p<Services>
+  readonly #clock: Clock
+  readonly #telemetry: Telemetry
+  readonly #gossip: Gossip
+  readonly #lanes: FastLanes | undefined
+  readonly #keep: KeepConnected
+  readonly #sessions = new Map<PeerId, Session>()
+  readonly #dials = new Map<PeerId, Promise<Session>>()
+  readonly #answerers = new Map<string, Answerer>()
+  readonly #acceptors = new Map<string, Acceptor>()
+  readonly #onConnection: Hears<[PeerId, 'inbound' | 'outbound']> = new Set()
+  readonly #onPeer: Hears<[PeerId, 'joined' | 'gone']> = new Set()
+  readonly #banned: Lru<PeerId, { readonly until: Millis; readonly because: string }>
+  readonly #buckets: TokenBuckets
+  readonly #deaf = new Map<PeerId, number>()
+  #peers: readonly PeerId[] = []
+  #stopped = false
+
+  constructor(options: { readonly libp2p: Libp2p<Services>; readonly clock: Clock; readonly random: Random; readonly telemetry: Telemetry; readonly banned: Lru<PeerId, { readonly until: Millis; readonly because: string }>; readonly fastLane: boolean }) {
+    this.#libp2p = options.libp2p
+    this.#clock = options.clock
+    this.#telemetry = options.telemetry
+    this.#banned = options.banned
+    this.self = options.libp2p.peerId.toString()
+    this.#buckets = new TokenBuckets(() => performance.now())
+    this.#gossip = new Gossip({ pubsub: options.libp2p.services.pubsub, self: this.self, telemetry: options.telemetry, now: () => performance.now(), admitted: peer => this.#isAdmitted(peer), offended: peer => this.ban(peer, 'it floods us with gossip that no peer of ours sends') })
+    this.#lanes = options.fastLane ? new FastLanes({ network: this, clock: options.clock, random: options.random, telemetry: options.telemetry, hostOf: peer => directHost(this.#sessions.get(peer)?.carrier), up: (peer, lane, opener) => this.#laneUp(peer, lane, opener) }) : undefined
+    this.#keep = new KeepConnected({
+      clock: options.clock,
+      random: options.random,
+      connected: key => this.#sessions.has(key) || this.#isBanned(key),
+      count: () => this.#sessions.size,
+      dial: (key, addresses) => this.#redial(key, addresses),
+    })
+  }
+
+  /** Starts libp2p, then everything above it. `given`: addresses of members to come back to for ever. */
+  async start(options: { readonly loopback: boolean; readonly lanePort: number; readonly given: readonly string[]; readonly search: boolean }): Promise<void> {
+    const { services } = this.#libp2p
+    this.#libp2p.addEventListener('connection:open', event => this.#opened(event.detail))
+    this.#libp2p.addEventListener('connection:close', event => this.#closed(event.detail))
+    this.#libp2p.addEventListener('peer:discovery', event => this.#keep.learn(event.detail.id.toString(), event.detail.multiaddrs.map(String)))
+    services.pubsub.addEventListener('gossipsub:heartbeat', () => this.#listenForSilence())
+    await this.#libp2p.handle(MUX_ID, (stream, connection) => this.#muxOpened(stream, connection), { maxInboundStreams: 8, maxOutboundStreams: 8, runOnLimitedConnection: true })
+    this.handle(neighbours, async () => ({ peers: await this.#neighbours() }))
+    await this.#lanes?.start(options.loopback, options.lanePort)
+    await this.#libp2p.start()
+    this.#gossip.start()
+    for (const address of options.given) this.#keep.learn(peerIn(address) ?? address, [address], true)
+    for (const peer of await this.#libp2p.peerStore.all()) if (peer.tags.has(MEMBER_TAG)) this.#keep.learn(peer.id.toString(), [], true)
+    if (options.search) this.#keep.start()
+  }
+
+  async stop(): Promise<void> {
+    this.#stopped = true
+    this.#keep.stop()
+    this.#lanes?.stop()
+    for (const session of this.#sessions.values()) session.end(new MeshError('CANCELLED', 'this peer is stopping'))
+    await this.#libp2p.stop()
+  }
+
+  addresses(): readonly string[] {
+    return this.#libp2p.getMultiaddrs().map(String)
+  }
+
+  async dial(addresses: readonly string[], signal: AbortSignal): Promise<PeerId> {
+    const groups = new Map<string, Multiaddr[]>()
+    for (const address of addresses) {
+      const parsed = parseAddress(address)
+      const key = peerIn(address) ?? address
+      groups.set(key, [...(groups.get(key) ?? []), parsed])
+    }
+    if (groups.size === 0) throw new MeshError('BAD_INPUT', 'no address to dial')
+    try {
+      return await Promise.any([...groups.values()].map(group => this.#dialGroup(group, signal)))
+    } catch (error) {
+      throw unreachable(error, addresses, signal)
+    }
+  }
+
+  async request<Q, R>(to: PeerId, protocol: Protocol<Q, R>, request: Q, signal?: AbortSignal): Promise<R> {
+    const { deadlineMs } = protocol.limits
+    const mux = this.#open(to)
+    if (mux !== undefined) return mux.request(protocol, request, signal, deadlineMs)
+    const began = this.#clock.monotonic()
+    const late = this.#clock.deadline(deadlineMs, signal)
+    const ready = await this.#ready(to, protocol.id === hello.id, deadlineMs, late)
+    return ready.request(protocol, request, signal, Math.max(1, deadlineMs - (this.#clock.monotonic() - began)))
+  }
+
+  handle<Q, R>(protocol: Protocol<Q, R>, answer: (request: Q, from: PeerId, signal: AbortSignal) => Promise<R>): void {
+    if (this.#answerers.has(protocol.id)) throw new Error(`bug: ${protocol.id} is already answered`)
+    const { requestBytes, responseBytes } = protocol.limits
+    this.#answerers.set(protocol.id, {
+      limits: protocol.limits,
+      answer: async (bytes, from, signal) => {
+        const out = encode(await answer(decode(protocol.request, bytes, requestBytes, `a request of ${protocol.id}`), from, signal))
+        if (out.byteLength > responseBytes) throw new MeshError('MESSAGE_TOO_LARGE', `the answer to ${protocol.id} is ${out.byteLength} bytes; the limit is ${responseBytes}`, { details: { bytes: out.byteLength, limit: responseBytes } })
+        return out
+      },
+    })
+  }
+
+  async open<F>(to: PeerId, protocol: StreamProtocol<F>, signal: AbortSignal): Promise<Stream<F>> {
+    signal.throwIfAborted()
+    const mux = this.#open(to) ?? await this.#ready(to, false, DIAL_MS, signal)
+    return mux.open(protocol, signal)
+  }
+
+  accept<F>(protocol: StreamProtocol<F>, serve: (stream: Stream<F>, from: PeerId) => Promise<void>): void {
+    if (this.#acceptors.has(protocol.id)) throw new Error(`bug: ${protocol.id} is already accepted`)
+    this.#acceptors.set(protocol.id, {
+      limits: protocol.limits,
+      begin: (from, wire, call) => {
+        const end = new MuxStream(from, protocol, wire, call)
+        return { end, serve: () => serve(end, from) }
+      },
+    })
+  }
+
+  publish<M>(topic: Topic<M>, message: M): Promise<void> {
+    return this.#gossip.publish(topic, message)
+  }
+
+  subscribe<M>(topic: Topic<M>, hear: (message: M, from: PeerId) => void): () => void {
+    return this.#gossip.subscribe(topic, hear)
+  }
+
+  /** Lets a topic of another library (OrbitDB) through, from admitted peers, within limits. Returns how to stop. */
+  guardTopic(topic: string, limits: { readonly messageBytes: number; readonly perPeerPerSecond: number }): () => void {
+    return this.#gossip.guard(topic, limits)
+  }
+
+  /** Resets streams of a libp2p protocol of another library (OrbitDB, bitswap) that come from peers not admitted. */
+  guardProtocol(protocol: string): void {
+    this.#libp2p.use(protocol, (stream, connection, next) => {
+      if (stream.direction === 'inbound' && !this.#isAdmitted(connection.remotePeer.toString())) {
+        stream.abort(new Error('not admitted'))
+        return
+      }
+      next(stream, connection)
+    })
+  }
+
+  topicAllowed(topic: string): boolean {
+    return this.#gossip.isAllowed(topic)
+  }
+
+  onConnection(hear: (peer: PeerId, direction: 'inbound' | 'outbound') => void): () => void {
+    this.#onConnection.add(hear)
+    return () => void this.#onConnection.delete(hear)
+  }
+
+  admit(peer: PeerId): void {
+    const session = this.#sessions.get(peer)
+    if (session === undefined || !session.admit()) return
+    this.#peers = [...this.#peers, peer].sort()
+    this.#tell(this.#onPeer, peer, 'joined')
+    this.#seekLane(session)
+    void this.#remember(peer).catch(error => this.#telemetry.event('debug', 'network.not-remembered', { peer, because: String(error) }))
+  }
+
+  peers(): readonly PeerId[] {
+    return this.#peers
+  }
+
+  onPeer(hear: (peer: PeerId, state: 'joined' | 'gone') => void): () => void {
+    this.#onPeer.add(hear)
+    return () => void this.#onPeer.delete(hear)
+  }
+
+  /** For a minute, or until `allow`: a peer that was refused may come back with a better invite. */
+  ban(peer: PeerId, because: string): void {
+    this.#telemetry.event('warn', 'network.banned', { peer, because })
+    this.#banned.set(peer, { until: this.#clock.monotonic() + BAN_MS, because })
+    this.#drop(peer, new MeshError('NETWORK_REFUSED', because))
+  }
+
+  allow(peer: PeerId): void {
+    this.#banned.delete(peer)
+  }
+
+  rtt(peer: PeerId): Millis | undefined {
+    const session = this.#sessions.get(peer)
+    return session?.fast?.rtt ?? session?.control?.rtt
+  }
+
+  /** Whether calls to `peer` take the direct socket. */
+  isFast(peer: PeerId): boolean {
+    return this.#sessions.get(peer)?.fast !== undefined
+  }
+
+  answerer(id: string): Answerer | undefined {
+    return this.#answerers.get(id)
+  }
+
+  acceptor(id: string): Acceptor | undefined {
+    return this.#acceptors.get(id)
+  }
+
+  enter(from: PeerId, id: string, perSecond: number, go: (refusal: MeshError | undefined) => void): void {
+    if (!this.#buckets.take(`${id} ${from}`, perSecond)) {
+      this.#telemetry.count('rate_limited_total', { protocol: id })
+      go(new MeshError('RATE_LIMITED', `you used ${id} more than ${perSecond} times a second`))
+      return
+    }
+    const session = this.#sessions.get(from)
+    if (session?.admitted === true || id === hello.id) go(undefined)
+    else if (session === undefined) go(notAdmitted(this.self, from))
+    else session.whenAdmitted(ADMISSION_MS, admitted => go(admitted ? undefined : notAdmitted(this.self, from)))
+  }
+
+  bug(error: unknown, id: string): void {
+    this.#telemetry.event('error', 'network.bug', { protocol: id, because: error instanceof Error ? error.stack : String(error) })
+  }
+
+  /** The mux that calls to an admitted peer take right now. */
+  #open(to: PeerId): Mux | undefined {
+    const session = this.#sessions.get(to)
+    return session?.admitted === true ? session.mux : undefined
+  }
+
+  async #ready(to: PeerId, unadmitted: boolean, patienceMs: Millis, signal: AbortSignal): Promise<Mux> {
+    if (to === this.self) throw new MeshError('PEER_UNREACHABLE', 'a peer does not call itself over the network')
+    const session = this.#sessions.get(to) ?? await this.#reach(to, signal)
+    await session.ready({ unadmitted }, patienceMs, signal)
+    if (session.mux === undefined) throw new MeshError('PEER_UNREACHABLE', `the connection to ${to} was lost`)
+    return session.mux
+  }
+
+  #reach(to: PeerId, signal: AbortSignal): Promise<Session> {
+    const known = this.#dials.get(to)
+    if (known !== undefined) return known
+    const dialling = this.#dialPeer(to, signal).finally(() => this.#dials.delete(to))
+    this.#dials.set(to, dialling)
+    return dialling
+  }
+
+  async #dialPeer(to: PeerId, signal: AbortSignal): Promise<Session> {
+    const banned = this.#isBanned(to)
+    if (banned) throw new MeshError('NETWORK_REFUSED', `${to} is banned here: ${this.#banned.peek(to)?.because ?? ''}`)
+    try {
+      await this.#libp2p.dial(peerIdFromString(to), { signal })
+    } catch (error) {
+      throw unreachable(error, [to], signal)
+    }
+    const session = this.#sessions.get(to)
+    if (session === undefined) throw new MeshError('PEER_UNREACHABLE', `${to} closed the connection at once: it may have refused this peer`)
+    return session
+  }
+
+  async #dialGroup(group: Multiaddr[], signal: AbortSignal): Promise<PeerId> {
+    const connection = await this.#libp2p.dial(group, { signal })
+    const peer = connection.remotePeer.toString()
+    const session = this.#sessions.get(peer)
+    if (session === undefined) throw new MeshError('PEER_UNREACHABLE', `${peer} closed the connection at once: it may have refused this peer`)
+    await session.ready({ unadmitted: true }, MUX_MS, signal)
+    this.#keep.learn(peer, group.map(String))
+    return peer
+  }
+
+  async #redial(key: string, addresses: readonly string[]): Promise<PeerId> {
+    const signal = this.#clock.deadline(DIAL_MS)
+    if (addresses.length > 0) return this.dial(addresses, signal)
+    await this.#reach(key, signal)
+    return key
+  }
+
+  #opened(connection: Connection): void {
+    const peer = connection.remotePeer.toString()
+    if (this.#stopped || this.#isBanned(peer)) {
+      connection.abort(new Error('refused'))
+      return
+    }
+    const session = this.#session(peer)
+    session.connections.add(connection)
+    // One side opens the mux, whoever dialled: both dialling at once still makes one. A direct connection beats a relayed one.
+    const better = session.control === undefined || (session.carrier?.limits !== undefined && connection.limits === undefined)
+    if (this.self < peer && better) void this.#openMux(session, connection)
+  }
+
+  #session(peer: PeerId): Session {
+    const known = this.#sessions.get(peer)
+    if (known !== undefined) return known
+    const session = new Session(peer, this.#clock)
+    this.#sessions.set(peer, session)
+    this.#clock.after(STRANGER_MS, () => {
+      if (session.ended || session.admitted) return
+      this.#telemetry.count('strangers_closed_total')
+      this.#drop(peer, new MeshError('UNAUTHENTICATED', `${peer} did not prove membership within ${STRANGER_MS} ms`))
+    })
+    return session
+  }
+
+  async #openMux(session: Session, connection: Connection): Promise<void> {
+    try {
+      const stream = await connection.newStream(MUX_ID, { runOnLimitedConnection: true, signal: this.#clock.deadline(MUX_MS) })
+      this.#startMux(session, stream, connection, true)
+    } catch (error) {
+      this.#telemetry.event('debug', 'network.mux-failed', { peer: session.peer, because: String(error) })
+      connection.abort(new Error('no mux'))
+    }
+  }
+
+  #muxOpened(stream: Libp2pStream, connection: Connection): void {
+    const peer = connection.remotePeer.toString()
+    if (this.#stopped || this.self < peer || this.#isBanned(peer)) {
+      stream.abort(new Error('not yours to open'))
+      return
+    }
+    const session = this.#session(peer)
+    session.connections.add(connection)
+    this.#startMux(session, stream, connection, false)
+  }
+
+  #startMux(session: Session, stream: Libp2pStream, connection: Connection, opener: boolean): void {
+    if (session.ended || this.#sessions.get(session.peer) !== session) {
+      stream.abort(new Error('the session is over'))
+      return
+    }
+    const mux: Mux = new Mux({ peer: session.peer, lane: new Libp2pLane(stream), opener, door: this, clock: this.#clock, telemetry: this.#telemetry, onClose: (because, hostile) => this.#muxClosed(session, mux, because, hostile) })
+    session.setControl(mux, connection)
+    mux.start()
+    if (mux.closed) return
+    this.#tell(this.#onConnection, session.peer, connection.direction)
+    this.#seekLane(session)
+  }
+
+  #muxClosed(session: Session, mux: Mux, because: MeshError, hostile: boolean): void {
+    const which = session.lose(mux)
+    if (session.ended || this.#stopped || which === 'neither') return
+    if (hostile) {
+      this.#telemetry.event('warn', 'network.dropped', { peer: session.peer, because: because.message })
+      this.#drop(session.peer, because)
+      return
+    }
+    if (which === 'fast') {
+      this.#seekLane(session)
+      return
+    }
+    // Its connection may have been one of several (a relay that gave way to a direct one): try another.
+    this.#clock.after(REOPEN_MS, () => {
+      if (session.ended || session.control !== undefined) return
+      const [left] = [...session.connections].filter(connection => connection.status === 'open').sort((a, b) => Number(a.limits !== undefined) - Number(b.limits !== undefined))
+      if (left !== undefined && this.self < session.peer) void this.#openMux(session, left)
+    })
+    this.#clock.after(MUX_MS, () => {
+      if (!session.ended && session.control === undefined) this.#drop(session.peer, because)
+    })
+  }
+
+  #laneUp(peer: PeerId, lane: TlsLane, opener: boolean): void {
+    const session = this.#sessions.get(peer)
+    if (session === undefined || !session.admitted || session.ended) {
+      lane.close()
+      return
+    }
+    const mux: Mux = new Mux({ peer, lane, opener, door: this, clock: this.#clock, telemetry: this.#telemetry, onClose: (because, hostile) => this.#muxClosed(session, mux, because, hostile) })
+    session.setFast(mux)
+    mux.start()
+    this.#telemetry.count('fast_lane_up_total')
+  }
+
+  /** The side that dialled libp2p is the one that can probably dial again. */
+  #seekLane(session: Session): void {
+    if (this.#lanes === undefined || !session.admitted || session.carrier?.direction !== 'outbound' || session.carrier.limits !== undefined) return
+    this.#lanes.seek(session.peer, () => session.ended || session.fast !== undefined)
+  }
+
+  #closed(connection: Connection): void {
+    const peer = connection.remotePeer.toString()
+    const session = this.#sessions.get(peer)
+    if (session === undefined || !session.connections.delete(connection) || session.connections.size > 0) return
+    this.#end(session, new MeshError('PEER_UNREACHABLE', `the connection to ${peer} was lost`))
+  }
+
+  /** Closes everything to a peer now, and says so. */
+  #drop(peer: PeerId, because: MeshError): void {
+    const session = this.#sessions.get(peer)
+    if (session !== undefined) this.#end(session, because)
+    for (const connection of this.#libp2p.getConnections(peerIdFromString(peer))) connection.abort(because)
+  }
+
+  #end(session: Session, because: MeshError): void {
+    if (this.#sessions.get(session.peer) !== session) return
+    this.#sessions.delete(session.peer)
+    this.#deaf.delete(session.peer)
+    this.#lanes?.leave(session.peer)
+    session.end(because)
+    this.#keep.lost(session.peer)
+    if (!session.admitted) return
+    this.#peers = this.#peers.filter(peer => peer !== session.peer)
+    this.#tell(this.#onPeer, session.peer, 'gone')
+  }
+
+  async #remember(peer: PeerId): Promise<void> {
+    this.#keep.learn(peer, [])
+    await this.#libp2p.peerStore.merge(peerIdFromString(peer), { tags: { [MEMBER_TAG]: { value: 50 } } })
+    const { peers } = await this.request(peer, neighbours, {})
+    for (const other of peers) if (other.peer !== this.self && !this.#sessions.has(other.peer) && other.addresses.every(isAddress)) this.#keep.learn(other.peer, other.addresses)
+  }
+
+  async #neighbours(): Promise<{ peer: PeerId; addresses: string[] }[]> {
+    const found = await Promise.all(this.#peers.slice(0, NEIGHBOURS).map(async peer => {
+      const { addresses } = await this.#libp2p.peerStore.get(peerIdFromString(peer)).catch(() => ({ addresses: [] }))
+      return { peer, addresses: addresses.slice(0, 8).map(({ multiaddr }) => `${multiaddr.toString()}/p2p/${peer}`).filter(address => address.length <= 300) }
+    }))
+    return found.filter(({ addresses }) => addresses.length > 0)
+  }
+
+  /**
+   * One oversize message ends a peer's gossip stream for good while its connection stays up: it hears nothing any more and
+   * nobody can tell. A connection without gossip both ways is therefore dropped, and made anew.
+   */
+  #listenForSilence(): void {
+    const heard = new Set(this.#libp2p.services.pubsub.getPeers().map(String))
+    for (const session of this.#sessions.values()) {
+      if (!session.admitted || this.#clock.monotonic() - session.since < DEAF_AFTER_MS) continue
+      const speaking = [...session.connections].some(connection => connection.streams.some(stream => stream.direction === 'outbound' && stream.protocol.startsWith('/meshsub/') && stream.status === 'open'))
+      if (heard.has(session.peer) && speaking) {
+        this.#deaf.delete(session.peer)
+        continue
+      }
+      const beats = (this.#deaf.get(session.peer) ?? 0) + 1
+      this.#deaf.set(session.peer, beats)
+      if (beats < DEAF_BEATS) continue
+      this.#telemetry.count('gossip_deaf_total')
+      this.#drop(session.peer, new MeshError('PEER_UNREACHABLE', `gossip with ${session.peer} had stopped`))
+    }
+  }
+
+  #isAdmitted(peer: PeerId): boolean {
+    return this.#sessions.get(peer)?.admitted === true
+  }
+
+  #isBanned(peer: PeerId): boolean {
+    const ban = this.#banned.peek(peer)
+    return ban !== undefined && ban.until > this.#clock.monotonic()
+  }
+
+  #tell<A extends readonly unknown[]>(hears: Hears<A>, ...args: A): void {
+    for (const hear of hears) {
+      try {
+        hear(...args)
+      } catch (error) {
+        this.bug(error, 'listener')
+      }
+    }
+  }
+}
+
+function notAdmitted(self: PeerId, from: PeerId): MeshError {
+  return new MeshError('UNAUTHENTICATED', `${self} has not admitted ${from}: say hello first`)
+}
+
+function parseAddress(address: string): Multiaddr {
+  try {
+    return multiaddr(address)
+  } catch (cause) {
+    throw new MeshError('BAD_INPUT', `${address} is no address like /ip4/192.0.2.1/tcp/4001/p2p/12D3KooW…`, { cause })
+  }
+}
+
+function isAddress(address: string): boolean {
+  try {
+    multiaddr(address)
+    return true
+  } catch {
+    return false
+  }
+}
+
+/** The peer that an address names last: behind a relay, that is not the relay. */
+function peerIn(address: string): PeerId | undefined {
+  if (!isAddress(address)) return undefined
+  return multiaddr(address).getComponents().findLast(({ name }) => name === 'p2p')?.value
+}
+
+function directHost(connection: Connection | undefined): string | undefined {
+  if (connection === undefined || connection.limits !== undefined) return undefined
+  const parts = connection.remoteAddr.getComponents()
+  if (parts.some(({ name }) => name === 'p2p-circuit')) return undefined
+  return parts.find(({ name }) => name === 'ip4' || name === 'ip6' || name.startsWith('dns'))?.value
+}
+
+/** What a failed dial means to whoever asked for it. */
+function unreachable(error: unknown, addresses: readonly string[], signal: AbortSignal): MeshError {
+  if (error instanceof MeshError) return error
+  const causes = allErrors(error)
+  const ours = causes.find(cause => cause instanceof MeshError)
+  if (causes.some(cause => cause.name === 'EncryptionFailedError' || /noise|handshake/i.test(cause.message))) {
+    return new MeshError('NETWORK_REFUSED', `${addresses.join(', ')} answers but does not share our network secret: the invite belongs to another network or was revoked`, { cause: error })
+  }
+  if (signal.aborted) return signal.reason instanceof MeshError ? signal.reason : new MeshError('CANCELLED', 'the dial was cancelled', { cause: signal.reason })
+  if (ours instanceof MeshError) return ours
+  return new MeshError('PEER_UNREACHABLE', `nobody answers at ${addresses.join(', ')}: ${causes.at(-1)?.message ?? String(error)}`, { cause: error })
+}
+
+function allErrors(error: unknown, depth = 6): Error[] {
+  if (!(error instanceof Error) || depth === 0) return []
+  const inner: readonly unknown[] = error instanceof AggregateError ? error.errors : 'errors' in error && Array.isArray(error.errors) ? error.errors : []
+  return [error, ...inner.flatMap(one => allErrors(one, depth - 1)), ...allErrors(error.cause, depth - 1)]
+}
