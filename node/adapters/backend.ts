@@ -1,0 +1,133 @@
+import { mkdirSync, rmSync } from 'node:fs'
+import { mkdir, rm } from 'node:fs/promises'
+import { createRequire } from 'node:module'
+import { join } from 'node:path'
+import { MeshError } from '../../protocols/errors.ts'
+import type { Json } from '../../protocols/ids.ts'
+import type { Packet } from '../../protocols/invoke.ts'
+import type { BlockRecord, RuntimeName } from '../../protocols/specs.ts'
+import type { Backend, Clock, ContentStore, InstanceStart, Machine, RunningInstance, Telemetry } from '../../src/ports.ts'
+import type { Hook, InstanceConfig } from '../instance/frames.ts'
+import { BundleShelf } from './backend-bundle.ts'
+import { instanceCommand, type Isolation } from './fence.ts'
+import { SupervisedInstance } from './supervisor.ts'
+
+export type BackendOptions = {
+  /** Owned by this backend: what an earlier daemon left in it is removed. */
+  readonly dir: string
+  readonly content: Pick<ContentStore, 'cat'>
+  readonly clock: Clock
+  readonly telemetry: Telemetry
+  readonly machine: Pick<Machine, 'probe'>
+  /** L1: behind the fence, or not at all. L0: unfenced, by the operator's choice. */
+  readonly isolation: Isolation
+  /** Runs a block's own pre_processing and post_processing policies, for blocks that have them. */
+  readonly packetPolicy?: (hook: Hook, block: BlockRecord, packet: Packet) => Promise<Packet>
+  /** Where a block's events and messages to side cars go; events are telemetry in any case. */
+  readonly onEvent?: (event: { readonly block: string; readonly instance: string; readonly sideCar: boolean; readonly name: string; readonly data: Json }) => void
+}
+
+/** Beyond its budget: the runtime's own code and libraries, which every instance maps. */
+const RUNTIME_MB = 160
+const PACKAGES: readonly (readonly [RuntimeName, string])[] = [['onnx', 'onnxruntime-node'], ['tfjs', '@tensorflow/tfjs']]
+const HOOKS: readonly Hook[] = ['pre_processing', 'post_processing']
+
+/** Starts instances of the onnx, tfjs and node runtimes as fenced child processes. */
+export function createBackend(options: BackendOptions): Backend {
+  const { dir, telemetry, isolation } = options
+  rmSync(dir, { recursive: true, force: true })
+  mkdirSync(dir, { recursive: true, mode: 0o700 })
+  const shelf = new BundleShelf(options.content, join(dir, 'files'))
+  const require = createRequire(import.meta.url)
+  const runtimes: readonly RuntimeName[] = ['node', ...PACKAGES.filter(([, name]) => resolves(require, name)).map(([runtime]) => runtime)]
+  if (isolation === 'L0') telemetry.event('warn', 'instances_unfenced', { isolation, meaning: 'components run with all of this user’s rights' })
+  return {
+    runtimes: () => runtimes,
+    async start(request, signal) {
+      const { manifest, instance } = request
+      if (!runtimes.includes(manifest.runtime.name)) throw new MeshError('RUNTIME_UNAVAILABLE', `this host runs ${runtimes.join(', ')}, not ${manifest.runtime.name}`)
+      const folder = join(dir, instance)
+      const bundle = join(folder, 'bundle')
+      const scratch = join(folder, 'scratch')
+      await rm(folder, { recursive: true, force: true })
+      await mkdir(bundle, { recursive: true, mode: 0o700 })
+      await mkdir(scratch, { recursive: true, mode: 0o700 })
+      const clean = async () => {
+        await rm(folder, { recursive: true, force: true, maxRetries: 3 })
+        await shelf.release(manifest.files)
+      }
+      try {
+        await shelf.layOut(manifest.files, bundle, signal)
+      } catch (error) {
+        await rm(folder, { recursive: true, force: true })
+        throw error
+      }
+      const { needs } = request.block
+      const running = new SupervisedInstance({
+        ...instanceCommand(isolation, { bundle, scratch, memoryMb: needs.memoryMb, diskMb: needs.diskMb, gpus: request.gpus, cpuSeconds: cpuSeconds(request.block) }),
+        cwd: scratch,
+        limits: { memoryMb: needs.memoryMb + RUNTIME_MB, diskMb: needs.diskMb, scratch },
+      }, options.clock, hooksFor(options, request))
+      void running.exited.then(async ({ because, crashed }) => {
+        telemetry.event(crashed ? 'warn' : 'info', 'instance_exited', { instance, block: request.block.blockId, because, crashed })
+        await clean()
+      })
+      return await becomeReady(running, await configOf(request, bundle, options.machine), signal)
+    },
+  }
+}
+
+async function becomeReady(running: SupervisedInstance, config: InstanceConfig, signal: AbortSignal): Promise<RunningInstance> {
+  try {
+    await running.loaded(config, signal)
+    return running
+  } catch (error) {
+    await running[Symbol.asyncDispose]()
+    throw error
+  }
+}
+
+async function configOf(request: InstanceStart, bundle: string, machine: Pick<Machine, 'probe'>): Promise<InstanceConfig> {
+  const { block, manifest, gpus } = request
+  const probed = gpus.length === 0 ? undefined : (await machine.probe()).runtimes.find(runtime => runtime.name === manifest.runtime.name)
+  return {
+    blockData: { id: block.blockId, componentURI: block.componentURI, inputProtocol: block.inputProtocol, outputProtocol: block.outputProtocol, labels: block.labels, tags: block.tags },
+    blockInitData: block.initData,
+    blockInitSettings: block.initSettings,
+    blockInitParameters: block.parameters,
+    allocationInfo: { gpus, node_id: request.peer, cluster_id: request.clusterId, instance_id: request.instance },
+    runtime: manifest.runtime,
+    bundle,
+    files: manifest.files.map(file => file.path),
+    // Without a GPU in its contract an instance has no business on one.
+    providers: (probed?.providers ?? ['cpu']).filter(provider => provider !== 'cpu'),
+    threads: Math.max(1, Math.ceil(block.needs.cpuMilli / 1_000)),
+    hooks: HOOKS.filter(hook => block.policies[hook] !== undefined),
+  }
+}
+
+function hooksFor(options: BackendOptions, request: InstanceStart): ConstructorParameters<typeof SupervisedInstance>[2] {
+  const { instance, block } = request
+  return {
+    event(sideCar, name, data) {
+      options.telemetry.event('info', sideCar ? 'block_side_car' : 'block_event', { instance, block: block.blockId, name })
+      options.onEvent?.({ block: block.blockId, instance, sideCar, name, data })
+    },
+    policy: async (hook, packet) => (options.packetPolicy === undefined ? packet : options.packetPolicy(hook, block, packet)),
+  }
+}
+
+/** `initSettings.cpuSeconds`: processor time after which the kernel ends the instance; 0 or absent: no such limit. */
+function cpuSeconds(block: BlockRecord): number {
+  const value = block.initSettings.cpuSeconds
+  return typeof value === 'number' && value > 0 ? value : 0
+}
+
+function resolves(require: NodeJS.Require, name: string): boolean {
+  try {
+    require.resolve(name)
+    return true
+  } catch {
+    return false
+  }
+}

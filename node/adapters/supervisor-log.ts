@@ -1,0 +1,22 @@
+const LINES = 1_000
+const LINE_CHARS = 2_000
+
+/** The last lines an instance printed. Bounded in lines and in their length, whatever is poured in. */
+export class LogRing {
+  readonly #lines: string[] = []
+  #open = ''
+  readonly #decoder = new TextDecoder()
+
+  push(chunk: Uint8Array): void {
+    const parts = (this.#open + this.#decoder.decode(chunk, { stream: true })).split('\n')
+    this.#open = (parts.pop() ?? '').slice(0, LINE_CHARS)
+    for (const part of parts.slice(-LINES)) this.#lines.push(part.slice(0, LINE_CHARS))
+    if (this.#lines.length > LINES) this.#lines.splice(0, this.#lines.length - LINES)
+  }
+
+  /** Newest last. */
+  tail(count: number): readonly string[] {
+    const lines = this.#open === '' ? this.#lines : [...this.#lines, this.#open]
+    return lines.slice(-Math.max(0, Math.min(count, LINES)))
+  }
+}

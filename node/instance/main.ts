@@ -1,0 +1,35 @@
+/** An instance: one block in a process of its own, spoken to over the pipe inherited as descriptor 3. */
+import { Socket } from 'node:net'
+import { asMeshError } from '../../protocols/errors.ts'
+import { failureOf } from '../../sdk/runner.ts'
+import { decodeBody, encodeFrame, FrameReader, type InstanceConfig, type Order } from './frames.ts'
+import { InstanceServer } from './serve.ts'
+
+const pipe = new Socket({ fd: 3, readable: true, writable: true })
+const reader = new FrameReader()
+const server = new InstanceServer(bytes => pipe.write(bytes))
+
+pipe.on('data', chunk => {
+  for (const { header, body } of reader.push(chunk)) {
+    // The daemon is the one that wrote it.
+    const order = header as Order
+    if (order.kind === 'start') void start(decodeBody(body) as InstanceConfig)
+    else if (order.kind === 'stop') void server.stop().finally(() => process.exit(0))
+    else server.take(order, body)
+  }
+})
+// Without its daemon an instance has nobody to answer.
+pipe.on('close', () => process.exit(0))
+pipe.on('error', () => process.exit(0))
+
+async function start(config: InstanceConfig): Promise<void> {
+  try {
+    await server.load(config)
+  } catch (error) {
+    const mesh = asMeshError(error)
+    const code = mesh.code === 'INTERNAL' ? 'COMPONENT_ERROR' : mesh.code
+    console.error(error)
+    pipe.write(encodeFrame({ kind: 'failed', code, message: code === mesh.code ? mesh.message : failureOf(error).message }))
+    pipe.end()
+  }
+}
