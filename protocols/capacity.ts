@@ -40,6 +40,8 @@ export const capacityAd = z.object({
   holds: z.array(cid).max(64),
   /** The peer's HTTP door where it is reachable by others. */
   http: z.string().max(200).optional(),
+  /** False until the peer has caught up with the mesh after a start: nobody expects it to steward blocks yet. */
+  stewards: z.boolean().optional(),
 })
 export type CapacityAd = z.infer<typeof capacityAd>
 
@@ -73,8 +75,10 @@ export const capacityPull = defineProtocol({
 /** SWIM: a direct probe, or a request to probe `of` on the asker's behalf. */
 export const probe = defineProtocol({
   id: '/aios/probe/1',
-  request: z.object({ of: peerId.optional(), incarnation: z.int().nonnegative() }),
-  response: z.object({ alive: z.boolean(), incarnation: z.int().nonnegative() }),
+  /** `believed`: what the asker holds of the peer it asks, so that one wrongly given up hears of it and can refute. */
+  request: z.object({ of: peerId.optional(), incarnation: z.int().nonnegative(), believed: z.enum(['suspect', 'dead']).optional() }),
+  /** `sequence` of the answerer's newest ad: a prober that lost it pulls it. */
+  response: z.object({ alive: z.boolean(), incarnation: z.int().nonnegative(), sequence: z.int().nonnegative().optional() }),
   limits: { requestBytes: 512, responseBytes: 512, perPeerPerSecond: 50, deadlineMs: 1_000 },
 })
 

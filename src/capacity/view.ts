@@ -1,0 +1,159 @@
+import type { CapacityAd, CapacityDelta, InstanceAd } from '../../protocols/capacity.ts'
+import type { BlockId, Millis, PeerId } from '../../protocols/ids.ts'
+import type { Signed } from '../../protocols/signed.ts'
+import { Lru } from '../lib/lru.ts'
+
+/** Orders what one peer says of itself: a later life beats an earlier one, then a later word an earlier. */
+export type Version = { readonly incarnation: number; readonly sequence: number }
+
+export function isNewer(a: Version, b: Version | undefined): boolean {
+  return b === undefined || a.incarnation > b.incarnation || (a.incarnation === b.incarnation && a.sequence > b.sequence)
+}
+
+type Heard = {
+  /** The newest whole ad, as its peer signed it. */
+  readonly whole: CapacityAd
+  readonly envelope: Signed
+  /** The newest delta on top of it, as signed. */
+  readonly delta: Signed | undefined
+  /** The whole with the newest delta on top. */
+  readonly ad: CapacityAd
+  /** Local monotonic time of the last thing that was new: the TTL counts from here, so clocks need not agree. */
+  readonly heardAt: Millis
+  /** The newest delta whose base has not arrived. */
+  readonly early: Early | undefined
+}
+type Early = { readonly delta: CapacityDelta; readonly envelope: Signed }
+
+export type Change = 'new' | 'newer' | 'stale' | 'base-missing'
+
+/** Peers remembered; beyond it the one heard of longest ago is forgotten. */
+const PEERS_BOUND = 20_000
+const FORGOTTEN_BOUND = 20_000
+
+/**
+ * What every peer last said of itself. Merging is a join: whatever the order and however often a peer's words arrive,
+ * the result is the same, and a word older than one already heard never comes back, not even after it expired.
+ */
+export class AdView {
+  readonly #heard = new Lru<PeerId, Heard>(PEERS_BOUND, (peer, { ad }) => this.#evicted(peer, ad))
+  readonly #early = new Lru<PeerId, Early>(1_024)
+  /** The last version of peers no longer in the view: a ghost must not outlive its successor. */
+  readonly #floors = new Lru<PeerId, Version>(FORGOTTEN_BOUND)
+  readonly #byBlock = new Map<BlockId, Map<PeerId, readonly InstanceAd[]>>()
+
+  get size(): number {
+    return this.#heard.size
+  }
+
+  /** Takes a checked whole ad. */
+  hear(ad: CapacityAd, envelope: Signed, now: Millis): Change {
+    const { peer } = ad
+    const before = this.#heard.peek(peer)
+    if (before !== undefined && !isNewer(ad, before.whole)) return 'stale'
+    if (before === undefined && !isNewer(ad, this.#floors.peek(peer))) return 'stale'
+    const early = before?.early ?? this.#early.peek(peer)
+    this.#early.delete(peer)
+    const fits = early !== undefined && early.delta.incarnation === ad.incarnation && early.delta.base === ad.sequence
+    const current = fits ? applied(ad, early.delta) : ad
+    // A delta on an older whole may carry a later word of the same life than this late whole.
+    const keep = before !== undefined && !isNewer(current, before.ad)
+    this.#put(peer, {
+      whole: ad,
+      envelope,
+      delta: keep ? before.delta : fits ? early.envelope : undefined,
+      ad: keep ? before.ad : current,
+      heardAt: now,
+      early: fits || early === undefined || !isNewer(early.delta, current) ? undefined : early,
+    })
+    return before === undefined ? 'new' : 'newer'
+  }
+
+  /** Takes a checked delta; `base-missing` when the whole it builds on has to be asked for. */
+  apply(delta: CapacityDelta, envelope: Signed, now: Millis): Change {
+    const { peer } = delta
+    const before = this.#heard.peek(peer)
+    const early = before === undefined ? this.#early.peek(peer) : before.early
+    if (before === undefined) {
+      if (!isNewer(delta, this.#floors.peek(peer)) || !isNewer(delta, early?.delta)) return 'stale'
+      this.#early.set(peer, { delta, envelope })
+      return 'base-missing'
+    }
+    if (!isNewer(delta, before.ad)) return 'stale'
+    if (delta.incarnation !== before.whole.incarnation || delta.base !== before.whole.sequence) {
+      if (!isNewer(delta, early?.delta)) return 'stale'
+      this.#heard.set(peer, { ...before, early: { delta, envelope } })
+      return 'base-missing'
+    }
+    this.#put(peer, { ...before, ad: applied(before.whole, delta), delta: envelope, heardAt: now })
+    return 'newer'
+  }
+
+  /** Takes out what nobody renewed within its TTL; returns who, sorted. */
+  expire(now: Millis, except: PeerId): readonly PeerId[] {
+    const expired: PeerId[] = []
+    for (const [peer, { ad, heardAt }] of this.#heard) if (peer !== except && now - heardAt > ad.ttlMs) expired.push(peer)
+    for (const peer of expired) this.forget(peer)
+    return expired.sort()
+  }
+
+  /** Takes a peer out. Only a newer word than its last brings it back. */
+  forget(peer: PeerId): void {
+    const known = this.#heard.peek(peer)
+    if (known === undefined) return
+    this.#heard.delete(peer)
+    this.#evicted(peer, known.ad)
+  }
+
+  ad(peer: PeerId): CapacityAd | undefined {
+    return this.#heard.peek(peer)?.ad
+  }
+
+  /** The newest whole ad and the delta on it, as their peer signed them, to pass on. */
+  envelopes(peer: PeerId): readonly Signed[] {
+    const heard = this.#heard.peek(peer)
+    if (heard === undefined) return []
+    return heard.delta === undefined ? [heard.envelope] : [heard.envelope, heard.delta]
+  }
+
+  /** Sorted. */
+  peers(): readonly PeerId[] {
+    return [...this.#heard].map(([peer]) => peer).sort()
+  }
+
+  /** Hosts that advertise instances of a block, in no order. */
+  hostsOf(block: BlockId): Iterable<readonly [PeerId, readonly InstanceAd[]]> {
+    return this.#byBlock.get(block) ?? []
+  }
+
+  #put(peer: PeerId, heard: Heard): void {
+    const before = this.#heard.peek(peer)
+    this.#heard.set(peer, heard)
+    if (before?.ad === heard.ad) return
+    if (before !== undefined) this.#unlist(peer, before.ad)
+    for (const [block, instances] of Map.groupBy(heard.ad.instances, ({ block }) => block)) {
+      const hosts = this.#byBlock.get(block) ?? new Map<PeerId, readonly InstanceAd[]>()
+      hosts.set(peer, instances)
+      this.#byBlock.set(block, hosts)
+    }
+  }
+
+  #evicted(peer: PeerId, ad: CapacityAd): void {
+    this.#unlist(peer, ad)
+    this.#floors.set(peer, { incarnation: ad.incarnation, sequence: ad.sequence })
+  }
+
+  #unlist(peer: PeerId, ad: CapacityAd): void {
+    for (const { block } of ad.instances) {
+      const hosts = this.#byBlock.get(block)
+      hosts?.delete(peer)
+      if (hosts?.size === 0) this.#byBlock.delete(block)
+    }
+  }
+}
+
+function applied(base: CapacityAd, { changed, sequence, issuedAt }: CapacityDelta): CapacityAd {
+  const ad: CapacityAd = { ...base, sequence, issuedAt }
+  // Object.assign and not a spread: a field that is absent from the delta keeps its value.
+  return Object.assign(ad, changed)
+}

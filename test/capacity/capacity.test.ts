@@ -1,0 +1,135 @@
+import assert from 'node:assert/strict'
+import { NOTHING_TO_SEE, viewsConverge } from '../../simulations/checkers.ts'
+import { World, type SimPeer } from '../../simulations/world.ts'
+import { Capacity, CAPACITY } from '../../src/capacity/capacity.ts'
+import { enter } from '../placement/mesh.ts'
+
+class Watcher implements SimPeer {
+  readonly capacity: Capacity
+  readonly heard: { readonly at: number; readonly peer: string; readonly what: string }[] = []
+
+  constructor(capacity: Capacity) {
+    this.capacity = capacity
+  }
+
+  inspect() {
+    return { ...NOTHING_TO_SEE, live: this.capacity.live() }
+  }
+
+  stop(): Promise<void> {
+    return this.capacity.stop()
+  }
+}
+
+const FREE = { cpuMilli: 0, memoryMb: 0, diskMb: 0, gpus: [] }
+
+function mesh(peers: number, seed = 1, loss = 0): World<Watcher> {
+  const world: World<Watcher> = new World({
+    seed,
+    peers,
+    weather: { delayMs: [1, 20], loss, duplicate: loss / 2 },
+    checkers: [viewsConverge()],
+    checkEveryMs: 100,
+    factory: async (ports, host) => {
+      const capacity = new Capacity(ports, CAPACITY)
+      const watcher = new Watcher(capacity)
+      capacity.onChange((peer, what) => watcher.heard.push({ at: world.now, peer, what }))
+      enter(ports, world.hosts.filter(({ index }) => index < host.index).slice(-6).map(({ address }) => address))
+      await capacity.start({ free: () => FREE, instances: () => [], holds: () => [] })
+      return watcher
+    },
+  })
+  return world
+}
+
+function others(world: World<Watcher>, than: string): readonly Watcher[] {
+  return [...world.peers].filter(([peer]) => peer !== than).map(([, watcher]) => watcher)
+}
+
+function noticedAfter(watcher: Watcher, peer: string, from: number): number {
+  const word = watcher.heard.find(({ at, peer: about, what }) => at >= from && about === peer && (what === 'dead' || what === 'left'))
+  return word === undefined ? Infinity : word.at - from
+}
+
+describe('knowing the mesh', () => {
+  it('everybody hears what everybody has', async () => {
+    const world = mesh(8)
+    await world.startAll()
+    await world.run(world.now + 2_000)
+    for (const { capacity } of world.peers.values()) {
+      assert.deepEqual(capacity.live(), [...world.peers.keys()].sort())
+      assert.equal(capacity.ads().length, 8)
+      assert.ok(capacity.caughtUp)
+    }
+  })
+
+  it('a peer that is killed is noticed by all well within three seconds, connection broken or silent', async () => {
+    for (const silent of [false, true]) {
+      for (const seed of [1, 2, 3]) {
+        const world = mesh(6, seed)
+        await world.startAll()
+        await world.run(5_000 + seed * 137)
+        const victim = world.hosts[seed]!
+        const from = world.now
+        world.crash(victim, silent)
+        await world.run(from + 3_000)
+        const worst = Math.max(...others(world, victim.peer).map(watcher => noticedAfter(watcher, victim.peer, from)))
+        assert.ok(worst <= (silent ? 3_000 : 600), `${silent ? 'silent' : 'broken'} death noticed by all after ${worst} ms`)
+      }
+    }
+  })
+
+  it('a peer that says goodbye is gone at once, and welcome again', async () => {
+    const world = mesh(5)
+    await world.startAll()
+    await world.run(3_000)
+    const host = world.hosts[2]!
+    const from = world.now
+    await world.drive(world.peers.get(host.peer)!.stop())
+    await world.run(from + 100)
+    for (const watcher of others(world, host.peer)) {
+      assert.ok(noticedAfter(watcher, host.peer, from) <= 100)
+      assert.equal(watcher.capacity.state(host.peer), 'left')
+    }
+    world.crash(host)
+    await world.run(world.now + 500)
+    await world.drive(world.start(host))
+    await world.run(world.now + 2_000)
+    for (const { capacity } of world.peers.values()) assert.equal(capacity.live().length, 5)
+  })
+
+  it('a restarted peer outranks its ghost', async () => {
+    const world = mesh(4)
+    await world.startAll()
+    await world.run(3_000)
+    const host = world.hosts[1]!
+    const ghost = world.peers.get(world.hosts[0]!.peer)!.capacity.ad(host.peer)!
+    world.crash(host)
+    world.restart(host)
+    await world.run(world.now + 3_000)
+    for (const { capacity } of world.peers.values()) assert.ok(capacity.ad(host.peer)!.incarnation > ghost.incarnation)
+  })
+
+  it('both sides of a partition give the other up, and find each other when it heals', async () => {
+    const world = mesh(6)
+    await world.startAll()
+    await world.run(3_000)
+    const heal = world.partition(world.hosts.slice(0, 3), world.hosts.slice(3))
+    await world.run(world.now + 10_000)
+    for (const { capacity } of world.peers.values()) assert.equal(capacity.live().length, 3)
+    heal()
+    await world.run(world.now + 15_000)
+    for (const { capacity } of world.peers.values()) assert.equal(capacity.live().length, 6)
+  })
+
+  it('five in a hundred messages lost give nobody up', async () => {
+    const world = mesh(8, 5, 0.05)
+    await world.startAll()
+    await world.run(5_000)
+    const from = world.now
+    await world.run(from + 60_000)
+    const given = [...world.peers.values()].flatMap(({ heard }) => heard.filter(({ at, what }) => at > from && what === 'dead'))
+    assert.ok(given.length <= 2, `${given.length} times a living peer was given up in a minute among 8`)
+    await world.settle(10_000)
+  })
+})
