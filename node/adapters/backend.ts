@@ -13,7 +13,7 @@ import { instanceCommand, type Isolation } from './fence.ts'
 import { SupervisedInstance } from './supervisor.ts'
 
 export type BackendOptions = {
-  /** Owned by this backend: what an earlier daemon left in it is removed. */
+  /** The daemon's folder. Instances live in `instances/` below it; what an earlier daemon left there is removed. */
   readonly dir: string
   readonly content: Pick<ContentStore, 'cat'>
   readonly clock: Clock
@@ -34,7 +34,8 @@ const HOOKS: readonly Hook[] = ['pre_processing', 'post_processing']
 
 /** Starts instances of the onnx, tfjs and node runtimes as fenced child processes. */
 export function createBackend(options: BackendOptions): Backend {
-  const { dir, telemetry, isolation } = options
+  const { telemetry, isolation } = options
+  const dir = join(options.dir, 'instances')
   rmSync(dir, { recursive: true, force: true })
   mkdirSync(dir, { recursive: true, mode: 0o700 })
   const shelf = new BundleShelf(options.content, join(dir, 'files'))

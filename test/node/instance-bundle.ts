@@ -32,8 +32,7 @@ export type Bench = AsyncDisposable & {
 const PEER = '12D3KooWTestTestTestTest'
 
 export async function openBench(more: Partial<BackendOptions> & { readonly report?: Partial<MachineReport> } = {}): Promise<Bench> {
-  const root = await mkdtemp(join(tmpdir(), 'aios-backend-'))
-  const dir = join(root, 'instances')
+  const dir = await mkdtemp(join(tmpdir(), 'aios-backend-'))
   const stored = new Map<string, Uint8Array>()
   const events: { name: string; fields: Readonly<Record<string, unknown>> }[] = []
   const telemetry: Telemetry = { count() {}, gauge() {}, observe() {}, event: (_level, name, fields) => void events.push({ name, fields }) }
@@ -71,7 +70,7 @@ export async function openBench(more: Partial<BackendOptions> & { readonly repor
       return { instance: `in-${process.pid.toString(36)}${(instances++).toString(36)}`, block, manifest, gpus: parts.gpus ?? [], peer: PEER, clusterId: 'cluster' }
     },
     async [Symbol.asyncDispose]() {
-      await rm(root, { recursive: true, force: true, maxRetries: 5 })
+      await rm(dir, { recursive: true, force: true, maxRetries: 5 })
     },
   }
 }
