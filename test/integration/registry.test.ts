@@ -28,6 +28,7 @@ describe('registry logs over OrbitDB', function () {
   let one: SmallHelia
   let two: SmallHelia
   const stops: (() => Promise<void>)[] = []
+  const seen: Recorded[] = []
 
   beforeEach(async () => {
     base = mkdtempSync(join(tmpdir(), 'registry-logs-'))
@@ -35,7 +36,9 @@ describe('registry logs over OrbitDB', function () {
     two = await startHelia(join(base, 'helia-2'))
     await two.libp2p.dial(one.libp2p.getMultiaddrs())
   })
-  afterEach(async () => {
+  afterEach(async function () {
+    if (this.currentTest?.state === 'failed') for (const telemetry of seen) console.log(telemetry.counts, telemetry.events)
+    seen.length = 0
     for (const stop of stops.splice(0).toReversed()) await stop()
     await Promise.all([one.stop(), two.stop()])
     rmSync(base, { recursive: true, force: true })
@@ -54,6 +57,7 @@ describe('registry logs over OrbitDB', function () {
   async function start(net: Loopback, name: string, helia: SmallHelia, options: { identity?: Identity; segmentEntries?: number } = {}): Promise<{ handle: RegistryHandle; telemetry: Recorded }> {
     const identity = options.identity ?? makeIdentity()
     const telemetry = recording()
+    seen.push(telemetry)
     const handle = createRegistryStore({ dir: join(base, name), networkId: 'net', network: net.join(identity.peer), identity, clock: realClock(PACE), random: realRandom, telemetry, mayWrite: () => granted(true), helia, ...(options.segmentEntries === undefined ? {} : { segmentEntries: options.segmentEntries }) })
     await handle.start()
     stops.push(() => handle.stop())

@@ -116,7 +116,7 @@ export function recording(): Recorded {
 }
 
 /** Waits until it is so; gives up after `limit` ms, so that a failed test ends. */
-export async function until(condition: () => boolean | Promise<boolean>, limit = 15_000): Promise<void> {
+export async function until(condition: () => boolean | Promise<boolean>, limit = 45_000): Promise<void> {
   for (const end = performance.now() + limit; !(await condition()); await new Promise(resolve => setTimeout(resolve, 5))) {
     if (performance.now() > end) throw new Error(`still not so after ${limit} ms: ${condition.toString().slice(0, 200)}`)
   }
