@@ -50,6 +50,7 @@ export const runMirror = defineProtocol({
 export const runRead = defineProtocol({
   id: '/aios/run-read/1',
   request: z.object({ run: runId, from: z.int().nonnegative(), waitMs: z.int().nonnegative().max(20_000) }),
-  response: z.object({ found: z.boolean(), coordinator: peerId.optional(), events: z.array(runEvent).max(1_024), output: json.optional() }),
+  /** `coordinator` is absent where the run is known and nobody is known to drive it. */
+  response: z.object({ found: z.boolean(), coordinator: peerId.optional(), epoch: epoch.optional(), events: z.array(runEvent).max(1_024), output: json.optional() }),
   limits: { requestBytes: 512, responseBytes: 4_194_304, perPeerPerSecond: 100, deadlineMs: 25_000 },
 })

@@ -2,7 +2,7 @@ import { z } from 'zod'
 import { asMeshError, granted, refused, type Verdict } from '../../protocols/errors.ts'
 import { blockId, type BlockId, type Json } from '../../protocols/ids.ts'
 import type { BlockRecord, VdagNode } from '../../protocols/specs.ts'
-import { toJson } from '../lib/json.ts'
+import { isJsonObject, toJson } from '../lib/json.ts'
 import type { Catalogue, MeshView, PolicyCalls } from '../roles.ts'
 
 /** Blocks of one component that a node may turn to when its first one does not answer. */
@@ -67,5 +67,5 @@ async function byPolicy(node: VdagNode, vdag: string, candidates: readonly { rea
 
 function documentOf(record: BlockRecord): Readonly<Record<string, Json>> {
   const document = toJson(record)
-  return document !== null && typeof document === 'object' && !Array.isArray(document) ? { ...document } : {}
+  return isJsonObject(document) ? document : {}
 }
