@@ -10,6 +10,8 @@ export type Direction = 'inbound' | 'outbound'
 export type Connection = {
   readonly host: Host
   readonly port: NetworkPort
+  /** The other peer's half. */
+  twin: Connection | undefined
   admitted: boolean
   rtt: Millis
   /** What must be told when the connection is lost. */
@@ -51,6 +53,11 @@ export class Connections {
     return [...this.#open.keys()].sort()
   }
 
+  /** Hosts that messages can go to and come from, in no promised order. */
+  *neighbours(): IterableIterator<Host> {
+    for (const connection of this.#open.values()) if (connection.admitted && connection.twin?.admitted === true) yield connection.host
+  }
+
   admitted(): readonly PeerId[] {
     this.#admitted ??= [...this.#open].filter(([, connection]) => connection.admitted).map(([peer]) => peer).sort()
     return this.#admitted
@@ -75,7 +82,7 @@ export class Connections {
     if (connection === undefined || connection.admitted) return
     connection.admitted = true
     this.#admitted = undefined
-    this.#net.topologyChanged()
+    if (connection.twin?.admitted === true) this.#net.joined(this.#host, connection.host)
     for (const hear of this.#peerEars) hear(peer, 'joined')
     for (const wake of connection.waiting) wake()
   }
@@ -94,12 +101,15 @@ export class Connections {
     if (!this.#life.alive || connection === undefined || (port !== undefined && connection.port !== port)) return
     this.#open.delete(peer)
     this.#admitted = undefined
-    this.#net.topologyChanged()
+    const wasAdmitted = connection.admitted
+    // Whoever waited for admission must not take a lost connection for an admitted one.
+    connection.admitted = false
+    if (wasAdmitted) this.#net.topologyChanged()
     const failure = new MeshError('PEER_UNREACHABLE', `the connection to ${peer} was lost`)
     for (const fail of connection.pending) fail(failure)
     for (const stream of connection.streams) stream.sever(failure)
     for (const wake of connection.waiting) wake()
-    if (connection.admitted) for (const hear of this.#peerEars) hear(peer, 'gone')
+    if (wasAdmitted) for (const hear of this.#peerEars) hear(peer, 'gone')
   }
 
   /** Dials, or joins the dial under way. Throws PEER_UNREACHABLE or NETWORK_REFUSED. */
@@ -179,14 +189,16 @@ export class Connections {
     const theirs = port.connections
     // What they still hold leads to an earlier life of ours.
     theirs.lose(this.#host.peer)
-    this.#open.set(target.peer, fresh(target, port, oneWay))
-    theirs.#open.set(this.#host.peer, fresh(this.#host, this.#port, oneWay))
-    this.#net.topologyChanged()
+    const [mine, twin] = [fresh(target, port, oneWay), fresh(this.#host, this.#port, oneWay)]
+    mine.twin = twin
+    twin.twin = mine
+    this.#open.set(target.peer, mine)
+    theirs.#open.set(this.#host.peer, twin)
     for (const hear of theirs.#connectionEars) hear(this.#host.peer, 'inbound')
     for (const hear of this.#connectionEars) hear(target.peer, 'outbound')
   }
 }
 
 function fresh(host: Host, port: NetworkPort, oneWay: Millis): Connection {
-  return { host, port, admitted: false, rtt: oneWay * 2, pending: new Set(), streams: new Set(), waiting: new Set() }
+  return { host, port, twin: undefined, admitted: false, rtt: oneWay * 2, pending: new Set(), streams: new Set(), waiting: new Set() }
 }

@@ -28,7 +28,7 @@ export class SimulatedNetwork {
   readonly #order: Host[] = []
   readonly #channels = new Map<ProtocolId, Channel>()
   readonly #onBug: (error: unknown, peer: PeerId) => void
-  #component: readonly number[] = []
+  #component: number[] = []
   #componentStale = true
 
   constructor(kernel: Kernel, weather: Weather, onBug: (error: unknown, peer: PeerId) => void) {
@@ -95,6 +95,14 @@ export class SimulatedNetwork {
   healAll(): void {
     this.links.healAll()
     this.topologyChanged()
+  }
+
+  /** Two hosts admitted each other: an edge more never splits, it only merges. */
+  joined(one: Host, other: Host): void {
+    if (this.#componentStale) return
+    const [kept, merged] = [this.#component[one.index], this.#component[other.index]]
+    if (kept === undefined || merged === undefined || kept === merged || this.links.severed(one.index, other.index)) return
+    for (const [index, id] of this.#component.entries()) if (id === merged) this.#component[index] = kept
   }
 
   topologyChanged(): void {
@@ -203,19 +211,22 @@ export class SimulatedNetwork {
     }
   }
 
+  /** Which component of the admitted graph each host is in, by index. Recomputed only after an edge was lost. */
   #components(): readonly number[] {
     if (!this.#componentStale) return this.#component
     const component = this.#order.map(() => -1)
+    let left = this.#order.length
     for (const start of this.#order) {
       if (component[start.index] !== -1) continue
       component[start.index] = start.index
+      left -= 1
       const frontier = [start]
-      for (let host = frontier.pop(); host !== undefined; host = frontier.pop()) {
-        for (const peer of host.port?.peers() ?? []) {
-          const next = this.host(peer)
-          if (next?.port === undefined || component[next.index] !== -1) continue
-          if (!next.port.connections.get(host.peer)?.admitted || this.links.severed(host.index, next.index)) continue
+      for (let host = frontier.pop(); host !== undefined && left > 0; host = frontier.pop()) {
+        if (host.port === undefined) continue
+        for (const next of host.port.connections.neighbours()) {
+          if (component[next.index] !== -1 || (!this.links.whole && this.links.severed(host.index, next.index))) continue
           component[next.index] = start.index
+          left -= 1
           frontier.push(next)
         }
       }

@@ -217,7 +217,7 @@ export function drawMarket({ seed, peers, loss, churn, bug }: ScenarioOptions): 
     seed,
     peers,
     weather: faults.weather,
-    checkEveryMs: 50,
+    checkEveryMs: peers > 50 ? 200 : 20,
     checkers: [ledgerNeverOverPromised(), acknowledgedSurvives(), viewsConverge()],
     factory: (ports, host) => MarketPeer.create(ports, {
       neighbours: NEIGHBOURS.flatMap(step => world.hosts[(host.index + step) % peers]?.address ?? []).filter(address => address !== host.address),
