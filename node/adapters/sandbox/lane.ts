@@ -1,15 +1,16 @@
 import { Worker } from 'node:worker_threads'
 import type { SandboxResult } from '../../../src/ports.ts'
-import type { ThreadData, ThreadReply, ThreadRequest } from './messages.ts'
+import type { ThreadData, ThreadMessage, ThreadReply, ThreadRequest } from './messages.ts'
 
 type Failure = Extract<SandboxResult, { ok: false }>
 export type LaneAnswer = ThreadReply | { readonly answer: Failure; readonly live: false; readonly bytes: 0; readonly killed: boolean }
 type Waiting = { readonly request: ThreadRequest; readonly settle: (answer: LaneAnswer) => void }
 
 const QUEUE_LIMIT = 1_024
-const BOOT_MS = 15_000
+const BOOT_MS = 30_000
 /** A stalled event loop runs timers before it reads messages: an answer that is already there gets this long to be seen. */
 const GRACE_MS = 20
+const WALL_FACTOR = 10
 const HEAP_MB = 64
 
 /** One thread that is asked one thing at a time, and killed when it does not answer in time. Starts when first needed. */
@@ -22,6 +23,8 @@ export class Lane {
   #thread: Worker | undefined
   #timer: NodeJS.Timeout | undefined
   #generation = 0
+  /** CPU time of the thread when it last spoke; it uses none while it waits. */
+  #computedMs = 0
   #closed = false
 
   /** `onLost` hears that every VM of the thread is gone. */
@@ -89,12 +92,12 @@ export class Lane {
       resourceLimits: { maxOldGenerationSizeMb: HEAP_MB, maxYoungGenerationSizeMb: 8 },
     })
     this.#thread = thread
-    this.#watch(BOOT_MS, 'the sandbox thread did not start')
-    thread.once('online', () => {
-      if (this.#thread === thread && this.#current !== undefined) this.#send(thread)
-    })
-    thread.on('message', (reply: ThreadReply) => {
-      if (this.#thread === thread) this.#answered(reply)
+    this.#timer = setTimeout(() => this.#fail('the sandbox thread did not start', true), BOOT_MS)
+    thread.on('message', (message: ThreadMessage) => {
+      if (this.#thread !== thread) return
+      this.#computedMs = message.computedMs
+      if (message.kind === 'answer') this.#answered(message)
+      else if (this.#current !== undefined) this.#send(thread)
     })
     thread.on('error', error => {
       if (this.#thread === thread) this.#fail(`the sandbox thread failed: ${error.message.slice(0, 200)}`, true)
@@ -106,15 +109,35 @@ export class Lane {
 
   #send(thread: Worker): void {
     thread.ref()
-    this.#watch(this.#deadlineMs, `did not finish within ${this.#deadlineMs} ms and was stopped`)
+    this.#watch(thread)
     thread.postMessage(this.#current?.request)
   }
 
-  #watch(ms: number, because: string): void {
+  /**
+   * Gives up on the thread once it has computed for \`deadlineMs\`: its own CPU time counts, so that a rule is not
+   * stopped because the machine was busy with other things. A few times that on the wall clock ends it in any case.
+   */
+  #watch(thread: Worker): void {
     clearTimeout(this.#timer)
-    this.#timer = setTimeout(() => {
-      this.#timer = setTimeout(() => this.#fail(because, true), GRACE_MS)
-    }, ms)
+    const current = this.#current
+    const deadlineMs = this.#deadlineMs
+    const ends = performance.now() + deadlineMs * WALL_FACTOR
+    const computedBefore = this.#computedMs
+    const watched = (): boolean => this.#thread === thread && this.#current === current
+    const computed = async (): Promise<number> => {
+      const { user, system } = await thread.cpuUsage()
+      return (user + system) / 1_000
+    }
+    const check = async (): Promise<void> => {
+      const leftMs = deadlineMs - ((await computed()) - computedBefore)
+      if (!watched()) return
+      if (leftMs > 0 && performance.now() < ends) this.#timer = setTimeout(() => void check().catch(giveUp), Math.max(5, Math.min(leftMs, ends - performance.now())))
+      else this.#timer = setTimeout(giveUp, GRACE_MS)
+    }
+    const giveUp = (): void => {
+      if (watched()) this.#fail(`did not finish within ${deadlineMs} ms and was stopped`, true)
+    }
+    this.#timer = setTimeout(() => void check().catch(giveUp), deadlineMs)
   }
 
   #answered(reply: ThreadReply): void {

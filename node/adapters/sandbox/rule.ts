@@ -59,13 +59,9 @@ export class Rule {
     if (chars > this.#home.inputChars) return { ok: false, error: 'invalid', message: `the input has ${chars} characters; the limit is ${this.#home.inputChars}` }
     this.#inFlight += 1
     try {
-      const failure = await this.ensure()
-      if (failure !== undefined) return failure
-      const lane = this.#lane
-      if (lane === undefined) return { ok: false, error: 'invalid', message: 'the rule was closed' }
-      this.#home.used(this)
-      const answer = await lane.ask({ kind: 'call', rule: this.#source.rule, method, args, fresh })
-      this.#note(lane, answer)
+      let answer = await this.#ask(method, args, fresh)
+      // Its thread was killed, by a neighbour, while this call waited: nothing of it has run yet.
+      if ('missing' in answer && answer.missing) answer = await this.#ask(method, args, fresh)
       return answer.answer.ok ? { ok: true, value: parsed(answer.answer.text), fuel: answer.answer.fuel } : answer.answer
     } finally {
       this.#inFlight -= 1
@@ -85,6 +81,17 @@ export class Rule {
     this.#closed = true
     this.evict()
     this.#home.gone(this, 'closed')
+  }
+
+  async #ask(method: 'eval' | 'management', args: readonly [string, string, string], fresh: string): Promise<Pick<LaneAnswer, 'answer'>> {
+    const failure = await this.ensure()
+    if (failure !== undefined) return { answer: failure }
+    const lane = this.#lane
+    if (lane === undefined) return { answer: { ok: false, error: 'invalid', message: 'the rule was closed' } }
+    this.#home.used(this)
+    const answer = await lane.ask({ kind: 'call', rule: this.#source.rule, method, args, fresh })
+    this.#note(lane, answer)
+    return answer
   }
 
   async #open(): Promise<Failure | undefined> {

@@ -1,28 +1,26 @@
 /** Runs rules in VMs, one request at a time, inside a thread that the pool may terminate at any moment. */
 import { parentPort, workerData } from 'node:worker_threads'
 import { Guest, type GuestAnswer } from './guest.ts'
-import type { ThreadData, ThreadReply, ThreadRequest } from './messages.ts'
+import type { ThreadData, ThreadMessage, ThreadRequest } from './messages.ts'
 
 const { engine, limits }: ThreadData = workerData
 const guests = new Map<number, Guest>()
+const done: GuestAnswer = { ok: true, text: '', fuel: 0 }
 
-async function serve(request: ThreadRequest): Promise<GuestAnswer> {
-  if (request.kind === 'open') {
-    drop(request.rule)
-    const opened = await Guest.open(engine, request.source, request, limits)
-    if (!opened.ok) return opened
-    guests.set(request.rule, opened.guest)
-    return { ok: true, text: '', fuel: 0 }
+async function serve(request: ThreadRequest): Promise<{ readonly answer: GuestAnswer; readonly missing: boolean }> {
+  const { rule } = request
+  const guest = guests.get(rule)
+  if (request.kind === 'call') {
+    if (guest === undefined) return { answer: { ok: false, error: 'invalid', message: 'the rule is not open' }, missing: true }
+    const answer = guest.call(request.method, request.args, request.fresh)
+    if (guest.broken) drop(rule)
+    return { answer, missing: false }
   }
-  if (request.kind === 'close') {
-    drop(request.rule)
-    return { ok: true, text: '', fuel: 0 }
-  }
-  const guest = guests.get(request.rule)
-  if (guest === undefined) return { ok: false, error: 'invalid', message: 'the rule is not open' }
-  const answer = guest.call(request.method, request.args, request.fresh)
-  if (guest.broken) drop(request.rule)
-  return answer
+  drop(rule)
+  if (request.kind === 'close') return { answer: done, missing: false }
+  const opened = await Guest.open(engine, request.source, request, limits)
+  if (opened.ok) guests.set(rule, opened.guest)
+  return { answer: opened.ok ? done : opened, missing: false }
 }
 
 function drop(rule: number): void {
@@ -30,9 +28,19 @@ function drop(rule: number): void {
   guests.delete(rule)
 }
 
+function say(message: ThreadMessage): void {
+  parentPort?.postMessage(message)
+}
+
+function computedMs(): number {
+  const { user, system } = process.threadCpuUsage()
+  return (user + system) / 1_000
+}
+
 parentPort?.on('message', async (request: ThreadRequest) => {
-  const answer = await serve(request)
+  const { answer, missing } = await serve(request)
   const guest = guests.get(request.rule)
-  const reply: ThreadReply = { answer, live: guest !== undefined, bytes: guest?.bytes ?? 0 }
-  parentPort?.postMessage(reply)
+  say({ kind: 'answer', answer, missing, live: guest !== undefined, bytes: guest?.bytes ?? 0, computedMs: computedMs() })
 })
+
+say({ kind: 'ready', computedMs: computedMs() })
