@@ -24,16 +24,15 @@ export function vdagMode(document: unknown): VdagMode {
 }
 
 /**
- * A vDAG spec in any of AIOS's dialects as the one form. Reads the document only; whether the graph is acyclic and
- * its labels known is for `src/vdag` to say. Throws SPEC_INVALID that lists what to fix, by node.
+ * A vDAG spec in any of AIOS's dialects as the one form. Reads the document only; whether the graph is acyclic, its
+ * labels known and its nodes runnable is for `src/vdag` to say. Throws SPEC_INVALID that lists what to fix, by node.
  */
 export function parseVdag(document: unknown, { author }: { readonly author?: PeerId } = {}): VdagSpec {
   const problems = new Problems('vDAG spec')
   const spec = new Fields(unwrap(document, 'vDAG spec').values, '', problems)
   const vdagName = spec.part(['vdagName', 'vdag_name'], 'tumour-triage')
   const vdagVersion = readVersion(spec)
-  const checkOnly = spec.choice(['mode', 'apiMode', 'api_mode'], MODES, 'create') === 'validate'
-  const nodes = spec.list('nodes').flatMap((item, index) => readNode(item, `nodes[${index}]`, checkOnly, problems))
+  const nodes = spec.list('nodes').flatMap((item, index) => readNode(item, `nodes[${index}]`, problems))
   if (nodes.length === 0 && problems.count === 0) spec.wrong('nodes', spec.find('nodes'), 'give at least one node')
   const graph = spec.inside('graph')
   const edges = spec.find('edges') === undefined ? readConnections(graph) : readEdges(spec)
@@ -63,7 +62,7 @@ function readVersion(spec: Fields): VdagSpec['vdagVersion'] {
 }
 
 /** A node flat, or nested as `{ spec: { values }, IOMap }`. The IOMap is AIOS's own and carries nothing the graph does not. */
-function readNode(item: Json, path: string, checkOnly: boolean, problems: Problems): readonly VdagNode[] {
+function readNode(item: Json, path: string, problems: Problems): readonly VdagNode[] {
   if (!isObject(item)) {
     problems.add(path, `${quote(item)} is not a node; give { "nodeLabel": …, "nodeType": "block", … }`)
     return []
@@ -79,8 +78,6 @@ function readNode(item: Json, path: string, checkOnly: boolean, problems: Proble
   const manual = node.text(['manualBlockId', 'blockId', 'manual_block_id'], 300)
   const componentURI = node.text(['componentURI', 'blockComponentURI', 'componentUri'])
   const assignmentPolicyRule = parsePolicyRef(node, 'assignmentPolicyRule')
-  if (type === 'vdag' && vdagURI === undefined) node.wrong('vdagURI', undefined, 'a node of type "vdag" names the vDAG to run, for example "triage:1.0.0-stable"')
-  if (type === 'block' && !checkOnly && manual === undefined && componentURI === undefined && assignmentPolicyRule === undefined) problems.add(`node "${label}"`, 'names no block to run on: give manualBlockId, componentURI or assignmentPolicyRule')
   if (manual !== undefined && !blockId.safeParse(manual).success) node.wrong('manualBlockId', manual, 'use the id of a block: lower-case letters, digits and inner hyphens')
   return [defined({
     label, type,
