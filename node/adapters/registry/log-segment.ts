@@ -12,8 +12,16 @@ export const ENTRY_BYTES = 49_152
 const segmentMeta = z.object({ identity: z.string().min(8).max(120) })
 const entryValue = z.object({ records: z.array(signed).min(1).max(1_024) })
 const BLOCK_MS = 10_000
+/** An entry with OrbitDB's own fields; writers append at a third of this rate. */
+const TOPIC_LIMITS = { messageBytes: 65_536, perPeerPerSecond: 30 }
 
-export type SegmentOptions = { readonly orbitdb: OrbitDB; readonly helia: object; readonly told: SegmentTold; readonly limit?: number }
+/** A network that lets only known topics and protocols pass has to be told of OrbitDB's: one of each a log. */
+export type LogDoor = {
+  guardTopic(topic: string, limits: { readonly messageBytes: number; readonly perPeerPerSecond: number }): () => void
+  guardProtocol(protocol: string): void
+}
+
+export type SegmentOptions = { readonly orbitdb: OrbitDB; readonly helia: object; readonly told: SegmentTold; readonly door?: Partial<LogDoor>; readonly limit?: number }
 
 export type SegmentTold = {
   /** Records of entries not seen before. */
@@ -50,6 +58,7 @@ export class LogSegment {
   readonly #database: Database
   readonly #told: SegmentTold
   readonly #limit: number
+  #shut: (() => void) | undefined
   readonly #seen = new Set<string>()
   #reading: Promise<void> = Promise.resolve()
   #again = false
@@ -65,7 +74,7 @@ export class LogSegment {
   }
 
   /** Makes or reopens a segment of our own. Its heads are kept on disk, so that a restart continues it. */
-  static async openOwn(name: string, { orbitdb, helia, told, limit = SEGMENT_ENTRIES }: SegmentOptions): Promise<LogSegment> {
+  static async openOwn(name: string, { orbitdb, helia, told, door = {}, limit = SEGMENT_ENTRIES }: SegmentOptions): Promise<LogSegment> {
     const database = await orbitdb.open(name, {
       type: 'events',
       sync: false,
@@ -77,12 +86,12 @@ export class LogSegment {
     const segment = new LogSegment(database, told, limit)
     segment.#guardJoins(orbitdb.identity.hash)
     for (const entry of await segment.#unseen()) segment.#seen.add(entry.hash)
-    await database.sync.start()
+    await segment.#enter(door)
     return segment
   }
 
   /** Opens another writer's segment by address. Throws CONTENT_UNAVAILABLE when its manifest cannot be fetched, MESSAGE_INVALID when it is not one of ours. */
-  static async openTheirs(address: string, { orbitdb, helia, told, limit = SEGMENT_ENTRIES }: SegmentOptions, signal: AbortSignal): Promise<LogSegment> {
+  static async openTheirs(address: string, { orbitdb, helia, told, door = {}, limit = SEGMENT_ENTRIES }: SegmentOptions, signal: AbortSignal): Promise<LogSegment> {
     let database: Database
     try {
       // Heads and index in memory: the view on disk holds what was read, and OrbitDB's copy would only repeat it.
@@ -98,7 +107,7 @@ export class LogSegment {
       segment.#guardJoins(identity)
       // One event may stand for many entries, so what changed is read from the heads, not from the event.
       database.events.on('update', () => segment.#readSoon())
-      await database.sync.start()
+      await segment.#enter(door)
       return segment
     } catch (error) {
       await database.close()
@@ -133,7 +142,15 @@ export class LogSegment {
   async close(): Promise<void> {
     this.#closed = true
     await this.#database.close()
+    this.#shut?.()
     await this.#reading
+  }
+
+  /** Only now may anybody reach us: every fence is up. */
+  async #enter(door: Partial<LogDoor>): Promise<void> {
+    this.#shut = door.guardTopic?.(this.address, TOPIC_LIMITS)
+    door.guardProtocol?.(`/orbitdb/heads${this.address}`)
+    await this.#database.sync.start()
   }
 
   /** OrbitDB prints failed joins and forgets them; and it fetches whatever an entry points at before it knows who wrote it. */

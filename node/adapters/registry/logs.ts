@@ -10,13 +10,13 @@ import { Backoff } from '../../../src/lib/backoff.ts'
 import type { RegistryReplica } from '../../../src/registries/replica.ts'
 import type { Registries } from '../../../src/registries/store.ts'
 import { seal, unseal } from '../../../src/trust/seal.ts'
-import { LogSegment, packEntries, type SegmentOptions, type SegmentTold } from './log-segment.ts'
+import { LogSegment, packEntries, type LogDoor, type SegmentOptions, type SegmentTold } from './log-segment.ts'
 import type { SqliteView } from './sqlite-view.ts'
 
 export type LogStatus = { readonly address: string | undefined; readonly segment: number; readonly entries: number; readonly open: number; readonly outbox: number; readonly failures: number }
 
 type LogParts = { readonly dir: string; readonly networkId: string; readonly helia: object; readonly view: SqliteView; readonly store: Registries; readonly replica: RegistryReplica; readonly segmentEntries: number | undefined }
-type LogPorts = { readonly network: Network; readonly identity: Identity; readonly clock: Clock; readonly random: Random; readonly telemetry: Telemetry }
+type LogPorts = { readonly network: Network & Partial<LogDoor>; readonly identity: Identity; readonly clock: Clock; readonly random: Random; readonly telemetry: Telemetry }
 
 const DOMAIN = 'registry-log'
 /** Writers whose current log is open here. Those beyond it are followed through news and digests alone. */
@@ -24,15 +24,18 @@ const OPEN_LOGS = 48
 const ANNOUNCE_MS = 10_000
 const OPEN_MS = 15_000
 const DRAIN_RECORDS = 512
+/** Newcomers of this long are greeted together: they need the time to subscribe, and the topic has a rate. */
+const GREET_MS = 600
+const APPEND_MS = 100
 const RETRY_MS = 1_000
 const RETRY_CAP_MS = 60_000
 
 type Followed = { readonly segment: number; readonly opening: Promise<LogSegment | undefined>; heardAt: Millis }
 
 /**
- * Keeps this peer's OrbitDB log and follows those of live writers. Gossip topics it needs beside `/aios/registry-log/1`:
- * one a log, named by its address, `/orbitdb/<base58btc CID>`; and the libp2p protocols `/orbitdb/heads/orbitdb/<CID>`.
- * A network with an allow-list of topics must let both prefixes pass between admitted peers.
+ * Keeps this peer's OrbitDB log and follows those of live writers. Beside `/aios/registry-log/1`, each log has a gossip
+ * topic named by its address, `/orbitdb/<base58btc CID>`, and a libp2p protocol, `/orbitdb/heads/orbitdb/<CID>`. A network
+ * that lets only known topics and protocols pass is asked for both through `guardTopic` and `guardProtocol`, where it has them.
  */
 export class RegistryLogs {
   readonly #parts: LogParts
@@ -45,6 +48,7 @@ export class RegistryLogs {
   #segment = 0
   #draining: Promise<void> | undefined
   readonly #backoff: Backoff
+  #announceDue = false
   #failures = 0
   #stopped = false
 
@@ -67,7 +71,7 @@ export class RegistryLogs {
       network.subscribe(registryLogTopic, (envelope, from) => this.#hear(envelope, from)),
       network.onPeer((_, state) => {
         // A newcomer learns of our log at once instead of at the next round.
-        if (state === 'joined') this.#later(200, () => void this.#announce())
+        if (state === 'joined') this.#announceSoon()
       }),
       this.#parts.store.onWritten(() => void this.drain()),
     )
@@ -113,6 +117,8 @@ export class RegistryLogs {
           await this.#own?.append(value)
           at += count
           this.#parts.view.sent(waiting[at - 1]!.id)
+          // Readers drop what comes faster than the topic allows.
+          await this.#ports.clock.sleep(APPEND_MS)
         }
       }
       this.#backoff.reset()
@@ -152,6 +158,15 @@ export class RegistryLogs {
   async #round(): Promise<void> {
     await this.#announce()
     await this.#own?.reannounce().catch(error => this.#fail('announce', error))
+  }
+
+  #announceSoon(): void {
+    if (this.#announceDue) return
+    this.#announceDue = true
+    this.#later(GREET_MS, () => {
+      this.#announceDue = false
+      void this.#announce()
+    })
   }
 
   async #announce(): Promise<void> {
@@ -220,7 +235,7 @@ export class RegistryLogs {
       records: records => void this.#parts.replica.take(records, writer, 'log').catch(error => this.#fail('take', error)),
       failed: (what, error) => this.#fail(`${what} of ${writer}`, error),
     }
-    return { orbitdb, helia: this.#parts.helia, told, ...(this.#parts.segmentEntries === undefined ? {} : { limit: this.#parts.segmentEntries }) }
+    return { orbitdb, helia: this.#parts.helia, told, door: this.#ports.network, ...(this.#parts.segmentEntries === undefined ? {} : { limit: this.#parts.segmentEntries }) }
   }
 
   #fail(doing: string, error: unknown): void {

@@ -3,6 +3,7 @@ import type { Clock, Identity, Network, Random, RegistryStore, Telemetry } from 
 import type { MayWrite } from '../../../src/registries/record.ts'
 import { RegistryReplica, type ReplicaStatus } from '../../../src/registries/replica.ts'
 import { Registries } from '../../../src/registries/store.ts'
+import type { LogDoor } from './log-segment.ts'
 import { RegistryLogs, type LogStatus } from './logs.ts'
 import { openView } from './sqlite-view.ts'
 
@@ -10,7 +11,8 @@ export type RegistryStoreOptions = {
   /** Folder of this peer's registries: the view and, below it, what OrbitDB keeps. */
   readonly dir: string
   readonly networkId: string
-  readonly network: Network
+  /** With `guardTopic` and `guardProtocol` where it lets only known topics pass. */
+  readonly network: Network & Partial<LogDoor>
   readonly identity: Identity
   readonly clock: Clock
   readonly random: Random
