@@ -42,7 +42,7 @@ export class BlockTester {
   #runner: Promise<BlockRunner> | undefined
   #seqNo = 0
 
-  constructor(block: BlockDefinition<never> | AiosBlockClass, options: TesterOptions = {}) {
+  constructor(block: BlockDefinition | AiosBlockClass, options: TesterOptions = {}) {
     this.#block = blockOf({ default: block }, 'the tested value')
     this.#options = options
   }
