@@ -47,6 +47,7 @@ export class SimulatedDisk {
         const copies = entries.map(entry => entry.slice())
         return this.#write(life, copies.reduce((sum, copy) => sum + copy.byteLength, 0), () => {
           const held = this.#streams.get(stream)
+          if (copies.length === 0) return
           if (held === undefined) this.#streams.set(stream, copies)
           else for (const copy of copies) held.push(copy)
         })

@@ -15,8 +15,9 @@ const TASKS_PER_INSTANT = 5_000_000
 
 const ETERNAL: Life = { alive: true }
 const EPOCH = 1_700_000_000_000
-// Taken before any trap is set: the one real macrotask a simulation is allowed.
+// Taken before any trap is set: the only real waiting a simulation is allowed.
 const macrotask = setImmediate
+const idle = setTimeout
 
 /**
  * Virtual time in integer milliseconds. Tasks due at one instant run in the order they were scheduled; then one
@@ -93,6 +94,24 @@ export class Kernel {
     }, afterEach)
     if (settled) return await work
     throw new Error(this.#instants.size === 0 ? 'the work waits, and nothing is scheduled that could wake it' : `the work did not finish within ${limit} ms of virtual time`)
+  }
+
+  /**
+   * Lets virtual time run whenever everybody waits, for tests that await things themselves. Without traps: a test may
+   * use the real world. Ends when the returned function is called.
+   */
+  runFreely(): () => void {
+    let stopped = false
+    const step = (): void => {
+      if (stopped) return
+      this.#instant()
+      if (this.#instants.size > 0) macrotask(step)
+      else idle(step, 1)
+    }
+    macrotask(step)
+    return () => {
+      stopped = true
+    }
   }
 
   async #advance(more: () => boolean, afterEach: (() => void) | undefined): Promise<void> {

@@ -2,7 +2,7 @@ import type { Json } from '../protocols/ids.ts'
 import type { Sandbox, SandboxedRule, SandboxResult } from '../src/ports.ts'
 
 type Init = { readonly ruleId: string; readonly settings: Json; readonly parameters: Json }
-type Rule = { eval(parameters: Json, input: Json, context: Json): unknown; management?(action: string, data: Json): unknown }
+type Rule = { settings?: unknown; eval(parameters: Json, input: Json, context: Json): unknown; management?(action: string, data: Json): unknown }
 
 /**
  * Runs rules in this very process: the sources of a simulation are its own. It has the shape of the real sandbox (JSON
@@ -32,10 +32,18 @@ function construct(source: string, init: Init): Rule {
 
 function sandboxed(rule: Rule): SandboxedRule {
   return {
-    eval: async (parameters, input, context) => attempt(() => rule.eval(structuredClone(parameters), structuredClone(input), structuredClone(context))),
+    eval: async (parameters, input, context, settings) => {
+      if (settings !== undefined) refresh(rule, settings)
+      return attempt(() => rule.eval(structuredClone(parameters), structuredClone(input), structuredClone(context)))
+    },
     management: async (action, data) => attempt(() => rule.management?.(action, structuredClone(data))),
     close: () => {},
   }
+}
+
+/** New values for members of the settings the rule was opened with. */
+function refresh(rule: Rule, settings: Json): void {
+  if (rule.settings !== null && typeof rule.settings === 'object') Object.assign(rule.settings, structuredClone(settings))
 }
 
 async function attempt(run: () => unknown): Promise<SandboxResult> {
