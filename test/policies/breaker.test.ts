@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import fc from 'fast-check'
+import * as fc from 'fast-check'
 import { Breaker } from '../../src/policies/breaker.ts'
 
 const POLICY = { failures: 3, restMs: 100, maxRestMs: 800 }
