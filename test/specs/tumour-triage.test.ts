@@ -1,13 +1,14 @@
 import assert from 'node:assert/strict'
 import { readdir, readFile } from 'node:fs/promises'
-import * as tf from '@tensorflow/tfjs'
-import * as ort from 'onnxruntime-node'
+import { fileURLToPath } from 'node:url'
+import { modelBlock } from '../../node/instance/model-block.ts'
+import { ModelThread } from '../../node/instance/models.ts'
 import type { Json } from '../../protocols/ids.ts'
 import type { ComponentManifest, Template } from '../../protocols/specs.ts'
 import normalise from '../../sdk/examples/tumour-triage/normalise/index.ts'
 import report from '../../sdk/examples/tumour-triage/report/index.ts'
 import rules from '../../sdk/examples/tumour-triage/rules/index.ts'
-import { BlockTester, list, number, record, text } from '../../sdk/index.ts'
+import { BlockTester, number, record, text } from '../../sdk/index.ts'
 import { parseBlock } from '../../src/specs/block.ts'
 import { parseComponent } from '../../src/specs/component.ts'
 import { compatible, compatibleFanIn, validate } from '../../src/specs/template.ts'
@@ -70,9 +71,14 @@ describe('example: tumour triage', () => {
     const normaliser = new BlockTester(normalise, { parameters: manifests.get('normalise')!.componentParameters, assets: { 'scaling.json': await readFile(new URL('normalise/scaling.json', HOME), 'utf8') } })
     const judge = new BlockTester(rules, { parameters: manifests.get('rules')!.componentParameters })
     const writer = new BlockTester(report)
-    const session = await ort.InferenceSession.create(await readFile(new URL('classify/model.onnx', HOME)))
-    await tf.setBackend('cpu')
-    const model = await tf.loadLayersModel(tf.io.fromMemory({ ...(await readLayersModel()) }))
+    const threads: ModelThread[] = []
+    const modelOf = (label: 'classify' | 'novelty'): BlockTester => {
+      const { runtime, componentInitData } = manifests.get(label)!
+      const thread = new ModelThread({ providers: ['cpu'], threads: 1 })
+      threads.push(thread)
+      return new BlockTester(modelBlock(runtime.model!), { initData: componentInitData, model: (path, mapping) => thread.open(fileURLToPath(new URL(`${label}/${path}`, HOME)), path, { mapping, ...(runtime.format === undefined ? {} : { format: runtime.format }) }) })
+    }
+    const [classifier, noveltyModel] = [modelOf('classify'), modelOf('novelty')]
     const through = async (label: Label, tester: BlockTester, data: Json): Promise<Json> => {
       assert.deepEqual(validate(template(label, 'componentInputProtocol'), data), [], label)
       const [answer] = await tester.run(data)
@@ -84,20 +90,17 @@ describe('example: tumour triage', () => {
     const tally = { right: 0, urgent: [0, 0], review: [0, 0], routine: [0, 0] }
     for (const { id, malignant, input } of records) {
       const normalised = await through('normalise', normaliser, input)
-      const features = Float32Array.from(list(record(normalised)['features'], 'features'), value => number(value, 'features'))
-      const probabilities = (await session.run({ features: new ort.Tensor('float32', features, [1, 30]) }))['probabilities']!.data
-      const scored = model.predict(tf.tensor2d(features, [1, 30]))
-      assert.ok(scored instanceof tf.Tensor)
-      const [probability, novelty] = [Number(probabilities[1]), scored.dataSync()[0]!]
-      assert.deepEqual([model.outputNames, model.inputNames], [['novelty'], ['features']], 'what the mapping of the manifest names')
-      const decided = await through('rules', judge, { inputs: [normalised, { novelty }, { probability }] })
+      const features = { features: record(normalised)['features']! }
+      const classified = await through('classify', classifier, features)
+      const decidedBy = [normalised, await through('novelty', noveltyModel, features), classified]
+      const decided = await through('rules', judge, { inputs: decidedBy })
       const written = record(await through('report', writer, decided))
       assert.equal(written['id'], id)
       const row = written['decision'] === 'refer-urgent' ? tally.urgent : written['decision'] === 'review' ? tally.review : tally.routine
       row[malignant ? 1 : 0]! += 1
-      if (probability >= 0.5 === malignant) tally.right += 1
+      if (number(record(classified)['probability'], 'probability') >= 0.5 === malignant) tally.right += 1
     }
-    await session.release()
+    for (const thread of threads) await thread.close()
     // The numbers of test/fixtures/models/README.md: [benign, malignant].
     assert.deepEqual(tally, { right: 165, urgent: [0, 58], review: [6, 3], routine: [101, 3] })
   })
@@ -116,9 +119,3 @@ describe('example: tumour triage', () => {
     await assert.rejects(new BlockTester(rules).run({ inputs: [{ probability: 0.5 }, {}] }), /no source gave "novelty"/)
   })
 })
-
-async function readLayersModel(): Promise<tf.io.ModelArtifacts> {
-  const json = JSON.parse(await readFile(new URL('novelty/model.json', HOME), 'utf8')) as { readonly modelTopology: object; readonly weightsManifest: readonly { readonly weights: tf.io.WeightsManifestEntry[] }[] }
-  const weights = await readFile(new URL('novelty/weights.bin', HOME))
-  return { modelTopology: json.modelTopology, weightSpecs: json.weightsManifest.flatMap(group => group.weights), weightData: Uint8Array.from(weights).buffer }
-}
