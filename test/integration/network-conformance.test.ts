@@ -1,0 +1,17 @@
+import { networkConformance } from '../conformance/network.ts'
+import { startNode } from './node-under-test.ts'
+
+for (const fastLane of [true, false]) {
+  networkConformance(fastLane ? 'libp2p, with fast lane' : 'libp2p, without fast lane', async () => {
+    const [mine, theirs, stranger] = await Promise.all([startNode({ admits: false, fastLane }), startNode({ admits: false, fastLane }), startNode({ admits: false, secret: new Uint8Array(32).fill(9) })])
+    return {
+      mine: mine.network,
+      theirs: theirs.network,
+      stranger: stranger.network,
+      clock: mine.clock,
+      close: async () => {
+        await Promise.all([mine.close(), theirs.close(), stranger.close()])
+      },
+    }
+  })
+}
