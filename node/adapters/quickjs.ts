@@ -124,7 +124,9 @@ export class QuickjsSandbox implements Sandbox, AsyncDisposable {
 
   #gone(rule: Rule, why: 'closed' | 'broken'): void {
     if (!this.#live.delete(rule)) return
-    if (why === 'broken') this.#lost += 1
+    if (why === 'closed') return
+    this.#lost += 1
+    this.#telemetry?.count('sandbox_rules_lost_total')
   }
 
   #threadLost(lane: Lane): void {

@@ -80,7 +80,11 @@ export class Guest {
 
   close(): void {
     this.#broken = true
-    this.#vm.dispose()
+    try {
+      this.#vm.dispose()
+    } catch {
+      // A VM that trapped cannot be taken apart; without references to it its memory is collected all the same.
+    }
   }
 
   #build(source: string, init: { readonly ruleId: string; readonly settings: string; readonly parameters: string }): Failure | undefined {

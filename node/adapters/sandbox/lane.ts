@@ -73,7 +73,7 @@ export class Lane {
       return
     }
     this.#current = next
-    if (this.#thread === undefined) void this.#start()
+    if (this.#thread === undefined) this.#start().catch(error => this.#fail(`the sandbox thread did not start: ${error instanceof Error ? error.message.slice(0, 200) : ''}`, false))
     else this.#send(this.#thread)
   }
 
@@ -114,7 +114,7 @@ export class Lane {
   }
 
   /**
-   * Gives up on the thread once it has computed for \`deadlineMs\`: its own CPU time counts, so that a rule is not
+   * Gives up on the thread once it has computed for `deadlineMs`: its own CPU time counts, so that a rule is not
    * stopped because the machine was busy with other things. A few times that on the wall clock ends it in any case.
    */
   #watch(thread: Worker): void {

@@ -89,8 +89,10 @@ export class Rule {
     const lane = this.#lane
     if (lane === undefined) return { answer: { ok: false, error: 'invalid', message: 'the rule was closed' } }
     this.#home.used(this)
+    const generation = this.#generation
     const answer = await lane.ask({ kind: 'call', rule: this.#source.rule, method, args, fresh })
-    this.#note(lane, answer)
+    if ('killed' in answer && answer.killed) this.#suspect = true
+    if (this.#lane === lane && this.#generation === generation) this.#note(answer)
     return answer
   }
 
@@ -109,10 +111,10 @@ export class Rule {
     return undefined
   }
 
-  #note(lane: Lane, answer: LaneAnswer): void {
+  /** What an answer says of the VM that gave it. */
+  #note(answer: LaneAnswer): void {
     this.#bytes = answer.bytes
-    if ('killed' in answer && answer.killed) this.#suspect = true
-    if (answer.live || this.#lane !== lane) return
+    if (answer.live) return
     this.#lane = undefined
     if (!('killed' in answer)) this.#home.gone(this, 'broken')
   }
