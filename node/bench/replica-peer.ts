@@ -2,6 +2,7 @@ import { join } from 'node:path'
 import { z } from 'zod'
 import { granted } from '../../protocols/errors.ts'
 import type { Identity } from '../../src/ports.ts'
+import { createContentStore } from '../adapters/content-store.ts'
 import { openIdentity } from '../adapters/identity.ts'
 import { createLibp2pNetwork } from '../adapters/libp2p.ts'
 import { createRegistryStore } from '../adapters/registry/store.ts'
@@ -31,9 +32,11 @@ const random = new SystemRandom()
 const { telemetry } = createTelemetry({ level: 'warn', destination: join(dir, 'bench.log') })
 const mesh = await createLibp2pNetwork({ dir, identity: own, secret: new Uint8Array(32).fill(7), listen: ['/ip4/127.0.0.1/tcp/0'], search: false, clock, random, telemetry })
 mesh.network.onConnection(peer => mesh.network.admit(peer))
-const registry = createRegistryStore({ dir, networkId: 'bench', network: mesh.network, identity, clock, random, telemetry, mayWrite: () => granted(true) })
+const content = createContentStore({ dir, network: mesh, clock, telemetry })
+const registry = createRegistryStore({ dir, networkId: 'bench', network: mesh.network, identity, clock, random, telemetry, mayWrite: () => granted(true), helia: content.helia })
 const components = registry.store.open('components', value)
 await mesh.start()
+await content.start()
 
 if (address === undefined) {
   const began = performance.now()
@@ -53,6 +56,7 @@ if (address === undefined) {
 }
 await new Promise(resolve => process.once('SIGTERM', resolve))
 await registry.stop()
+await content.stop()
 await mesh.stop()
 process.exit(0)
 

@@ -115,14 +115,16 @@ export class Registries implements RegistryStore {
         put.failed(error)
       }
     }
+    let changes: readonly Change[]
     try {
-      this.#tell(fresh.length === 0 ? [] : this.#view.merge(fresh, 'local'))
+      changes = fresh.length === 0 ? [] : this.#view.merge(fresh, 'local')
     } catch (error) {
       for (const { put } of settled) put.failed(error)
       return
     }
     for (const { put, record } of settled) put.done(record)
-    if (fresh.length > 0) for (const hear of this.#written) hear(fresh)
+    this.#tell(changes)
+    if (fresh.length > 0) for (const hear of this.#written) this.#call(() => hear(fresh))
   }
 
   #draft({ registry, key, value }: Put, before: HeldRecord | undefined): HeldRecord {
@@ -155,7 +157,16 @@ export class Registries implements RegistryStore {
         this.#ports.telemetry.count('registry_contested_total', { registry: record.registry })
         this.#ports.telemetry.event('warn', 'registry.contested', { registry: record.registry, key: record.key, winner: record.writer, loser: replaced.writer })
       }
-      for (const hear of this.#hearers.get(record.registry) ?? []) hear(record)
+      for (const hear of this.#hearers.get(record.registry) ?? []) this.#call(() => hear(record))
+    }
+  }
+
+  /** What is durable stays so, and everybody else hears of it, whatever one listener does. */
+  #call(hear: () => void): void {
+    try {
+      hear()
+    } catch (error) {
+      this.#ports.telemetry.event('error', 'registry.listener-failed', { because: error instanceof Error ? (error.stack ?? error.message) : String(error) })
     }
   }
 }

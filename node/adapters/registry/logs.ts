@@ -50,6 +50,7 @@ export class RegistryLogs {
   readonly #backoff: Backoff
   #announceDue = false
   #failures = 0
+  #recordsRead = 0
   #stopped = false
 
   constructor(parts: LogParts, ports: LogPorts) {
@@ -97,6 +98,11 @@ export class RegistryLogs {
 
   writers(): readonly PeerId[] {
     return [...this.#followed.keys()].sort()
+  }
+
+  /** Records read from others' logs since the start. */
+  get recordsRead(): number {
+    return this.#recordsRead
   }
 
   /** Appends what waits in the outbox. A record leaves it only once its entry is stored. */
@@ -232,7 +238,10 @@ export class RegistryLogs {
 
   #segmentOf(orbitdb: OrbitDB, writer: PeerId): SegmentOptions {
     const told: SegmentTold = {
-      records: records => void this.#parts.replica.take(records, writer, 'log').catch(error => this.#fail('take', error)),
+      records: records => {
+        this.#recordsRead += records.length
+        void this.#parts.replica.take(records, writer, 'log').catch(error => this.#fail('take', error))
+      },
       failed: (what, error) => this.#fail(`${what} of ${writer}`, error),
     }
     return { orbitdb, helia: this.#parts.helia, told, door: this.#ports.network, ...(this.#parts.segmentEntries === undefined ? {} : { limit: this.#parts.segmentEntries }) }

@@ -28,7 +28,7 @@ export type RegistryStoreOptions = {
   readonly segmentEntries?: number
 }
 
-export type RegistryStatus = ReplicaStatus & { readonly logs: LogStatus | undefined; readonly writers: readonly PeerId[] }
+export type RegistryStatus = ReplicaStatus & { readonly logs: LogStatus | undefined; readonly writers: readonly PeerId[]; /** Records read from others' logs since the start. */ readonly logRecords: number }
 
 export type RegistryHandle = {
   /** Reads and writes work from the moment this exists; before `start` nothing is exchanged with others. */
@@ -58,6 +58,6 @@ export function createRegistryStore(options: RegistryStoreOptions): RegistryHand
       await logs?.stop()
       view[Symbol.dispose]()
     },
-    status: () => ({ ...replica.status(), logs: logs?.status(), writers: logs?.writers() ?? [] }),
+    status: () => ({ ...replica.status(), logs: logs?.status(), writers: logs?.writers() ?? [], logRecords: logs?.recordsRead ?? 0 }),
   }
 }
