@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import fc from 'fast-check'
+import * as fc from 'fast-check'
 import type { Journal } from '../../src/ports.ts'
 
 /** A journal under test. `reopen` stands for a restart of the peer: whatever was acknowledged is still there. */
