@@ -172,13 +172,16 @@ export class Libp2pNetwork implements Network, Door {
 
   /** Resets streams of a libp2p protocol of another library (OrbitDB, bitswap) that come from peers not admitted. */
   guardProtocol(protocol: string): void {
-    this.#libp2p.use(protocol, (stream, connection, next) => {
+    const guard: Parameters<Libp2p['use']>[1] = (stream, connection, next) => {
+      // libp2p 3.3 appends each stream's handler to the list it keeps of middleware: said anew, the list is ours alone again.
+      this.#libp2p.use(protocol, guard)
       if (stream.direction === 'inbound' && !this.#isAdmitted(connection.remotePeer.toString())) {
         stream.abort(new Error('not admitted'))
         return
       }
       next(stream, connection)
-    })
+    }
+    this.#libp2p.use(protocol, guard)
   }
 
   topicAllowed(topic: string): boolean {
@@ -332,12 +335,16 @@ export class Libp2pNetwork implements Network, Door {
   }
 
   async #openMux(session: Session, connection: Connection): Promise<void> {
+    if (session.opening) return
+    session.opening = true
     try {
       const stream = await connection.newStream(MUX_ID, { runOnLimitedConnection: true, signal: this.#clock.deadline(MUX_MS) })
       this.#startMux(session, stream, connection, true)
     } catch (error) {
       this.#telemetry.event('debug', 'network.mux-failed', { peer: session.peer, because: String(error) })
       connection.abort(new Error('no mux'))
+    } finally {
+      session.opening = false
     }
   }
 
