@@ -1,5 +1,6 @@
+import { refused } from '../protocols/errors.ts'
 import type { Millis, PeerId } from '../protocols/ids.ts'
-import type { Ports } from '../src/ports.ts'
+import type { Identity, Ports } from '../src/ports.ts'
 import { Registries } from '../src/registries/store.ts'
 import { RegistryReplica } from '../src/registries/replica.ts'
 import type { RecordRules } from '../src/registries/record.ts'
@@ -24,17 +25,24 @@ export type Surroundings = {
   readonly telemetry: TelemetryRecorder
   readonly executions: ExecutionLog
   readonly backendWeather: () => BackendWeather
-  /** Who may write what into the registries; everybody everything when absent. */
-  readonly mayWrite?: RecordRules['mayWrite']
 }
+
+/** What the peer of a host says about who may write into the registries; it speaks up once it is composed. */
+export type WritingRights = Pick<RecordRules, 'mayWrite' | 'mayOperate'>
+
+/** Everybody may write everything: for peers without membership. */
+const ANYBODY: WritingRights = { mayWrite: () => ({ ok: true, value: true }) }
 
 /** One machine of the world: its key, disk, registry view and hardware outlive every life of the peer on it. */
 export class SimulatedHost {
   readonly index: number
   readonly peer: PeerId
   readonly address: string
+  /** The key of this host, for what is arranged before its peer lives. */
+  readonly identity: Identity
   readonly disk: SimulatedDisk
   readonly view = new MemoryView()
+  rights: WritingRights = ANYBODY
   readonly #around: Surroundings
   readonly #random: SeededRandom
   readonly #secret: Uint8Array
@@ -51,6 +59,7 @@ export class SimulatedHost {
     this.index = index
     this.peer = key.peer
     this.#secret = key.secret
+    this.identity = around.ring.identity(key.peer, key.secret, this.#random.fork('mint'))
     this.#host = around.network.addHost(key.peer, secret)
     this.address = this.#host.address
     this.disk = new SimulatedDisk(around.kernel, this.#random.fork('disk'))
@@ -79,7 +88,11 @@ export class SimulatedHost {
     const identity = ring.identity(this.peer, this.#secret, random.fork('mint'))
     const port = network.connect(this.#host, life)
     const recorder = telemetry.port(this.peer)
-    const rules: RecordRules = { identity, mayWrite: this.#around.mayWrite ?? (() => ({ ok: true, value: true })) }
+    const rules: RecordRules = {
+      identity,
+      mayWrite: (...asked) => this.rights.mayWrite(...asked),
+      mayOperate: (...asked) => this.rights.mayOperate?.(...asked) ?? refused('nobody may change the keys of others'),
+    }
     const registries = new Registries(this.view, rules, { clock, telemetry: recorder })
     new RegistryReplica(registries, { clock, random: random.fork('replica'), network: port, telemetry: recorder }).start()
     return {

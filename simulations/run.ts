@@ -9,7 +9,7 @@ import { drawScenario, SCENARIOS, type ScenarioName } from './scenarios.ts'
 type Order = Omit<ScenarioOptions, 'seed'> & { readonly scenario: ScenarioName; readonly seeds: readonly number[] }
 type Figures = { readonly seeds: number; readonly violations: number; readonly seconds: number; readonly fingerprint: string }
 
-const USAGE = `node simulations/run.ts [--scenario ${Object.keys(SCENARIOS).join('|')}] [--peers 200] [--seeds 50] [--from 1] [--seconds 20]
+const USAGE = `usage: node simulations/run.ts [--scenario ${Object.keys(SCENARIOS).join('|')}] [--peers 200] [--seeds 50] [--from 1] [--seconds 20]
   [--loss 0.05] [--churn 0.05] [--bug NAME] [--threads 2] [--json]
   loss: part of the messages that never arrive; churn: part of the peers that crash each ten seconds; drawn by the seed when not given.`
 
@@ -98,7 +98,7 @@ async function share(order: Omit<Order, 'seeds'>, seeds: readonly number[], thre
 
 async function work(order: Omit<Order, 'seeds'>): Promise<void> {
   parentPort?.on('message', (seed: number) => {
-    live(drawScenario(order.scenario, { ...order, seed }), order.seconds).then(outcome => parentPort?.postMessage(outcome), error => {
+    drawScenario(order.scenario, { ...order, seed }).then(scenario => live(scenario, order.seconds)).then(outcome => parentPort?.postMessage(outcome), error => {
       // Not a property that failed but the simulator: stop, loudly.
       queueMicrotask(() => {
         throw error

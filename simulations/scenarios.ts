@@ -1,14 +1,18 @@
 import type { Scenario, ScenarioOptions } from './scenario.ts'
-import { drawMarket } from './scenarios/market.ts'
 import type { SimPeer } from './world.ts'
 
-/** What `run.ts --scenario` can live, by name. */
+type Draw = (options: ScenarioOptions) => Scenario<SimPeer>
+
+/** What `run.ts --scenario` can live, by name; loaded when asked for. */
 export const SCENARIOS = {
-  market: drawMarket,
-} as const satisfies Record<string, (options: ScenarioOptions) => Scenario<SimPeer>>
+  /** The peer itself, as the daemon composes it. */
+  mesh: async (): Promise<Draw> => (await import('./scenarios/mesh.ts')).drawMesh,
+  /** A toy peer over the same ports: what the machinery itself costs, and planted mistakes to be found. */
+  market: async (): Promise<Draw> => (await import('./scenarios/market.ts')).drawMarket,
+} as const
 
 export type ScenarioName = keyof typeof SCENARIOS
 
-export function drawScenario(name: ScenarioName, options: ScenarioOptions): Scenario<SimPeer> {
-  return SCENARIOS[name](options)
+export async function drawScenario(name: ScenarioName, options: ScenarioOptions): Promise<Scenario<SimPeer>> {
+  return (await SCENARIOS[name]())(options)
 }

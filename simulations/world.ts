@@ -30,7 +30,6 @@ export type WorldOptions<P extends SimPeer> = {
   readonly checkEveryMs?: Millis
   /** Wraps one host's ports to make it lie, stall or forge. */
   readonly corrupt?: (ports: Ports, host: SimulatedHost) => Ports
-  readonly mayWrite?: Surroundings['mayWrite']
 }
 
 /** A property did not hold, or code under test threw what nobody foresaw. */
@@ -82,7 +81,6 @@ export class World<P extends SimPeer> {
       telemetry: this.telemetry,
       executions: this.executions,
       backendWeather: () => this.backendWeather,
-      ...(options.mayWrite === undefined ? {} : { mayWrite: options.mayWrite }),
     }
     this.hosts = Array.from({ length: options.peers }, (_, index) => new SimulatedHost(around, index))
   }

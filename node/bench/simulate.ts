@@ -1,0 +1,21 @@
+import { spawn } from 'node:child_process'
+import { join } from 'node:path'
+import { createInterface } from 'node:readline'
+import { z } from 'zod'
+
+const ROOT = join(import.meta.dirname, '../..')
+const ARGUMENTS = ['simulations/run.ts', '--scenario', 'mesh', '--peers', '200', '--seeds', '50', '--seconds', '20', '--loss', '0.05', '--churn', '0.05', '--json']
+
+const figures = z.object({ seeds: z.int(), violations: z.int(), seconds: z.number(), fingerprint: z.string() })
+
+/** 200 simulated peers under churn and 5 % loss, 50 seeds: how many broke an invariant, and how long all of it took. */
+export async function run(): Promise<Record<string, number>> {
+  const child = spawn(process.execPath, ARGUMENTS, { cwd: ROOT, stdio: ['ignore', 'pipe', 'inherit'] })
+  const exited = new Promise<number | null>((resolve, reject) => child.once('error', reject).once('close', resolve))
+  let last = ''
+  for await (const line of createInterface({ input: child.stdout })) last = line
+  const code = await exited
+  if (code !== 0 && code !== 1) throw new Error(`the simulator ended with code ${code}`)
+  const { seeds, violations, seconds } = figures.parse(JSON.parse(last))
+  return { seeds, violations, seconds }
+}
