@@ -22,6 +22,9 @@ export type Connection = {
 }
 
 export const RETRANSMIT_MS = 200
+/** A connection that has not proved membership by then is closed, as by the real adapter. */
+const STRANGER_MS = 10_000
+const BAN_MS = 60_000
 const UNANSWERED_MS = 5_000
 
 /** The connections of one life of one peer: dialled, admitted, banned, lost. */
@@ -32,7 +35,7 @@ export class Connections {
   readonly #life: Life
   readonly #open = new Map<PeerId, Connection>()
   readonly #dialling = new Map<PeerId, Promise<PeerId>>()
-  readonly #banned = new Map<PeerId, string>()
+  readonly #banned = new Map<PeerId, { readonly because: string; readonly until: Millis }>()
   readonly #connectionEars = new Set<(peer: PeerId, direction: Direction) => void>()
   readonly #peerEars = new Set<(peer: PeerId, state: 'joined' | 'gone') => void>()
   #admitted: readonly PeerId[] | undefined
@@ -88,11 +91,13 @@ export class Connections {
   }
 
   ban(peer: PeerId, because: string): void {
-    this.#banned.set(peer, because)
-    const connection = this.#open.get(peer)
-    if (connection === undefined) return
-    this.#net.kernel.after(this.#net.links.delay(this.#host.index, connection.host.index), () => connection.port.connections.lose(this.#host.peer, this.#port))
-    this.lose(peer)
+    this.#banned.set(peer, { because, until: this.#net.kernel.now + BAN_MS })
+    this.#close(peer)
+  }
+
+  bannedBecause(peer: PeerId): string | undefined {
+    const ban = this.#banned.get(peer)
+    return ban === undefined || ban.until <= this.#net.kernel.now ? undefined : ban.because
   }
 
   /** The connection is gone; with `port`, only if it still leads to that life of the peer. */
@@ -151,6 +156,21 @@ export class Connections {
     connection.waiting.add(done)
   }
 
+  /** Hangs up; the other side hears it a little later. */
+  #close(peer: PeerId): void {
+    const connection = this.#open.get(peer)
+    if (connection === undefined) return
+    this.#net.kernel.after(this.#net.links.delay(this.#host.index, connection.host.index), () => connection.port.connections.lose(this.#host.peer, this.#port))
+    this.lose(peer)
+  }
+
+  #refuseStranger(connection: Connection): void {
+    const { peer } = connection.host
+    this.#net.kernel.after(STRANGER_MS, () => {
+      if (!connection.admitted && this.#open.get(peer) === connection) this.#close(peer)
+    }, this.#life)
+  }
+
   #dial(target: Host, resolve: (peer: PeerId) => void, reject: (failure: MeshError) => void): void {
     const { kernel, links } = this.#net
     const oneWay = links.delay(this.#host.index, target.index)
@@ -178,8 +198,7 @@ export class Connections {
 
   #refusal(target: Host): MeshError | undefined {
     if (target.secret !== this.#host.secret) return new MeshError('NETWORK_REFUSED', `${target.peer} is in another network: the handshake did not match`)
-    const theirs = target.port?.connections
-    const because = (theirs === undefined ? undefined : theirs.#banned.get(this.#host.peer)) ?? this.#banned.get(target.peer)
+    const because = target.port?.connections.bannedBecause(this.#host.peer) ?? this.bannedBecause(target.peer)
     return because === undefined ? undefined : new MeshError('NETWORK_REFUSED', `the connection with ${target.peer} is banned: ${because}`)
   }
 
@@ -194,6 +213,8 @@ export class Connections {
     twin.twin = mine
     this.#open.set(target.peer, mine)
     theirs.#open.set(this.#host.peer, twin)
+    this.#refuseStranger(mine)
+    theirs.#refuseStranger(twin)
     for (const hear of theirs.#connectionEars) hear(this.#host.peer, 'inbound')
     for (const hear of this.#connectionEars) hear(target.peer, 'outbound')
   }

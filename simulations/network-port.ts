@@ -95,8 +95,14 @@ export class NetworkPort implements Network {
         this.#later(connection, () => connection.port.#welcome(this.self, protocol, mine, failure => {
           this.#later(connection, () => {
             connection.pending.delete(fail)
-            if (failure === undefined) resolve(mine)
-            else fail(failure)
+            if (failure !== undefined) {
+              fail(failure)
+              return
+            }
+            const cancel = (): void => mine.abort(asCancelled(signal.reason))
+            signal.addEventListener('abort', cancel, { once: true })
+            mine.signal.addEventListener('abort', () => signal.removeEventListener('abort', cancel), { once: true })
+            resolve(mine)
           })
         }))
       }, reject)
@@ -295,6 +301,10 @@ export class NetworkPort implements Network {
 function track(connection: Connection, stream: { sever(failure: MeshError): void; readonly closed: boolean }): void {
   for (const other of connection.streams) if (other.closed) connection.streams.delete(other)
   connection.streams.add(stream)
+}
+
+function asCancelled(reason: unknown): MeshError {
+  return reason instanceof MeshError ? reason : new MeshError('CANCELLED', reason instanceof Error ? reason.message : 'the stream was cancelled')
 }
 
 function unlessAborted<T>(work: Promise<T>, signal: AbortSignal, aborted?: () => void): Promise<T> {

@@ -4,8 +4,10 @@ import { Kernel } from '../../simulations/kernel.ts'
 import { World } from '../../simulations/world.ts'
 import type { Ports } from '../../src/ports.ts'
 import { NOTHING_TO_SEE } from '../../simulations/checkers.ts'
+import { pair } from './pair.ts'
 import { hello } from '../../protocols/membership.ts'
 import { journalConformance } from '../conformance/journal.ts'
+import { networkConformance } from '../conformance/network.ts'
 import { registryConformance } from '../conformance/registry.ts'
 
 journalConformance('simulated', async () => {
@@ -68,4 +70,11 @@ registryConformance('simulated', async () => {
     together: () => heal(),
     close: async () => stop(),
   }
+})
+
+networkConformance('simulated', async () => {
+  const { kernel, net, a, b } = pair()
+  const stranger = net.connect(net.addHost('12D3KooWstranger', 'another secret'), { alive: true })
+  const stop = kernel.runFreely()
+  return { mine: a, theirs: b, stranger, clock: kernel.clock(), close: async () => stop() }
 })
