@@ -221,7 +221,7 @@ function readInput(field: string, raw: Json, model: ModelShape): InputMapping {
   const given = typeof raw === 'string' ? { tensor: raw } : raw
   if (!isRecord(given)) throw invalid(`inputs.${field} must be an object or the name of a model input, got ${kind(given)}`)
   const name = given.tensor ?? field
-  const info = model.inputs.find(input => input.name === name)
+  const info = named(model.inputs, name)
   if (info === undefined) throw invalid(`inputs.${field}.tensor: the model has no input ${JSON.stringify(name)}; it has ${listed(model.inputs.map(input => input.name))}`)
   const dtype = given.dtype ?? info.dtype
   if (!isDtype(dtype)) throw invalid(`inputs.${field}.dtype: ${JSON.stringify(dtype)} is no tensor type`)
@@ -256,7 +256,8 @@ function readOutput(field: string, raw: Json, model: ModelShape): OutputMapping 
   const given = typeof raw === 'string' ? { tensor: raw } : raw
   if (!isRecord(given)) throw invalid(`outputs.${field} must be an object or the name of a model output, got ${kind(given)}`)
   const name = given.tensor ?? field
-  if (typeof name !== 'string' || !model.outputs.some(output => output.name === name)) {
+  const info = named(model.outputs, name)
+  if (info === undefined) {
     throw invalid(`outputs.${field}.tensor: the model has no output ${JSON.stringify(name)}; it has ${listed(model.outputs.map(output => output.name))}`)
   }
   const chosen = given.pick ?? 'all'
@@ -265,7 +266,15 @@ function readOutput(field: string, raw: Json, model: ModelShape): OutputMapping 
   const labels = given.labels
   if (labels !== undefined && !Array.isArray(labels)) throw invalid(`outputs.${field}.labels must be a list`)
   if ((known === 'label' || known === 'labelled') && labels === undefined) throw invalid(`outputs.${field}.pick is ${known}, which needs labels`)
-  return { tensor: name, pick: known, ...(labels === undefined ? {} : { labels: (labels as readonly Json[]).map(String) }) }
+  return { tensor: info.name, pick: known, ...(labels === undefined ? {} : { labels: (labels as readonly Json[]).map(String) }) }
+}
+
+/** Exporters add suffixes (`dense_2/Softmax`, `x:0`) that authors leave out; one match is no guess. */
+function named(infos: readonly TensorInfo[], name: Json): TensorInfo | undefined {
+  const exact = infos.find(info => info.name === name)
+  if (exact !== undefined || typeof name !== 'string') return exact
+  const close = infos.filter(info => info.name.startsWith(`${name}/`) || info.name.startsWith(`${name}:`))
+  return close.length === 1 ? close[0] : undefined
 }
 
 function listed(names: Iterable<string>): string {

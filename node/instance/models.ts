@@ -17,6 +17,9 @@ export type ModelAnswer =
   | { readonly call: number; readonly ok: true; readonly opened?: OpenedModel; readonly outputs?: Readonly<Record<string, Tensor>> }
   | { readonly call: number; readonly ok: false; readonly code: string; readonly message: string }
 
+/** V8 would reserve 512 MB for the thread's machine code, which counts against the instance's memory limit. */
+const CODE_MB = 32
+
 type Waiting = { readonly resolve: (answer: Extract<ModelAnswer, { ok: true }>) => void; readonly reject: (error: Error) => void }
 
 /**
@@ -83,7 +86,7 @@ export class ModelThread {
 
   #thread(): Worker {
     if (this.#worker !== undefined) return this.#worker
-    const worker = new Worker(new URL('./model-thread.ts', import.meta.url), { name: 'models' })
+    const worker = new Worker(new URL('./model-thread.ts', import.meta.url), { name: 'models', resourceLimits: { codeRangeSizeMb: CODE_MB } })
     worker.on('message', (answer: ModelAnswer) => this.#settle(answer))
     worker.on('error', error => this.#lost(error.message))
     worker.on('exit', code => this.#lost(`the model thread ended with ${code}`))

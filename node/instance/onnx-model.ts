@@ -15,6 +15,8 @@ export function onnxRuntime(): typeof Ort {
   try {
     const ort = createRequire(import.meta.url)('onnxruntime-node') as typeof Ort
     keepHalfAsBits(ort)
+    // Its warnings are about devices that the fence hides on purpose.
+    ort.env.logLevel = 'error'
     loaded = ort
     return ort
   } catch (cause) {
