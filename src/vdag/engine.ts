@@ -1,6 +1,6 @@
 import { digest, hex, utf8 } from '../../protocols/codec.ts'
 import { asMeshError, isErrorCode, MeshError } from '../../protocols/errors.ts'
-import type { Json, Millis, PeerId, RunId } from '../../protocols/ids.ts'
+import type { Cid, Json, Millis, PeerId, RunId } from '../../protocols/ids.ts'
 import { packet as packetSchema, type Packet } from '../../protocols/invoke.ts'
 import type { RunEvent } from '../../protocols/runs.ts'
 import { Backoff } from '../lib/backoff.ts'
@@ -18,7 +18,7 @@ import { indexPlan, plan as planSchema, type PlanIndex, type RunLimits } from '.
 import { getValue, putValue } from './records.ts'
 import { Registrar } from './registrar.ts'
 import { epochAt, RunBook, type BookLimits } from './run-book.ts'
-import type { Began } from './run.ts'
+import type { Began, Ended } from './run.ts'
 import { Slots } from './slots.ts'
 import { RunWatch } from './watch.ts'
 
@@ -169,13 +169,18 @@ export class RunEngine {
     const copy = await this.#watch.read(run, 0, 0, signal)
     if (copy === undefined) return undefined
     const last = copy.events.at(-1)
-    return { run, state: last?.type === 'completed' || last?.type === 'aborted' ? last.type : 'running', coordinator: copy.coordinator, events: copy.events }
+    return { run, state: isEnd(last) ? last.type : 'running', coordinator: copy.coordinator, events: copy.events }
   }
 
   /** The runs this peer coordinates, mirrors or vouches for, newest first. */
   async list(): Promise<readonly RunRow[]> {
     const rows = this.#book.runs().map(([run, { vdag, end, coordinator, at }]) => ({ run, vdag, state: end?.type ?? 'running' as const, coordinator, at }))
     return rows.sort((a, b) => b.at - a.at || (a.run < b.run ? -1 : 1))
+  }
+
+  /** For checkers: the runs this peer drives or knows the end of. The run id stands for its key. */
+  inspect(): readonly { readonly run: RunId; readonly key: string; readonly state: RunState; readonly outputs?: Readonly<Record<string, Cid>> }[] {
+    return this.#book.runs().filter(([run, { end }]) => end !== undefined || this.#drives.has(run)).map(([run, { end }]) => ({ run, key: run, state: end?.type ?? 'running', ...(end?.type === 'completed' ? { outputs: end.outputs } : {}) }))
   }
 
   /** Ends a run that this peer drives. */
@@ -265,7 +270,7 @@ export class RunEngine {
   /** Remembers who has a run, so that this peer's copy is theirs to write. */
   async #defer(run: RunId, coordinator: PeerId, epoch: number): Promise<void> {
     const held = this.#book.head(run)
-    if (held !== undefined && held.end === undefined && epoch > held.epoch) await this.#book.promise(run, held, { coordinator, epoch })
+    if (held !== undefined && held.end === undefined && coordinator !== held.coordinator && epoch >= held.epoch) await this.#book.promise(run, held, { coordinator, epoch })
   }
 
   async #plan(began: Began): Promise<PlanIndex> {
@@ -290,9 +295,7 @@ export class RunEngine {
   /** The longest copy in the newest epoch, written into this peer's own. */
   async #bestCopy(run: RunId, copies: readonly Copy[]): Promise<readonly RunEvent[]> {
     const own = await this.#book.events(run)
-    const better = (a: Copy, b: Copy): number => b.lastEpoch - a.lastEpoch || b.events - a.events
-    const mine: Copy = { peer: this.#view.self, events: own.length, lastEpoch: own.length === 0 ? 0 : epochAt(own, own.length - 1) }
-    const ranked = copies.filter(copy => copy.peer !== this.#view.self && better(copy, mine) < 0).sort(better)
+    const ranked = copies.filter(copy => copy.peer !== this.#view.self && newestFirst(copy, copyOf(own)) < 0).sort(newestFirst)
     for (const { peer, events } of ranked) {
       const copy = await this.#download(run, peer)
       if (copy.length >= events) return copy
@@ -316,7 +319,10 @@ export class RunEngine {
     this.#takingOver.add(run)
     try {
       const claim = await this.#claim(run, this.#book.head(run)?.mirrors ?? [], true)
-      if (claim === undefined) return
+      if (claim === undefined) {
+        await this.#catchUp(run)
+        return
+      }
       const log = await this.#bestCopy(run, claim.copies)
       const [began] = log
       if (began?.type !== 'began') {
@@ -384,18 +390,24 @@ export class RunEngine {
   /** Compares this peer's copy with the one of whoever drives the run; takes it over when nobody does. */
   async #catchUp(run: RunId): Promise<void> {
     const head = this.#book.head(run)
-    if (head === undefined || head.end !== undefined) return
+    if (head === undefined || head.end !== undefined || this.#drives.has(run)) return
     const own = await this.#book.events(run)
     const copy = await this.#watch.read(run, 0, 0, this.#ports.clock.deadline(COMPILE_MS, this.#stopped.signal))
-    const driver = copy?.coordinator
+    if (copy === undefined || copy.peer === this.#view.self) {
+      if (own.length > 0) this.#takeTurn(run, head.coordinator)
+      return
+    }
+    const log = await this.#download(run, copy.peer)
+    const ended = isEnd(log.at(-1))
+    const driver = copy.coordinator ?? (ended ? copy.peer : undefined)
     if (driver === undefined || driver === this.#view.self) {
       if (own.length > 0) this.#takeTurn(run, head.coordinator)
       return
     }
-    const log = await this.#download(run, driver)
-    if (copy?.epoch !== undefined && copy.epoch > head.epoch) await this.#book.promise(run, head, { coordinator: driver, epoch: copy.epoch })
-    const now = this.#book.head(run)
-    if (now?.coordinator === driver && log.length > 0 && own.length > 0) await this.#book.append(run, { coordinator: driver, epoch: now.epoch }, 0, log, { show: true })
+    if (own.length === 0 || log.length === 0 || (!ended && newestFirst(copyOf(log), copyOf(own)) > 0)) return
+    const writer = { coordinator: driver, epoch: Math.max(copy.epoch ?? 0, head.epoch) }
+    if (writer.coordinator !== head.coordinator || writer.epoch !== head.epoch) await this.#book.promise(run, head, writer)
+    await this.#book.append(run, writer, 0, log, { show: true })
   }
 
   /** Waits until a peer that mirrored this one's runs is back in view, for a while. */
@@ -411,4 +423,19 @@ function runIdOf({ vdagUri, key }: Submission, random: Random): RunId {
   if (key === undefined) return `run-${hex(random.bytes(16))}`
   if (key.length === 0 || key.length > 200) throw new MeshError('BAD_INPUT', 'an idempotency key has 1 to 200 characters')
   return `run-${hex(digest(utf8(`aios-run\0${vdagUri}\0${key}`))).slice(0, 32)}`
+}
+
+type Extent = Pick<Copy, 'events' | 'lastEpoch'>
+
+function copyOf(log: readonly RunEvent[]): Extent {
+  return { events: log.length, lastEpoch: log.length === 0 ? 0 : epochAt(log, log.length - 1) }
+}
+
+/** Raft's rule: of two copies the one whose last event is of the newer epoch, then the longer. */
+function newestFirst(a: Extent, b: Extent): number {
+  return b.lastEpoch - a.lastEpoch || b.events - a.events
+}
+
+function isEnd(event: RunEvent | undefined): event is Ended {
+  return event?.type === 'completed' || event?.type === 'aborted'
 }

@@ -157,9 +157,10 @@ export class RunBook {
     while (true) {
       const log = await this.#log(run)
       const seen = log.events.slice(0, log.visible)
+      const ended = this.#heads.get(run)?.end !== undefined && log.visible === log.events.length
       // The end alone, where the rest was dropped: whatever came before it is not to be had any more.
-      if (this.#heads.get(run)?.end !== undefined && seen[0]?.type !== 'began') return seen
-      if (seen.length > from || waitMs === 0 || until.aborted || this.#heads.get(run)?.end !== undefined) return seen.slice(from)
+      if (ended && seen[0]?.type !== 'began') return seen
+      if (seen.length > from || waitMs === 0 || until.aborted || ended) return seen.slice(from)
       await this.#change(run, until)
     }
   }

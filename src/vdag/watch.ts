@@ -7,11 +7,13 @@ import type { Ports, Random } from '../ports.ts'
 import type { MeshView } from '../roles.ts'
 import type { RunBook } from './run-book.ts'
 
-export type RunCopy = { readonly coordinator: PeerId | undefined; readonly epoch: number | undefined; readonly events: readonly RunEvent[] }
+/** What `peer` has of a run, and who drives it as far as `peer` knows. */
+export type RunCopy = { readonly peer: PeerId; readonly coordinator: PeerId | undefined; readonly epoch: number | undefined; readonly events: readonly RunEvent[] }
 
 /** One wait of a follower, and one answer of whoever it asks. */
 const WAIT_MS: Millis = 5_000
 const ANSWER_MS: Millis = 2_000
+const PAUSE_MS: Millis = 20
 /** Peers asked for a run that this one knows nothing of. */
 const ASKED = 16
 const PATIENCE = { firstMs: 100, maxMs: 2_000, retries: 8 }
@@ -53,6 +55,8 @@ export class RunWatch {
         if (event.type === 'completed' || event.type === 'aborted') return
       }
       if (copy.events.length > 0) patience.reset()
+      // Whoever answers at once that there is nothing new is not asked again at once.
+      else await this.#ports.clock.sleep(PAUSE_MS, signal)
     }
   }
 
@@ -62,7 +66,7 @@ export class RunWatch {
     const head = this.#book.head(run)
     if (head?.end !== undefined || head?.coordinator === self) {
       const events = await this.#book.read(run, from, waitMs, signal)
-      if (events.length > 0 || head.end !== undefined || (await this.#book.events(run)).length > 0) return { coordinator: head.coordinator, epoch: head.epoch, events }
+      if (events.length > 0 || head.end !== undefined || (await this.#book.events(run)).length > 0) return { peer: self, coordinator: head.coordinator, epoch: head.epoch, events }
     }
     const asked = new Set(head === undefined || head.coordinator === self ? [] : [head.coordinator])
     for (const peer of rendezvous(run, this.#view.live())) if (asked.size < ASKED && peer !== self) asked.add(peer)
@@ -75,14 +79,14 @@ export class RunWatch {
       return fresher ?? copy
     }
     const own = await this.#book.read(run, from, 0)
-    return own.length > 0 || (await this.#book.events(run)).length > 0 ? { coordinator: undefined, epoch: head?.epoch, events: own } : undefined
+    return own.length > 0 || (await this.#book.events(run)).length > 0 ? { peer: self, coordinator: undefined, epoch: head?.epoch, events: own } : undefined
   }
 
   /** One peer's copy; undefined when it has none or does not answer. */
   async ask(peer: PeerId, run: RunId, from: number, waitMs: Millis, signal?: AbortSignal): Promise<RunCopy | undefined> {
     try {
       const answer = await this.#ports.network.request(peer, runRead, { run, from, waitMs }, this.#ports.clock.deadline(waitMs + ANSWER_MS, signal))
-      return answer.found ? { coordinator: answer.coordinator, epoch: answer.epoch, events: answer.events } : undefined
+      return answer.found ? { peer, coordinator: answer.coordinator, epoch: answer.epoch, events: answer.events } : undefined
     } catch (error) {
       const failure = asMeshError(error)
       if (failure.code === 'INTERNAL') throw failure
