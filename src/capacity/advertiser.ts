@@ -1,6 +1,6 @@
 import { capacityTopic, type CapacityAd, type CapacityDelta, type InstanceAd } from '../../protocols/capacity.ts'
 import { decode, encode } from '../../protocols/codec.ts'
-import { asMeshError } from '../../protocols/errors.ts'
+import { MeshError } from '../../protocols/errors.ts'
 import type { Cid, Millis } from '../../protocols/ids.ts'
 import type { Resources } from '../../protocols/resources.ts'
 import type { Signed } from '../../protocols/signed.ts'
@@ -180,9 +180,8 @@ export class Advertiser {
 
   #background(work: Promise<unknown>): void {
     work.catch(error => {
-      const failure = asMeshError(error)
-      if (failure.code === 'INTERNAL') throw error
-      this.#ports.telemetry.event('warn', 'ad.not-published', { because: failure.message })
+      if (!(error instanceof MeshError)) throw error
+      this.#ports.telemetry.event('warn', 'ad.not-published', { because: error.message })
     })
   }
 }

@@ -1,5 +1,5 @@
 import { capacityAd, capacityDelta, capacityPull, capacityTopic, type CapacityAd, type InstanceAd } from '../../protocols/capacity.ts'
-import { asMeshError, MeshError } from '../../protocols/errors.ts'
+import { MeshError } from '../../protocols/errors.ts'
 import type { BlockId, Millis, PeerId } from '../../protocols/ids.ts'
 import type { Signed } from '../../protocols/signed.ts'
 import { Lru } from '../lib/lru.ts'
@@ -219,7 +219,7 @@ export class Capacity implements MeshView {
           this.#hear(envelope)
         } catch (error) {
           // One bad ad in a bundle must not hide the others.
-          if (asMeshError(error).code === 'INTERNAL') throw error
+          if (!(error instanceof MeshError)) throw error
           this.#ports.telemetry.count('ads_refused_total')
         }
       }
@@ -297,9 +297,8 @@ export class Capacity implements MeshView {
 
   #background(work: Promise<unknown>): void {
     work.catch(error => {
-      const failure = asMeshError(error)
-      if (failure.code === 'INTERNAL') throw error
-      this.#ports.telemetry.event('debug', 'capacity.failed', { because: failure.message })
+      if (!(error instanceof MeshError)) throw error
+      this.#ports.telemetry.event('debug', 'capacity.failed', { because: error.message })
     })
   }
 }

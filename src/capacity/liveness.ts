@@ -306,9 +306,8 @@ export class Liveness {
 
   #background(work: Promise<unknown>): void {
     work.catch(error => {
-      const failure = asMeshError(error)
-      if (failure.code === 'INTERNAL') throw error
-      this.#ports.telemetry.event('debug', 'liveness.failed', { because: failure.message })
+      if (!(error instanceof MeshError)) throw error
+      this.#ports.telemetry.event('debug', 'liveness.failed', { because: error.message })
     })
   }
 }

@@ -1,0 +1,286 @@
+import { z } from 'zod'
+import type { CapacityAd } from '../../protocols/capacity.ts'
+import { asMeshError, granted, MeshError, refused, type Verdict } from '../../protocols/errors.ts'
+import { hex } from '../../protocols/codec.ts'
+import type { Json, Millis, PeerId } from '../../protocols/ids.ts'
+import { askForBid, award, bid as bidSchema, contract as contractSchema, lease, type Ask, type Bid, type Contract, type Explanation } from '../../protocols/placement.ts'
+import type { Signed } from '../../protocols/signed.ts'
+import type { BlockRecord, PolicyRef } from '../../protocols/specs.ts'
+import { isJsonObject, toJson, type JsonObject } from '../lib/json.ts'
+import type { Ports, Random } from '../ports.ts'
+import type { MeshView, PolicyCalls } from '../roles.ts'
+import { seal, unseal } from '../trust/seal.ts'
+import type { Bidder } from './bidder.ts'
+import { clusterDocument, type ClusterFilter } from './cluster-document.ts'
+import { byScore, choices, rank, sample, type Rank } from './rank.ts'
+
+export type AllocationConfig = {
+  readonly askMs: Millis
+  readonly awardMs: Millis
+  readonly holdMs: Millis
+  readonly leaseMs: Millis
+  readonly asksAtOnce: number
+  readonly filter: ClusterFilter
+  /** Pre-check rules by AIOS's action names (`add_block`, `scale_block`): the network's first, then the cluster's. */
+  readonly prechecks: Readonly<Record<string, readonly PolicyRef[]>>
+}
+
+export type Wish = {
+  readonly block: BlockRecord
+  readonly epoch: number
+  readonly action: Ask['action']
+  readonly hosting: ReadonlyMap<PeerId, number>
+  /** Hosts not to ask now, and why. */
+  readonly avoid: ReadonlyMap<PeerId, string>
+}
+export type Placed = { readonly contract: Contract; readonly envelope: Signed }
+type Candidate = Explanation['candidates'][number]
+type Offer = { readonly bid: Bid; readonly ad: CapacityAd; readonly rank: Rank }
+type Log = { readonly lines: Candidate[] }
+
+const LINES_BOUND = 400
+const allowed = z.looseObject({ allowed: z.boolean(), input_data: z.json().optional() })
+const identified = z.union([z.string(), z.looseObject({ id: z.string(), node_id: z.string().optional() })])
+
+/** The buyer's side: AIOS's allocation sequence for one instance, by asking hosts instead of a gateway. */
+export class Allocation {
+  readonly #ports: Pick<Ports, 'clock' | 'identity' | 'network' | 'telemetry'>
+  readonly #random: Random
+  readonly #view: MeshView
+  readonly #policies: PolicyCalls
+  readonly #bidder: Bidder
+  readonly #config: AllocationConfig
+
+  constructor(ports: Pick<Ports, 'clock' | 'random' | 'identity' | 'network' | 'telemetry'>, roles: { readonly view: MeshView; readonly policies: PolicyCalls; readonly bidder: Bidder }, config: AllocationConfig) {
+    this.#ports = ports
+    this.#random = ports.random.fork('allocation')
+    this.#view = roles.view
+    this.#policies = roles.policies
+    this.#bidder = roles.bidder
+    this.#config = config
+  }
+
+  /** Places one instance, or says why none could be; the explanation tells of every host that had a say. */
+  async place(wish: Wish): Promise<{ readonly verdict: Verdict<Placed>; readonly explanation: Explanation }> {
+    const log: Log = { lines: [] }
+    const offers = await this.#offers(wish, log, false)
+    if (!offers.ok) return this.#done(wish, log, offers)
+    const order = await this.#pick(wish.block, offers.value, log)
+    let placed: Verdict<Placed> = refused('nobody made a bid that stood', true)
+    const untried = [...order]
+    for (let offer = untried.shift(); offer !== undefined; offer = untried.shift()) {
+      placed = await this.#award(wish, offer)
+      note(log, { peer: offer.bid.host, step: 'award', ok: placed.ok, because: placed.ok ? `contract ${placed.value.contract.id}` : placed.because })
+      if (placed.ok) break
+    }
+    for (const { bid } of untried) this.#giveBack(wish, bid)
+    return this.#done(wish, log, placed)
+  }
+
+  /** What `place` would do now. Reserves nothing. */
+  async explain(block: BlockRecord, hosting: ReadonlyMap<PeerId, number>): Promise<Explanation> {
+    const log: Log = { lines: [] }
+    const wish: Wish = { block, epoch: 0, action: 'dry_run', hosting, avoid: new Map() }
+    const offers = await this.#offers(wish, log, true)
+    if (!offers.ok) return { block: block.blockId, candidates: log.lines }
+    const [chosen] = await this.#pick(block, offers.value, log)
+    return { block: block.blockId, ...(chosen === undefined ? {} : { chosen: chosen.bid.host }), candidates: log.lines }
+  }
+
+  #done(wish: Wish, log: Log, verdict: Verdict<Placed>): { readonly verdict: Verdict<Placed>; readonly explanation: Explanation } {
+    this.#ports.telemetry.count('placements_total', { placed: String(verdict.ok), action: wish.action })
+    return { verdict, explanation: { block: wish.block.blockId, ...(verdict.ok ? { chosen: verdict.value.contract.host } : {}), candidates: log.lines } }
+  }
+
+  /** Pre-checks, filter, selection, asks: the bids of this round. */
+  async #offers(wish: Wish, log: Log, dryRun: boolean): Promise<Verdict<readonly Offer[]>> {
+    const ads = this.#view.ads()
+    const permitted = await this.#precheck(wish, ads)
+    if (!permitted.ok) {
+      note(log, { peer: this.#ports.identity.peer, step: 'filter', ok: false, because: permitted.because })
+      return permitted
+    }
+    const { block } = wish
+    const clusters = Map.groupBy(ads, ({ cluster }) => cluster)
+    const documents = new Map([...clusters].map(([id, members]) => [id, clusterDocument(members)]))
+    const candidates = await this.#selected(block, this.#filtered(wish, ads, documents, log), documents, log)
+    const { ranked, refused: unsuited } = rank(block, candidates, { hosting: wish.hosting, rtt: peer => (peer === this.#view.self ? 0 : this.#ports.network.rtt(peer)) })
+    for (const { peer, because } of unsuited) note(log, { peer, step: 'filter', ok: false, because })
+    const asked = sample(ranked, choices(ads.length), this.#random)
+    if (asked.length === 0) return refused(ads.length === 0 ? 'no host is known' : `none of ${ads.length} hosts can run it: ${summary(log)}`, true)
+    if (asked.length < ranked.length) note(log, { peer: this.#ports.identity.peer, step: 'ask', ok: true, because: `${asked.length} of ${ranked.length} hosts that could are asked` })
+    const offers = (await this.#askAll(wish, asked, dryRun, log)).flatMap(({ bid, rank }) => {
+      const ad = ads.find(({ peer }) => peer === bid.host)
+      return ad === undefined ? [] : [{ bid, rank, ad }]
+    })
+    return offers.length === 0 ? refused(`nobody bid: ${summary(log)}`, true) : granted(offers)
+  }
+
+  /** AIOS's `add_block` and `scale_block`: the network's rules, then the cluster's. Replacing the dead asks nobody. */
+  async #precheck({ block, action }: Wish, ads: readonly CapacityAd[]): Promise<Verdict<true>> {
+    const name = action === 'scale' ? 'scale_block' : action === 'reassignment' ? undefined : 'add_block'
+    for (const rule of name === undefined ? [] : this.#config.prechecks[name] ?? []) {
+      const { value } = await this.#policies.decide<Verdict<true>>({
+        hook: 'precheck',
+        rule,
+        input: { action: name ?? '', block_data: toJson(block), cluster_data: clusterDocument(ads.slice(0, 1)), input: { action: name ?? '', payload: { block_id: block.blockId } } },
+        scope: block.blockId,
+        accept: answer => {
+          const parsed = allowed.safeParse(answer)
+          if (!parsed.success) return refused('a pre-check must return { allowed, input_data }')
+          const { allowed: yes, input_data: because } = parsed.data
+          return granted(yes ? granted(true as const) : refused(`the ${name} policy ${rule.policyRuleURI} does not allow it${because === undefined ? '' : `: ${words(because)}`}`))
+        },
+        fallback: failure => (failure === undefined ? granted(true as const) : refused(`the ${name} policy failed: ${failure}`, true)),
+      })
+      if (!value.ok) return value
+    }
+    return granted(true)
+  }
+
+  #filtered({ block, avoid }: Wish, ads: readonly CapacityAd[], documents: ReadonlyMap<string, JsonObject>, log: Log): readonly CapacityAd[] {
+    const filter = block.policies['clusterAllocator']?.parameters['filter']
+    const verdicts = new Map([...documents].map(([id, document]) => [id, filter === undefined ? granted(true as const) : this.#config.filter(filter, document)]))
+    return ads.filter(ad => {
+      const because = avoid.get(ad.peer)
+      const verdict = because === undefined ? verdicts.get(ad.cluster) : refused(because, true)
+      if (verdict?.ok === false) note(log, { peer: ad.peer, step: 'filter', ok: false, because: verdict.because })
+      return verdict?.ok === true
+    })
+  }
+
+  /** AIOS's `clusterAllocator: selection` keeps some of the clusters that passed the filter. */
+  async #selected(block: BlockRecord, ads: readonly CapacityAd[], documents: ReadonlyMap<string, JsonObject>, log: Log): Promise<readonly CapacityAd[]> {
+    const ids = [...new Set(ads.map(({ cluster }) => cluster))]
+    const everyone = new Set(ids)
+    const decision = await this.#policies.decide<ReadonlySet<string>>({
+      hook: 'clusterAllocator',
+      rule: block.policies['clusterAllocator'],
+      input: { action: 'selection', filter_result: ids.map(id => documents.get(id) ?? { id }), block_data: toJson(block) },
+      scope: block.blockId,
+      accept: answer => {
+        const listed = isJsonObject(answer) ? answer['clusters'] : answer
+        if (!Array.isArray(listed)) return refused('selection must return { clusters: [] }')
+        return granted(new Set(listed.flatMap(one => idOf(one)?.id ?? []).filter(id => everyone.has(id))))
+      },
+      fallback: () => everyone,
+    })
+    if (decision.by === 'fallback') note(log, { peer: this.#ports.identity.peer, step: 'selection', ok: false, because: `the selection policy gave no opinion: ${decision.because}` })
+    return ads.filter(({ cluster, peer }) => {
+      const kept = decision.value.has(cluster)
+      if (!kept) note(log, { peer, step: 'selection', ok: false, because: `not selected: ${decision.because}` })
+      return kept
+    })
+  }
+
+  async #askAll(wish: Wish, asked: readonly Rank[], dryRun: boolean, log: Log): Promise<readonly { readonly bid: Bid; readonly rank: Rank }[]> {
+    const bids: { bid: Bid; rank: Rank }[] = []
+    const waiting = [...asked]
+    const lane = async (): Promise<void> => {
+      for (let next = waiting.shift(); next !== undefined; next = waiting.shift()) {
+        const verdict = await this.#askOne(wish, next.peer, dryRun)
+        note(log, { peer: next.peer, step: verdict.ok ? 'bid' : 'ask', ok: verdict.ok, because: verdict.ok ? verdict.value.because : verdict.because, ...(verdict.ok ? { score: verdict.value.score } : {}) })
+        if (verdict.ok) bids.push({ bid: verdict.value, rank: next })
+      }
+    }
+    await Promise.all(Array.from({ length: Math.min(this.#config.asksAtOnce, asked.length) }, lane))
+    // Answers arrive in any order; what is chosen must not depend on it.
+    return bids.sort((a, b) => byScore(a.rank, b.rank))
+  }
+
+  async #askOne({ block, epoch, action }: Wish, host: PeerId, dryRun: boolean): Promise<Verdict<Bid>> {
+    const { clock, identity, network } = this.#ports
+    const ask: Ask = { id: `ask-${hex(this.#random.bytes(8))}`, block, needs: block.needs, steward: identity.peer, epoch, holdMs: this.#config.holdMs, action, dryRun }
+    try {
+      const answer = host === identity.peer ? await this.#bidder.ask(ask, host) : await network.request(host, askForBid, ask, clock.deadline(this.#config.askMs))
+      if ('refusal' in answer) return refused(answer.refusal.because, answer.refusal.retryable)
+      const { value, signer } = unseal(identity, 'bid', bidSchema, answer.bid, askForBid.limits.responseBytes)
+      if (signer !== host || value.host !== host || value.ask !== ask.id) return refused('it answered with a bid for something else')
+      if (!Number.isFinite(value.score) || value.score < 0 || value.score > 1) return refused(`its score ${value.score} is outside 0..1`)
+      return granted(value)
+    } catch (error) {
+      return unreachable(error)
+    }
+  }
+
+  /** The order in which to award: AIOS's `post_dry_run` names the first, the rest follow by score. */
+  async #pick(block: BlockRecord, offers: readonly Offer[], log: Log): Promise<readonly Offer[]> {
+    // The host's word about itself counts as much as what is known of it from here: spread, distance, bundle.
+    const order = [...offers].sort((a, b) => b.bid.score + b.rank.score - (a.bid.score + a.rank.score) || (a.bid.host < b.bid.host ? -1 : 1))
+    const decision = await this.#policies.decide<Offer | undefined>({
+      hook: 'clusterAllocator',
+      rule: block.policies['clusterAllocator'],
+      input: {
+        action: 'post_dry_run',
+        clusters: order.map(({ bid, ad }) => ({ id: ad.cluster, node_id: bid.host, cluster: clusterDocument([ad]), score_data: { score: bid.score, selection_score_data: { score: bid.score, node_info: { node_id: bid.host, gpus: [...bid.gpus] } } }, block_data: toJson(block) })),
+      },
+      scope: block.blockId,
+      accept: answer => {
+        const named = idOf(Array.isArray(answer) ? answer[0] ?? null : answer)
+        if (named === undefined) return refused('post_dry_run must return one of the clusters')
+        const found = order.find(({ bid, ad }) => ad.cluster === named.id && (named.node === undefined || bid.host === named.node))
+        return found === undefined ? refused(`it chose ${named.id}, which made no bid`) : granted(found)
+      },
+      fallback: () => order[0],
+    })
+    const first = decision.value
+    if (first === undefined) return order
+    note(log, { peer: first.bid.host, step: 'post_dry_run', ok: true, score: first.bid.score, because: decision.by === 'default' ? `best of ${order.length} bids` : decision.because })
+    return [first, ...order.filter(offer => offer !== first)]
+  }
+
+  async #award(wish: Wish, { bid }: Offer): Promise<Verdict<Placed>> {
+    const { clock, identity, network } = this.#ports
+    const body = { ask: bid.ask, hold: bid.hold, block: wish.block, instance: `in-${hex(this.#random.bytes(6))}`, epoch: wish.epoch, leaseMs: this.#config.leaseMs, issuedAt: clock.unix() }
+    const envelope = seal(identity, 'award', body)
+    const send = async (): Promise<Verdict<Placed>> => {
+      const answer = bid.host === identity.peer ? await this.#bidder.award(envelope, identity.peer) : await network.request(bid.host, award, envelope, clock.deadline(this.#config.awardMs))
+      if ('refusal' in answer) return refused(answer.refusal.because, answer.refusal.retryable)
+      const { value, signer } = unseal(identity, 'contract', contractSchema, answer.contract, award.limits.responseBytes)
+      const asAwarded = signer === bid.host && value.host === bid.host && value.instance === body.instance && value.block === wish.block.blockId && value.epoch >= wish.epoch
+      return asAwarded ? granted({ contract: value, envelope: answer.contract }) : refused('it answered with a contract for something else')
+    }
+    try {
+      return await send()
+    } catch (error) {
+      const failure = asMeshError(error)
+      if (failure.code !== 'DEADLINE') return unreachable(error)
+      // The award may have arrived and its answer been lost. It is idempotent: ask once more before going elsewhere.
+      return send().catch(unreachable)
+    }
+  }
+
+  /** Tells a host that its reservation is not needed, so that the next ask finds the room. Lost, it expires by itself. */
+  #giveBack({ block, epoch }: Wish, bid: Bid): void {
+    const { clock, identity, network } = this.#ports
+    const envelope = seal(identity, 'lease', { do: 'release', block: block.blockId, contract: bid.hold, epoch, leaseMs: 0, because: 'another bid was taken', issuedAt: clock.unix() })
+    const sent = bid.host === identity.peer ? this.#bidder.lease(envelope, identity.peer) : network.request(bid.host, lease, envelope, clock.deadline(this.#config.askMs))
+    sent.catch(unreachable)
+  }
+}
+
+function note({ lines }: Log, line: Candidate): void {
+  if (lines.length < LINES_BOUND) lines.push(line)
+}
+
+/** The reasons, the most frequent first. */
+function summary({ lines }: Log): string {
+  const counts = new Map<string, number>()
+  for (const { ok, because } of lines) if (!ok) counts.set(because, (counts.get(because) ?? 0) + 1)
+  return [...counts].sort(([, a], [, b]) => b - a).slice(0, 3).map(([because, count]) => (count === 1 ? because : `${count} × ${because}`)).join('; ') || 'no host is left'
+}
+
+function unreachable(error: unknown): { readonly ok: false; readonly because: string; readonly retryable: boolean } {
+  if (!(error instanceof MeshError)) throw error
+  return refused(`${error.code}: ${error.message}`, true)
+}
+
+function idOf(value: Json): { readonly id: string; readonly node: string | undefined } | undefined {
+  const parsed = identified.safeParse(value)
+  if (!parsed.success) return undefined
+  return typeof parsed.data === 'string' ? { id: parsed.data, node: undefined } : { id: parsed.data.id, node: parsed.data.node_id }
+}
+
+function words(value: Json): string {
+  return typeof value === 'string' ? value.slice(0, 200) : JSON.stringify(value).slice(0, 200)
+}

@@ -1,0 +1,81 @@
+import type { CapacityAd } from '../../protocols/capacity.ts'
+import { granted, MeshError, refused, type Verdict } from '../../protocols/errors.ts'
+import type { Json } from '../../protocols/ids.ts'
+import type { Resources } from '../../protocols/resources.ts'
+import { toJson, type JsonObject } from '../lib/json.ts'
+import { compileCondition, parseQueries } from '../specs/filter.ts'
+
+/** The peers of one `cluster` name in AIOS's words (sizes in MB). A lone peer is a cluster of one. */
+export function clusterDocument(ads: readonly CapacityAd[]): JsonObject {
+  const [first] = ads
+  const nodes = ads.map(nodeDocument)
+  const total = ads.map(({ total }) => total)
+  return {
+    id: first?.cluster ?? '',
+    regionId: first?.labels['region'] ?? '',
+    status: 'live',
+    labels: { ...first?.labels },
+    tags: Object.entries(first?.labels ?? {}).map(([key, value]) => `${key}=${value}`),
+    nodes: { count: nodes.length, nodeData: nodes },
+    gpus: { count: sum(total, ({ gpus }) => gpus.length), memory: sum(total, gpuMemory), modelNames: [...new Set(total.flatMap(({ gpus }) => gpus.map(({ name }) => name)))] },
+    vcpus: { count: sum(total, ({ cpuMilli }) => cpuMilli) / 1_000 },
+    memory: sum(total, ({ memoryMb }) => memoryMb),
+    storage: { disks: nodes.length, size: sum(total, ({ diskMb }) => diskMb) },
+    metrics: clusterMetrics(ads),
+  }
+}
+
+/** One host as AIOS's `healthy_nodes` has it, with what is free and which runtimes it has. */
+export function nodeDocument(ad: CapacityAd): JsonObject {
+  return {
+    id: ad.peer,
+    node_id: ad.peer,
+    clusterId: ad.cluster,
+    labels: { ...ad.labels },
+    vcpus: { count: ad.total.cpuMilli / 1_000 },
+    memory: ad.total.memoryMb,
+    storage: { size: ad.total.diskMb },
+    gpus: { count: ad.total.gpus.length, memory: gpuMemory(ad.total), gpus: ad.free.gpus.map(({ id, name, memoryMb, freeMb }) => ({ gpu_id: id, modelName: name, memory: memoryMb, freeMem: freeMb })) },
+    free: toJson(ad.free),
+    runtimes: toJson(ad.runtimes),
+  }
+}
+
+/** AIOS's metrics of a cluster: sums, and means where it takes means. */
+export function clusterMetrics(ads: readonly CapacityAd[]): JsonObject {
+  const load = ads.length === 0 ? 0 : sum(ads, ({ cpuLoad }) => cpuLoad) / ads.length
+  const [freeMem, totalMem] = [sum(ads, ({ free }) => free.memoryMb), sum(ads, ({ total }) => total.memoryMb)]
+  const gpus = ads.flatMap(({ free }) => free.gpus)
+  return {
+    clusterId: ads[0]?.cluster ?? '',
+    vcpu: { load1m: load, load5m: load, load15m: load },
+    memory: { freeMem, usedMem: totalMem - freeMem, averageUtil: totalMem === 0 ? 0 : (totalMem - freeMem) / totalMem },
+    storage: { freeMem: sum(ads, ({ free }) => free.diskMb) },
+    gpu: { count: gpus.length, totalFreeMem: sum(gpus, ({ freeMb }) => freeMb), totalMem: sum(gpus, ({ memoryMb }) => memoryMb), totalUsedMem: sum(gpus, ({ memoryMb, freeMb }) => memoryMb - freeMb) },
+    nodes: ads.map(ad => ({ nodeId: ad.peer, vcpu: { load1m: ad.cpuLoad }, memory: { freeMem: ad.free.memoryMb }, gpu: { count: ad.free.gpus.length } })),
+  }
+}
+
+/** Does a cluster pass the `parameters.filter` of a block's `clusterAllocator`? */
+export type ClusterFilter = (filter: Json, cluster: JsonObject) => Verdict<true>
+
+/** AIOS's filter language: `clusterQuery` and `clusterMetricsQuery`, or one bare condition. */
+export const aiosFilter: ClusterFilter = (filter, cluster) => {
+  try {
+    const queries = parseQueries(filter, 'clusterQuery')
+    if (queries.clusterQuery !== undefined && !compileCondition(queries.clusterQuery)({ ...cluster, cluster })) return refused('the filter of its clusterAllocator leaves it out')
+    if (queries.clusterMetricsQuery !== undefined && !compileCondition(queries.clusterMetricsQuery)(cluster['metrics'] ?? {})) return refused('the metrics filter of its clusterAllocator leaves it out', true)
+    return granted(true)
+  } catch (error) {
+    if (!(error instanceof MeshError)) throw error
+    return refused(`the filter of its clusterAllocator cannot be read: ${error.message}`)
+  }
+}
+
+function gpuMemory({ gpus }: Resources): number {
+  return sum(gpus, ({ memoryMb }) => memoryMb)
+}
+
+function sum<T>(items: readonly T[], of: (item: T) => number): number {
+  return items.reduce((total, item) => total + of(item), 0)
+}

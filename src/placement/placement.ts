@@ -1,0 +1,148 @@
+import type { InstanceAd } from '../../protocols/capacity.ts'
+import { granted, type Verdict } from '../../protocols/errors.ts'
+import type { BlockId, Cid, InstanceId, Millis, PeerId } from '../../protocols/ids.ts'
+import type { Contract, Explanation } from '../../protocols/placement.ts'
+import type { Resources } from '../../protocols/resources.ts'
+import type { BlockRecord } from '../../protocols/specs.ts'
+import type { Ports } from '../ports.ts'
+import type { Catalogue, ContractBook, InstanceHost, MeshView, PolicyCalls } from '../roles.ts'
+import { Allocation, type AllocationConfig } from './allocation.ts'
+import { Bidder, BIDDER, type BidderConfig } from './bidder.ts'
+import { Bundles, BUNDLES, type BundlesConfig } from './bundles.ts'
+import { aiosFilter } from './cluster-document.ts'
+import { Hosting, HOSTING, type HostingConfig } from './hosting.ts'
+import type { LedgerPromise } from './ledger.ts'
+import { Steward, STEWARD, type StewardConfig } from './steward.ts'
+
+export type PlacementConfig = {
+  /** May this peer award, renew and release here? Asked again for each message. */
+  readonly maySteward: (peer: PeerId) => Verdict<true>
+  readonly hosting: HostingConfig
+  readonly bidder: Omit<BidderConfig, 'maySteward'>
+  readonly steward: Omit<StewardConfig, 'maySteward'>
+  readonly allocation: AllocationConfig
+  readonly bundles: BundlesConfig
+}
+
+export const PLACEMENT: PlacementConfig = {
+  maySteward: () => granted(true),
+  hosting: HOSTING,
+  bidder: BIDDER,
+  steward: STEWARD,
+  allocation: { askMs: 800, awardMs: 2_000, holdMs: 5_000, leaseMs: STEWARD.leaseMs, asksAtOnce: 8, filter: aiosFilter, prechecks: {} },
+  bundles: BUNDLES,
+}
+
+export type PlacementRoles = {
+  readonly view: MeshView
+  readonly catalogue: Pick<Catalogue, 'block' | 'blocks' | 'onBlock' | 'componentByCid'>
+  readonly policies: PolicyCalls
+  readonly instances: InstanceHost
+}
+
+/** Puts the host's side and the steward's side of placement together. */
+export class Placement implements ContractBook {
+  readonly #hosting: Hosting
+  readonly #bidder: Bidder
+  readonly #allocation: Allocation
+  readonly #steward: Steward
+  readonly #bundles: Bundles
+  readonly #view: MeshView
+
+  constructor(ports: Pick<Ports, 'clock' | 'random' | 'identity' | 'network' | 'journal' | 'machine' | 'content' | 'telemetry'>, roles: PlacementRoles, config: PlacementConfig = PLACEMENT) {
+    const { maySteward } = config
+    this.#view = roles.view
+    this.#bundles = new Bundles(ports, roles.catalogue, config.bundles)
+    this.#hosting = new Hosting(ports, roles, config.hosting)
+    this.#bidder = new Bidder(ports, { hosting: this.#hosting, view: roles.view, policies: roles.policies }, { ...config.bidder, maySteward })
+    this.#allocation = new Allocation(ports, { view: roles.view, policies: roles.policies, bidder: this.#bidder }, config.allocation)
+    this.#steward = new Steward(ports, { ...roles, allocation: this.#allocation, bidder: this.#bidder, hostEpoch: block => this.#hosting.highestEpoch(block), keep: block => this.#bundles.keep(block) }, { ...config.steward, maySteward })
+  }
+
+  /** Reads the contracts back. Call it before the first ad is said, so that the ad tells of them. */
+  open(): Promise<void> {
+    return this.#hosting.open()
+  }
+
+  /** Resumes instances, answers asks, and stewards what falls to this peer. */
+  async start(): Promise<void> {
+    this.#bidder.start()
+    this.#hosting.onChange(() => {
+      for (const { block } of this.#hosting.contracts()) this.#bundles.keep(block)
+    })
+    this.#hosting.run()
+    await this.#steward.start()
+  }
+
+  /** Contracts stay in the journal; the instances are the instance host's to stop. */
+  stop(): void {
+    this.#steward.stop()
+    this.#hosting.close()
+    this.#bundles.stop()
+  }
+
+  contracts(): readonly { readonly contract: Contract; readonly block: BlockRecord; readonly leaseEnds: Millis }[] {
+    return this.#hosting.contracts()
+  }
+
+  fence(instance: InstanceId, epoch: number): Verdict<Contract> {
+    return this.#hosting.fence(instance, epoch)
+  }
+
+  /** For the ad: what is promised to nobody. */
+  free(): Resources {
+    return this.#hosting.free()
+  }
+
+  /** For the ad: the instances of this host. */
+  instances(): readonly InstanceAd[] {
+    return this.#hosting.instances()
+  }
+
+  /** For the ad: components whose bundle is whole here. */
+  holds(): readonly Cid[] {
+    return this.#bundles.held()
+  }
+
+  /** Something the ad tells has changed. */
+  onChange(hear: () => void): () => void {
+    return this.#hosting.onChange(hear)
+  }
+
+  total(): Resources {
+    return this.#hosting.total()
+  }
+
+  promised(): readonly LedgerPromise[] {
+    return this.#hosting.promised()
+  }
+
+  /** Highest epoch seen of each block that was placed here. */
+  epochs(): ReadonlyMap<BlockId, number> {
+    return this.#hosting.epochs()
+  }
+
+  stewarded(): ReturnType<Steward['stewarded']> {
+    return this.#steward.stewarded()
+  }
+
+  stewardOf(block: BlockId): PeerId | undefined {
+    return this.#steward.stewardOf(block)
+  }
+
+  lastPlacement(block: BlockId): Explanation | undefined {
+    return this.#steward.lastPlacement(block)
+  }
+
+  /** How many instances a block's autoscaler wants, within the block's bounds. Counts on the peer that stewards it. */
+  setDesired(block: BlockId, instances: number): void {
+    this.#steward.setDesired(block, instances)
+  }
+
+  /** What placing one more instance would do now: who would be asked, who bids what, who refuses and why. Reserves nothing. */
+  explain(block: BlockRecord): Promise<Explanation> {
+    const hosting = new Map<PeerId, number>()
+    for (const { host } of this.#view.instancesOf(block.blockId)) hosting.set(host, (hosting.get(host) ?? 0) + 1)
+    return this.#allocation.explain(block, hosting)
+  }
+}

@@ -1,0 +1,418 @@
+import { z } from 'zod'
+import { decode, encode } from '../../protocols/codec.ts'
+import { MeshError, type Verdict } from '../../protocols/errors.ts'
+import type { BlockId, Millis, PeerId } from '../../protocols/ids.ts'
+import { contract as contractSchema, lease, stewardBody, stewardMirror, type Explanation } from '../../protocols/placement.ts'
+import type { Signed } from '../../protocols/signed.ts'
+import type { BlockRecord } from '../../protocols/specs.ts'
+import { Lru } from '../lib/lru.ts'
+import type { Ports, Random } from '../ports.ts'
+import type { Catalogue, MeshView } from '../roles.ts'
+import { seal, unseal } from '../trust/seal.ts'
+import type { Allocation } from './allocation.ts'
+import type { Bidder } from './bidder.ts'
+import { reconcile, surplus, type Observed } from './reconcile.ts'
+import { Stewardship } from './stewardship.ts'
+import { Succession } from './succession.ts'
+
+export type StewardConfig = {
+  readonly leaseMs: Millis
+  readonly renewEveryMs: Millis
+  readonly leaseDeadlineMs: Millis
+  /** Every stewardship is looked at this often; changes are looked at at once. */
+  readonly tickMs: Millis
+  /** Changes that arrive together are looked at together. */
+  readonly kickMs: Millis
+  readonly surplusMs: Millis
+  /** A contract that its host's ads do not show for this long is gone. */
+  readonly graceMs: Millis
+  /** A host where an instance failed is left alone for this long. */
+  readonly avoidMs: Millis
+  readonly retryMs: { readonly first: Millis; readonly most: Millis }
+  readonly placeAtOnce: number
+  readonly mirrorMs: Millis
+  readonly skewMs: Millis
+  /** After two stewards outranked each other, wait this long, doubling, before trying again. */
+  readonly yieldMs: { readonly first: Millis; readonly most: Millis; readonly calmMs: Millis }
+  /** Is this peer one whose awards, leases and mirrors count? */
+  readonly maySteward: (peer: PeerId) => Verdict<true>
+}
+
+export const STEWARD: Omit<StewardConfig, 'maySteward'> = {
+  leaseMs: 20_000, renewEveryMs: 4_000, leaseDeadlineMs: 2_000, tickMs: 1_000, kickMs: 10, surplusMs: 2_000, graceMs: 10_000, avoidMs: 30_000,
+  retryMs: { first: 300, most: 8_000 }, placeAtOnce: 4, mirrorMs: 250, skewMs: 60_000, yieldMs: { first: 300, most: 8_000, calmMs: 30_000 },
+}
+
+const EPOCH = 'placement/steward/'
+const BLOCKS_BOUND = 50_000
+const EXPLANATIONS_BOUND = 1_024
+
+/** Keeps alive the blocks that fall to this peer: places, renews, replaces and drains, fenced by an epoch it took before it acted. */
+export class Steward {
+  readonly #ports: Pick<Ports, 'clock' | 'identity' | 'network' | 'journal' | 'telemetry'>
+  readonly #random: Random
+  readonly #view: MeshView
+  readonly #catalogue: Pick<Catalogue, 'blocks' | 'onBlock'>
+  readonly #allocation: Allocation
+  readonly #bidder: Bidder
+  readonly #hostEpoch: (block: BlockId) => number
+  readonly #keep: (block: BlockRecord) => void
+  readonly #config: StewardConfig
+  readonly #succession = new Succession()
+  readonly #blocks = new Map<BlockId, BlockRecord>()
+  /** Blocks withdrawn while we looked: their instances are released, not forgotten. */
+  readonly #withdrawn = new Lru<BlockId, true>(EXPLANATIONS_BOUND)
+  readonly #stewardships = new Map<BlockId, Stewardship>()
+  readonly #desired = new Lru<BlockId, number>(BLOCKS_BOUND)
+  readonly #epochs = new Lru<BlockId, number>(BLOCKS_BOUND)
+  readonly #mirrors = new Lru<BlockId, { readonly epoch: number; readonly contracts: readonly Signed[] }>(4_096)
+  readonly #explanations = new Lru<BlockId, Explanation>(EXPLANATIONS_BOUND)
+  readonly #yields = new Lru<BlockId, { readonly times: number; readonly at: Millis }>(4_096)
+  readonly #kicked = new Set<BlockId>()
+  readonly #busy = new Set<BlockId>()
+  readonly #leasing = new Set<string>()
+  readonly #mirroring = new Set<BlockId>()
+  /** What the mirrors were last told of each block. */
+  readonly #mirrored = new Lru<BlockId, string>(4_096)
+  readonly #stops: (() => void)[] = []
+  #cancelTick: (() => void) | undefined
+  #kickPending = false
+  #stopped = false
+
+  constructor(
+    ports: Pick<Ports, 'clock' | 'random' | 'identity' | 'network' | 'journal' | 'telemetry'>,
+    roles: { readonly view: MeshView; readonly catalogue: Pick<Catalogue, 'blocks' | 'onBlock'>; readonly allocation: Allocation; readonly bidder: Bidder; readonly hostEpoch: (block: BlockId) => number; readonly keep: (block: BlockRecord) => void },
+    config: StewardConfig,
+  ) {
+    this.#ports = ports
+    this.#random = ports.random.fork('steward')
+    this.#view = roles.view
+    this.#catalogue = roles.catalogue
+    this.#allocation = roles.allocation
+    this.#bidder = roles.bidder
+    this.#hostEpoch = roles.hostEpoch
+    this.#keep = roles.keep
+    this.#config = config
+  }
+
+  async start(): Promise<void> {
+    const { journal, network } = this.#ports
+    network.handle(stewardMirror, async (envelope, from) => ({ highestEpoch: this.#mirror(envelope, from) }))
+    for (const key of await journal.keys(EPOCH)) {
+      const cell = await journal.get(key)
+      if (cell !== undefined) this.#epochs.set(key.slice(EPOCH.length), decode(z.int(), cell, 64, key))
+    }
+    this.#stops.push(this.#catalogue.onBlock((id, block) => this.#registered(id, block)))
+    for (const block of await this.#catalogue.blocks()) this.#registered(block.blockId, block)
+    this.#stops.push(this.#view.onChange((peer, what) => this.#moved(peer, what)))
+    this.#refresh()
+    this.#tick()
+  }
+
+  stop(): void {
+    this.#stopped = true
+    for (const stop of this.#stops) stop()
+    this.#cancelTick?.()
+  }
+
+  stewardOf(block: BlockId): PeerId | undefined {
+    return this.#succession.line(block)[0]
+  }
+
+  lastPlacement(block: BlockId): Explanation | undefined {
+    return this.#explanations.peek(block)
+  }
+
+  /** Between the block's own bounds; the registry's `minInstances` until somebody (an autoscaler) says otherwise. */
+  setDesired(block: BlockId, instances: number): void {
+    this.#desired.set(block, instances)
+    this.#kick(block)
+  }
+
+  /** The blocks this peer stewards now. */
+  stewarded(): readonly { readonly block: BlockId; readonly epoch: number; readonly ready: number; readonly least: number }[] {
+    return [...this.#stewardships.values()].map(one => ({
+      block: one.block, epoch: one.epoch, ready: one.observed().filter(({ state }) => state === 'ready').length, least: this.#want(one.block),
+    }))
+  }
+
+  #want(block: BlockId): number {
+    const record = this.#blocks.get(block)
+    if (record === undefined) return 0
+    return Math.min(record.maxInstances, Math.max(record.minInstances, this.#desired.peek(block) ?? 0))
+  }
+
+  #registered(id: BlockId, block: BlockRecord | undefined): void {
+    if (block !== undefined) {
+      if (this.#blocks.size >= BLOCKS_BOUND && !this.#blocks.has(id)) return
+      this.#blocks.set(id, block)
+      this.#withdrawn.delete(id)
+      const stewardship = this.#stewardships.get(id)
+      if (stewardship !== undefined) stewardship.retryAt = 0
+    } else if (this.#blocks.delete(id)) this.#withdrawn.set(id, true)
+    this.#kick(id)
+  }
+
+  #moved(peer: PeerId, what: 'ad' | 'alive' | 'suspect' | 'dead' | 'left'): void {
+    if (what === 'suspect') return
+    if (this.#succession.update(this.#able())) {
+      for (const block of this.#blocks.keys()) this.#kick(block)
+      for (const [block] of this.#withdrawn) this.#kick(block)
+    }
+    // New room may be what a block has been waiting for.
+    if (what === 'alive') for (const stewardship of this.#stewardships.values()) stewardship.retryAt = Math.min(stewardship.retryAt, this.#ports.clock.monotonic() + this.#config.retryMs.first)
+    if (what === 'ad') for (const { block } of this.#view.ad(peer)?.instances ?? []) if (this.#stewardships.has(block)) this.#kick(block)
+    for (const stewardship of this.#stewardships.values()) if (stewardship.hosting().has(peer)) this.#kick(stewardship.block)
+  }
+
+  #able(): readonly PeerId[] {
+    return this.#view.ads().filter(({ peer, stewards }) => stewards !== false && this.#config.maySteward(peer).ok).map(({ peer }) => peer)
+  }
+
+  #refresh(): void {
+    this.#succession.update(this.#able())
+    for (const block of this.#blocks.keys()) this.#kick(block)
+  }
+
+  #tick(): void {
+    this.#cancelTick = this.#ports.clock.after(Math.round(this.#config.tickMs * (0.9 + this.#random.float() * 0.2)), () => {
+      this.#succession.update(this.#able())
+      for (const block of this.#stewardships.keys()) this.#kick(block)
+      this.#tick()
+    })
+  }
+
+  #kick(block: BlockId): void {
+    this.#kicked.add(block)
+    if (this.#kickPending || this.#stopped) return
+    this.#kickPending = true
+    this.#ports.clock.after(this.#config.kickMs, () => {
+      this.#kickPending = false
+      const due = [...this.#kicked]
+      this.#kicked.clear()
+      for (const id of due) this.#background(this.#look(id))
+    })
+  }
+
+  /** One look at one block at a time; what happens meanwhile asks for another. */
+  async #look(block: BlockId): Promise<void> {
+    if (this.#stopped) return
+    if (this.#busy.has(block)) {
+      this.#kick(block)
+      return
+    }
+    this.#busy.add(block)
+    const record = this.#blocks.get(block)
+    if (record !== undefined && this.#succession.line(block).includes(this.#ports.identity.peer)) this.#keep(record)
+    try {
+      const stewardship = await this.#role(block)
+      if (stewardship !== undefined) this.#act(stewardship)
+    } finally {
+      this.#busy.delete(block)
+    }
+  }
+
+  /** Our stewardship of a block, taken if it falls to us, dropped if it does not. */
+  async #role(block: BlockId): Promise<Stewardship | undefined> {
+    const mine = this.stewardOf(block) === this.#ports.identity.peer
+    const held = this.#stewardships.get(block)
+    const concerns = this.#blocks.has(block) || (this.#withdrawn.has(block) && this.#view.instancesOf(block).length > 0)
+    if (!mine || (!concerns && (held === undefined || held.empty))) {
+      if (held !== undefined) this.#drop(block, mine ? 'the block is gone' : 'another peer comes first')
+      return undefined
+    }
+    const seen = this.#highestSeen(block)
+    if (held !== undefined && held.epoch >= seen) return held
+    if (held !== undefined) this.#outranked(block)
+    if (!this.#mayTake(block)) return undefined
+    const epoch = Math.max(seen, this.#epochs.peek(block) ?? 0) + 1
+    this.#epochs.set(block, epoch)
+    await this.#ports.journal.set(EPOCH + block, encode(epoch))
+    if (this.#stopped) return undefined
+    const taken = new Stewardship(block, epoch)
+    this.#adoptMirrored(taken)
+    this.#stewardships.set(block, taken)
+    this.#ports.telemetry.event('info', 'steward.took', { block, epoch })
+    return taken
+  }
+
+  #drop(block: BlockId, because: string): void {
+    this.#stewardships.delete(block)
+    this.#ports.telemetry.event('info', 'steward.left', { block, because })
+  }
+
+  /** The highest epoch anybody has claimed, as far as we have heard. */
+  #highestSeen(block: BlockId): number {
+    return Math.max(this.#hostEpoch(block), this.#mirrors.peek(block)?.epoch ?? 0, ...this.#view.instancesOf(block).map(({ ad }) => ad.epoch))
+  }
+
+  /** Two peers that each believe to be first would raise the epoch for ever: each time again costs a longer wait. */
+  #outranked(block: BlockId): void {
+    const now = this.#ports.clock.monotonic()
+    const before = this.#yields.peek(block)
+    const times = before === undefined || now - before.at > this.#config.yieldMs.calmMs ? 0 : before.times + 1
+    this.#yields.set(block, { times, at: now })
+    this.#ports.telemetry.count('steward_outranked_total')
+    this.#drop(block, 'a later epoch was seen')
+  }
+
+  #mayTake(block: BlockId): boolean {
+    const yielded = this.#yields.peek(block)
+    if (yielded === undefined || yielded.times === 0) return true
+    const wait = Math.min(this.#config.yieldMs.most, this.#config.yieldMs.first * 2 ** yielded.times)
+    const left = yielded.at + wait - this.#ports.clock.monotonic()
+    if (left <= 0) return true
+    this.#ports.clock.after(left, () => this.#kick(block))
+    return false
+  }
+
+  #act(stewardship: Stewardship): void {
+    const { block } = stewardship
+    const { clock } = this.#ports
+    const now = clock.monotonic()
+    stewardship.sight(this.#view.instancesOf(block), peer => this.#isLive(peer), now, this.#config.graceMs, this.#config.avoidMs)
+    const want = this.#want(block)
+    const observed = stewardship.observed()
+    stewardship.surplusSince = surplus(want, observed) > 0 ? stewardship.surplusSince ?? now : undefined
+    const { placing, lost, placedBefore, epoch, surplusSince, retryAt } = stewardship
+    const steps = reconcile({ want, observed, placing, lost, placedBefore, epoch, now, surplusSince, retryAt, renewEveryMs: this.#config.renewEveryMs, surplusMs: this.#config.surplusMs })
+    for (const step of steps) {
+      if (step.do === 'renew') this.#background(this.#lease(stewardship, step.target, 'renew', ''))
+      else if (step.do === 'release') this.#background(this.#lease(stewardship, step.target, 'release', step.because))
+      else if (step.do === 'wait') clock.after(Math.max(1, step.untilMs - now), () => this.#kick(block))
+      else {
+        const record = this.#blocks.get(block)
+        // One after the other, so that each sees where the last one went; several at once only where many are missing.
+        const lanes = step.count > 8 ? this.#config.placeAtOnce : 1
+        if (record === undefined) continue
+        for (let at = placing; at < Math.min(placing + step.count, lanes); at += 1) {
+          stewardship.placing += 1
+          this.#background(this.#place(stewardship, record, step.action))
+        }
+      }
+    }
+    this.#mirrorSoon(stewardship)
+  }
+
+  async #place(stewardship: Stewardship, record: BlockRecord, action: 'dry_run' | 'allocation' | 'scale' | 'reassignment'): Promise<void> {
+    const { clock, telemetry } = this.#ports
+    const { block, epoch } = stewardship
+    try {
+      const { verdict, explanation } = await this.#allocation.place({ block: record, epoch, action, hosting: stewardship.hosting(), avoid: stewardship.avoided(clock.monotonic()) })
+      this.#explanations.set(block, explanation)
+      if (verdict.ok) {
+        stewardship.holds(verdict.value.contract, verdict.value.envelope, clock.monotonic(), true)
+        stewardship.lost = false
+        stewardship.failures = 0
+        stewardship.retryAt = 0
+        telemetry.event('info', 'block.placed', { block, host: verdict.value.contract.host, epoch })
+      } else {
+        const { first, most } = this.#config.retryMs
+        stewardship.failures += 1
+        stewardship.retryAt = clock.monotonic() + Math.min(most, first * 2 ** Math.min(16, stewardship.failures - 1)) * (0.75 + this.#random.float() / 2)
+        telemetry.event('warn', 'block.not-placed', { block, because: verdict.because })
+      }
+    } finally {
+      stewardship.placing -= 1
+      this.#kick(block)
+    }
+  }
+
+  async #lease(stewardship: Stewardship, target: Observed, what: 'renew' | 'release', because: string): Promise<void> {
+    const { clock, identity, network } = this.#ports
+    const key = `${target.contract} ${what}`
+    if (this.#leasing.has(key)) return
+    this.#leasing.add(key)
+    const { block, epoch } = stewardship
+    try {
+      const body = { do: what, block, contract: target.contract, epoch, leaseMs: this.#config.leaseMs, because, issuedAt: clock.unix() }
+      const envelope = seal(identity, 'lease', body)
+      const answer = target.host === identity.peer ? await this.#bidder.lease(envelope, identity.peer) : await network.request(target.host, lease, envelope, clock.deadline(this.#config.leaseDeadlineMs))
+      if ('contract' in answer) {
+        const { value, signer } = unseal(identity, 'contract', contractSchema, answer.contract, lease.limits.responseBytes)
+        if (signer !== target.host || value.id !== target.contract || value.block !== block || value.host !== target.host) throw new MeshError('MESSAGE_INVALID', `${target.host} answered with a contract for something else`)
+        stewardship.holds(value, answer.contract, clock.monotonic(), what === 'renew')
+        if (what === 'release') stewardship.drains(target.contract)
+        return
+      }
+      const { refusal } = answer
+      if (refusal.highestEpoch !== undefined && refusal.highestEpoch >= epoch && refusal.highestEpoch > 0) this.#heardEpoch(stewardship, refusal.highestEpoch)
+      else if (!refusal.retryable) {
+        stewardship.ended(target.contract, what === 'renew')
+        this.#kick(block)
+      }
+    } finally {
+      this.#leasing.delete(key)
+    }
+  }
+
+  /** A host obeys somebody else. */
+  #heardEpoch(stewardship: Stewardship, highest: number): void {
+    const { block } = stewardship
+    if (this.#stewardships.get(block) !== stewardship) return
+    this.#epochs.set(block, Math.max(highest, this.#epochs.peek(block) ?? 0))
+    this.#outranked(block)
+    this.#kick(block)
+  }
+
+  #isLive(peer: PeerId): boolean {
+    const state = this.#view.state(peer)
+    return state === 'alive' || state === 'suspect'
+  }
+
+  #mirrorSoon(stewardship: Stewardship): void {
+    const { block, epoch } = stewardship
+    const news = (): string => JSON.stringify([epoch, stewardship.observed().map(({ contract, epoch }) => [contract, epoch])])
+    if (this.#mirroring.has(block) || this.#mirrored.peek(block) === news()) return
+    this.#mirroring.add(block)
+    this.#ports.clock.after(this.#config.mirrorMs, () => {
+      this.#mirroring.delete(block)
+      if (this.#stopped || this.#stewardships.get(block) !== stewardship) return
+      this.#mirrored.set(block, news())
+      this.#background(this.#tellMirrors(stewardship))
+    })
+  }
+
+  async #tellMirrors(stewardship: Stewardship): Promise<void> {
+    const { clock, identity, network } = this.#ports
+    const { block, epoch } = stewardship
+    const envelope = seal(identity, 'steward', { block, epoch, contracts: stewardship.envelopes().slice(0, 512), issuedAt: clock.unix() })
+    for (const peer of this.#succession.line(block)) {
+      if (peer === identity.peer) continue
+      const { highestEpoch } = await network.request(peer, stewardMirror, envelope, clock.deadline(this.#config.leaseDeadlineMs))
+      if (highestEpoch > epoch) this.#heardEpoch(stewardship, highestEpoch)
+    }
+  }
+
+  #mirror(envelope: Signed, from: PeerId): number {
+    const { clock, identity } = this.#ports
+    const { value, signer } = unseal(identity, 'steward', stewardBody, envelope, stewardMirror.limits.requestBytes)
+    if (signer !== from || !this.#config.maySteward(from).ok) throw new MeshError('FORBIDDEN', `${from} may not steward block ${value.block}`)
+    if (Math.abs(clock.unix() - value.issuedAt) > this.#config.skewMs) throw new MeshError('STALE', 'the mirrored state is too old')
+    const known = this.#mirrors.peek(value.block)
+    if (known === undefined || value.epoch >= known.epoch) this.#mirrors.set(value.block, { epoch: value.epoch, contracts: value.contracts })
+    return Math.max(this.#highestSeen(value.block), this.#stewardships.get(value.block)?.epoch ?? 0)
+  }
+
+  /** Contracts that the last steward made and whose ads we may have missed. Renewing finds out what became of them. */
+  #adoptMirrored(stewardship: Stewardship): void {
+    const { identity, clock, telemetry } = this.#ports
+    for (const envelope of this.#mirrors.peek(stewardship.block)?.contracts ?? []) {
+      try {
+        const { value, signer } = unseal(identity, 'contract', contractSchema, envelope, 16_384)
+        if (signer === value.host && value.block === stewardship.block && this.#isLive(value.host)) stewardship.holds(value, envelope, clock.monotonic(), false)
+      } catch (error) {
+        if (!(error instanceof MeshError)) throw error
+        telemetry.count('mirrored_contracts_refused_total')
+      }
+    }
+  }
+
+  #background(work: Promise<unknown>): void {
+    work.catch(error => {
+      if (!(error instanceof MeshError)) throw error
+      this.#ports.telemetry.event('debug', 'steward.failed', { because: error.message })
+    })
+  }
+}
+

@@ -1,0 +1,110 @@
+import type { InstanceAd } from '../../protocols/capacity.ts'
+import type { BlockId, ContractId, Millis, PeerId } from '../../protocols/ids.ts'
+import type { Contract } from '../../protocols/placement.ts'
+import type { Signed } from '../../protocols/signed.ts'
+import { Lru } from '../lib/lru.ts'
+import { counts, type Observed } from './reconcile.ts'
+
+type Known = Observed & { readonly since: Millis; readonly envelope: Signed | undefined }
+export type Sighting = { readonly host: PeerId; readonly ad: InstanceAd }
+
+const GONE_BOUND = 1_024
+
+/** What a steward knows of one block: the contracts it made or found, and where not to place for now. */
+export class Stewardship {
+  readonly block: BlockId
+  readonly epoch: number
+  placing = 0
+  lost = false
+  placedBefore = false
+  retryAt: Millis = 0
+  failures = 0
+  surplusSince: Millis | undefined
+  readonly #known = new Map<ContractId, Known>()
+  /** Contracts that have ended: an ad that still shows one is late. */
+  readonly #gone = new Lru<ContractId, true>(GONE_BOUND)
+  readonly #avoid = new Lru<PeerId, { readonly until: Millis; readonly because: string }>(256)
+
+  constructor(block: BlockId, epoch: number) {
+    this.block = block
+    this.epoch = epoch
+  }
+
+  observed(): readonly Observed[] {
+    return [...this.#known.values()].sort((a, b) => (a.instance < b.instance ? -1 : 1))
+  }
+
+  /** Signed contracts for the mirrors. */
+  envelopes(): readonly Signed[] {
+    return [...this.#known.values()].flatMap(({ envelope }) => envelope ?? [])
+  }
+
+  /** Instances that each host counts for. */
+  hosting(): ReadonlyMap<PeerId, number> {
+    const hosting = new Map<PeerId, number>()
+    for (const known of this.#known.values()) if (counts(known)) hosting.set(known.host, (hosting.get(known.host) ?? 0) + 1)
+    return hosting
+  }
+
+  /** Takes what hosts advertise; forgets what they no longer do, and what died with them. */
+  sight(sightings: readonly Sighting[], isLive: (peer: PeerId) => boolean, now: Millis, graceMs: Millis, avoidMs: Millis): void {
+    const seen = new Set<ContractId>()
+    for (const { host, ad } of sightings) {
+      seen.add(ad.contract)
+      if (this.#gone.has(ad.contract)) continue
+      this.placedBefore = true
+      if (ad.state === 'failed') {
+        this.ended(ad.contract, true)
+        this.avoid(host, now + avoidMs, `an instance of the block failed there`)
+        continue
+      }
+      const before = this.#known.get(ad.contract)
+      this.#known.set(ad.contract, {
+        contract: ad.contract, instance: ad.instance, host, state: ad.state, inFlight: ad.inFlight, renewedAt: before?.renewedAt, since: before?.since ?? now, envelope: before?.envelope,
+        // An ad may be older than the answer to a renewal.
+        epoch: Math.max(ad.epoch, before?.epoch ?? 0),
+      })
+    }
+    for (const known of this.#known.values()) {
+      if (seen.has(known.contract)) continue
+      if (isLive(known.host) && now - Math.max(known.since, known.renewedAt ?? 0) <= graceMs) continue
+      // Not gone for good: a host that was wrongly given up comes back with its instance.
+      this.#known.delete(known.contract)
+      this.lost ||= counts(known)
+    }
+  }
+
+  /** A host has answered with this contract. */
+  holds(contract: Contract, envelope: Signed | undefined, now: Millis, renewed: boolean): void {
+    const before = this.#known.get(contract.id)
+    this.placedBefore = true
+    this.#known.set(contract.id, {
+      contract: contract.id, instance: contract.instance, host: contract.host, epoch: contract.epoch, state: before?.state ?? 'awarded', inFlight: before?.inFlight ?? 0,
+      renewedAt: renewed ? now : before?.renewedAt, since: before?.since ?? now, envelope: envelope ?? before?.envelope,
+    })
+  }
+
+  drains(contract: ContractId): void {
+    const known = this.#known.get(contract)
+    if (known !== undefined) this.#known.set(contract, { ...known, state: 'draining' })
+  }
+
+  /** It is over; `lost` when nobody meant it to be. */
+  ended(contract: ContractId, lost: boolean): void {
+    this.#known.delete(contract)
+    this.#gone.set(contract, true)
+    this.lost ||= lost
+  }
+
+  avoid(peer: PeerId, until: Millis, because: string): void {
+    this.#avoid.set(peer, { until, because })
+  }
+
+  avoided(now: Millis): ReadonlyMap<PeerId, string> {
+    return new Map([...this.#avoid].filter(([, { until }]) => until > now).map(([peer, { because }]) => [peer, because]))
+  }
+
+  get empty(): boolean {
+    return this.#known.size === 0
+  }
+}

@@ -1,0 +1,46 @@
+import type { BlockId, PeerId } from '../../protocols/ids.ts'
+import { Lru } from '../lib/lru.ts'
+import { rendezvous } from '../lib/rendezvous.ts'
+
+/** The steward of a block and the two that mirror it. */
+const LINE = 3
+const LINES_BOUND = 50_000
+/** More newcomers than this at once are cheaper to rank with everybody. */
+const MANY = 32
+
+/** Who stewards a block, and who is next: the same for all who believe in the same peers. Kept, so that one peer's coming or going costs little per block. */
+export class Succession {
+  readonly #lines = new Lru<BlockId, readonly PeerId[]>(LINES_BOUND)
+  #able: ReadonlySet<PeerId> = new Set()
+
+  /** Takes the peers that may steward now. True when they changed. */
+  update(able: Iterable<PeerId>): boolean {
+    const before = this.#able
+    const now = new Set(able)
+    const added = [...now].filter(peer => !before.has(peer))
+    const gone = [...before].filter(peer => !now.has(peer))
+    if (added.length === 0 && gone.length === 0) return false
+    this.#able = now
+    if (added.length > MANY) {
+      this.#lines.clear()
+      return true
+    }
+    // A copy: setting a line moves it to the end of what is walked.
+    const lines = [...this.#lines]
+    for (const [block, line] of lines) {
+      // Whoever left a line is followed by somebody who was not in it: rank everybody again when asked.
+      if (line.some(peer => !now.has(peer)) || line.length < LINE) this.#lines.delete(block)
+      else if (added.length > 0) this.#lines.set(block, rendezvous(block, [...line, ...added]).slice(0, LINE))
+    }
+    return true
+  }
+
+  /** First the steward, then who would follow it. Empty while nobody may steward. */
+  line(block: BlockId): readonly PeerId[] {
+    const known = this.#lines.get(block)
+    if (known !== undefined) return known
+    const line = rendezvous(block, [...this.#able]).slice(0, LINE)
+    this.#lines.set(block, line)
+    return line
+  }
+}
