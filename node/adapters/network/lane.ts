@@ -51,6 +51,7 @@ export class Libp2pLane implements Lane {
   #waitingBytes = 0
   #flushing = false
   #closed = false
+  #ears: LaneEars | undefined
 
   constructor(stream: Stream) {
     this.#stream = stream
@@ -70,6 +71,7 @@ export class Libp2pLane implements Lane {
   }
 
   listen(ears: LaneEars): void {
+    this.#ears = ears
     const stream = this.#stream
     const closed = (because: Error | undefined): void => {
       if (this.#closed) return
@@ -84,8 +86,10 @@ export class Libp2pLane implements Lane {
     })
     stream.addEventListener('drain', () => {
       if (this.#waiting.length > 0) this.#flush()
-      ears.drained()
+      else ears.drained()
     })
+    // Said when its own buffer has emptied, which may be without another `drain`.
+    stream.addEventListener('idle', () => ears.drained())
     stream.addEventListener('remoteCloseWrite', () => {
       stream.abort(new Error('the other side closed the mux'))
       closed(undefined)
@@ -108,6 +112,7 @@ export class Libp2pLane implements Lane {
     try {
       if (bytes <= GATHER_BYTES) this.#stream.send(gather(chunks, bytes))
       else for (const chunk of chunks) this.#stream.send(chunk)
+      if (!this.#stream.writableNeedsDrain) this.#ears?.drained()
     } catch (error) {
       this.#stream.abort(error instanceof Error ? error : new Error(String(error)))
     }

@@ -459,11 +459,15 @@ export class Libp2pNetwork implements Network, Door {
    * nobody can tell. A connection without gossip both ways is therefore dropped, and made anew.
    */
   #listenForSilence(): void {
-    const heard = new Set(this.#libp2p.services.pubsub.getPeers().map(String))
+    const { pubsub } = this.#libp2p.services
+    // What the library still reads; its streams stay open, unread, when it has given up on them.
+    const read: unknown = 'streamsInbound' in pubsub ? pubsub.streamsInbound : undefined
     for (const session of this.#sessions.values()) {
       if (!session.admitted || this.#clock.monotonic() - session.since < DEAF_AFTER_MS) continue
-      const speaking = [...session.connections].some(connection => connection.streams.some(stream => stream.direction === 'outbound' && stream.protocol.startsWith('/meshsub/') && stream.status === 'open'))
-      if (heard.has(session.peer) && speaking) {
+      const streams = [...session.connections].flatMap(connection => connection.streams).filter(stream => stream.protocol.startsWith('/meshsub/') && stream.status === 'open')
+      const speaking = streams.some(stream => stream.direction === 'outbound')
+      const hearing = streams.some(stream => stream.direction === 'inbound' && stream.remoteWriteStatus !== 'closed') && (!(read instanceof Map) || read.has(session.peer))
+      if (speaking && hearing) {
         this.#deaf.delete(session.peer)
         continue
       }

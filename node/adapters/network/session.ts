@@ -14,6 +14,8 @@ export class Session {
   readonly peer: PeerId
   readonly since: Millis
   readonly connections = new Set<Connection>()
+  /** A control mux is being opened. */
+  opening = false
   readonly #clock: Clock
   readonly #waiters = new Set<Waiter>()
   readonly #held = new Set<() => void>()
