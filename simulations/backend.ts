@@ -96,7 +96,8 @@ class SimulatedInstance implements RunningInstance {
       this.#leave('it crashed on an input', true)
       throw new MeshError('INSTANCE_FAILED', `instance ${instance} crashed on this input`)
     }
-    yield { ...packet, data: simulatedOutput(block.component, this.#parameters, packet.data), files: [] }
+    const asked = await this.#request.packetPolicy('pre_processing', packet)
+    yield await this.#request.packetPolicy('post_processing', { ...asked, data: simulatedOutput(block.component, this.#parameters, asked.data), files: [] })
   }
 
   async health(): Promise<{ readonly healthy: boolean; readonly detail: Json }> {

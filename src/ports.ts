@@ -140,6 +140,8 @@ export type InstanceStart = {
   readonly gpus: readonly string[]
   readonly peer: PeerId
   readonly clusterId: string
+  /** Asks a block's own policy around its callbacks, where AIOS has it: after the muxer, and after the output. */
+  readonly packetPolicy: (hook: 'pre_processing' | 'post_processing', packet: Packet) => Promise<Packet>
 }
 
 export type Health = { readonly healthy: boolean; readonly detail: Json }

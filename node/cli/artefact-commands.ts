@@ -12,7 +12,7 @@ import { bytes, pretty, shortId, table } from './output.ts'
 const progressLine = z.object({ progress: z.object({ doneBytes: z.number(), totalBytes: z.number() }) })
 const resultLine = z.object({ result: json })
 const published = z.object({ uri: z.string(), cid: z.string(), bytes: z.number(), existing: z.boolean().optional() })
-const listed = z.array(z.object({ uri: z.string(), cid: z.string(), writer: z.string() }))
+const listed = z.array(z.object({ uri: z.string(), cid: z.string() }).loose())
 const assets = z.array(z.object({ uri: z.string(), cid: z.string(), size: z.number(), writer: z.string() }))
 
 export const artefactCommands: readonly Command[] = [
@@ -105,5 +105,5 @@ async function follow(context: Context, lines: AsyncIterable<Json>, what: string
 
 async function listing(context: Context, path: string): Promise<void> {
   const rows = listed.parse(await (await context.daemon()).get(path))
-  context.out.result(rows, () => table(['URI', 'AUTHOR', 'CID'], rows.map(row => [row.uri, shortId(row.writer), row.cid])))
+  context.out.result(rows, () => table(['URI', 'CID'], rows.map(row => [row.uri, row.cid])))
 }

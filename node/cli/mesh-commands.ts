@@ -24,8 +24,14 @@ export const meshCommands: readonly Command[] = [
       { name: 'no-mdns', what: 'do not look for peers on the local network' },
       { name: 'upnp', what: 'ask the router to forward a port' },
       { name: 'isolation', value: 'LEVEL', what: 'L1 (fence, default) or L0 (none: only for components you wrote)' },
+      { name: 'detach', what: 'go on in the background once it is ready (end it with `aios down`)' },
     ],
     async run(context) {
+      if (flag(context, 'detach')) {
+        const { detach } = await import('./detach.ts')
+        const said = await detach(context.dataDir)
+        return context.out.result(said, () => `peer ${said.peer} is up: ${said.http}`)
+      }
       // The daemon's code is loaded only here, so that every other command starts fast.
       const { up } = await import('../daemon.ts')
       const labels: Record<string, string> = {}
@@ -52,6 +58,14 @@ export const meshCommands: readonly Command[] = [
       ].join('\n'))
       await daemon.until(context.signal)
       context.out.note('stopped')
+    },
+  },
+  {
+    words: ['down'], args: '', count: [0, 0], what: 'stop the peer of this folder',
+    async run(context) {
+      const { down } = await import('./detach.ts')
+      await down(context.dataDir)
+      context.out.result({ stopped: true }, () => 'stopped')
     },
   },
   {

@@ -7,7 +7,11 @@ import { body } from './request-body.ts'
 export function addAiosRoutes(app: Hono, { peer }: GatewayParts): void {
   app.post('/api/:action', async context => {
     const document = await body(context, json)
-    const { taskId, result } = await peer.actions.perform(context.req.param('action'), document, context.req.raw.signal)
+    const { taskId, result } = await peer.parser.perform(context.req.param('action'), document, context.req.raw.signal)
     return context.json({ success: true, task_id: taskId, result })
+  })
+  app.get('/api/tasks', context => {
+    const { action, status } = context.req.query()
+    return context.json({ success: true, result: peer.parser.tasks().filter(task => (action === undefined || task.action === action) && (status === undefined || task.status === status)) })
   })
 }

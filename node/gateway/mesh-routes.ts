@@ -67,7 +67,7 @@ export function addMeshRoutes(app: Hono, parts: GatewayParts): void {
       write({ result: await authoring.publishComponent(directory, { signal, progress: progress => write({ progress }) }) })
     }, failure)
   })
-  app.get('/mesh/components', async context => context.json((await catalogue.components()).map(({ uri, cid, writer }) => ({ uri, cid, writer }))))
+  app.get('/mesh/components', async context => context.json(await catalogue.components()))
   app.get('/mesh/components/:uri', async context => context.json((await catalogue.component(context.req.param('uri'), AbortSignal.timeout(CALL_MS))).manifest))
 
   app.post('/mesh/policies', async context => {
@@ -76,7 +76,7 @@ export function addMeshRoutes(app: Hono, parts: GatewayParts): void {
       write({ result: await authoring.publishPolicy(directory, { signal, progress: progress => write({ progress }) }) })
     }, failure)
   })
-  app.get('/mesh/policies', async context => context.json((await catalogue.policies()).map(({ uri, cid, writer }) => ({ uri, cid, writer }))))
+  app.get('/mesh/policies', async context => context.json(await catalogue.policies()))
 
   app.post('/mesh/assets', async context => {
     const asked = await body(context, z.object({ file: z.string(), name: z.string().optional(), version: z.string().optional(), tag: z.string().optional() }))
@@ -84,7 +84,11 @@ export function addMeshRoutes(app: Hono, parts: GatewayParts): void {
       write({ result: await authoring.publishAsset(asked.file, { name: asked.name, version: asked.version, releaseTag: asked.tag }, { signal, progress: progress => write({ progress }) }) })
     }, failure)
   })
-  app.get('/mesh/assets', async context => context.json((await catalogue.assets()).map(({ uri, cid, writer, record }) => ({ uri, cid, writer, size: record.size }))))
+  app.get('/mesh/assets', async context => context.json(await Promise.all((await catalogue.assets()).map(async ({ uri, cid }) => {
+    // A record whose holders are all away still has a name worth listing.
+    const asset = await catalogue.asset(uri, AbortSignal.timeout(CALL_MS)).catch(() => undefined)
+    return { uri, cid, size: asset?.size ?? 0, writer: asset?.author ?? '' }
+  }))))
   app.post('/mesh/assets/:uri/fetch', context => lines(context, async (write, signal) => {
     const asset = await catalogue.asset(context.req.param('uri'), signal)
     await ports.content.fetch(asset.content, { signal, progress: progress => write({ progress }) })

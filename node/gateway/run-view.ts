@@ -1,6 +1,5 @@
 import { MeshError } from '../../protocols/errors.ts'
 import type { Json } from '../../protocols/ids.ts'
-import { packet as packetSchema } from '../../protocols/invoke.ts'
 import type { RunEvent } from '../../protocols/runs.ts'
 import type { Peer } from '../../src/peer.ts'
 
@@ -21,13 +20,9 @@ export async function runView(peer: Peer, run: string, signal: AbortSignal): Pro
   const began = status.events.find(event => event.type === 'began')
   const completed = status.events.find(event => event.type === 'completed')
   const aborted = status.events.find(event => event.type === 'aborted')
-  let outputs: Record<string, Json> | null = null
-  if (completed !== undefined) {
-    outputs = {}
-    for (const [label, cid] of Object.entries(completed.outputs)) outputs[label] = (await peer.ports.content.getRecord(cid, packetSchema, signal)).data
-  }
+  const outputs = completed === undefined ? null : Object.fromEntries(Object.entries(await peer.runs.outputs(completed, signal)).map(([label, { data }]) => [label, data]))
   return {
-    run, vdag: began?.vdag ?? '', state: completed !== undefined ? 'completed' : aborted !== undefined ? 'aborted' : 'running', coordinator: status.coordinator ?? null,
+    run, vdag: began?.vdag ?? '', state: status.state, coordinator: status.coordinator ?? null,
     events: status.events, outputs, error: aborted === undefined ? null : { code: aborted.code, message: aborted.message },
   }
 }

@@ -18,6 +18,7 @@ export type Parts = {
   readonly diskMb?: number
   readonly gpus?: readonly string[]
   readonly policies?: Record<string, Json>
+  readonly packetPolicy?: InstanceStart['packetPolicy']
   readonly initSettings?: Record<string, Json>
 }
 
@@ -67,7 +68,7 @@ export async function openBench(more: Partial<BackendOptions> & { readonly repor
         blockId: 'test-block', componentURI, component: recordCid(utf8(componentURI)), runtime, minInstances: 1, maxInstances: 1, needs, owner: PEER, revision: 0,
         initData: parts.initData ?? {}, parameters: parts.parameters ?? {}, policies: parts.policies ?? {}, initSettings: parts.initSettings ?? {},
       })
-      return { instance: `in-${process.pid.toString(36)}${(instances++).toString(36)}`, block, manifest, gpus: parts.gpus ?? [], peer: PEER, clusterId: 'cluster' }
+      return { instance: `in-${process.pid.toString(36)}${(instances++).toString(36)}`, block, manifest, gpus: parts.gpus ?? [], peer: PEER, clusterId: 'cluster', packetPolicy: parts.packetPolicy ?? (async (_hook, packet) => packet) }
     },
     async [Symbol.asyncDispose]() {
       await rm(dir, { recursive: true, force: true, maxRetries: 5 })

@@ -85,8 +85,8 @@ describe('capability chains', () => {
     const [leaf, ...rest] = chain
     assert(leaf)
     for (let at = 0; at < leaf.payload.byteLength; at += 1) {
-      const payload = Uint8Array.from(leaf.payload)
-      payload[at] = payload[at]! ^ 1
+      const payload: Uint8Array = Uint8Array.from(leaf.payload)
+      payload[at] = (leaf.payload[at] ?? 0) ^ 1
       assert.equal(prove([{ ...leaf, payload }, ...rest]).ok, false)
     }
   })

@@ -1,0 +1,31 @@
+import { MeshError } from '../../protocols/errors.ts'
+
+/** One benchmark a file: `run` answers with its figures, ratios within the run wherever a bar is one. */
+type Bench = { readonly run: () => Promise<Readonly<Record<string, number>>> }
+
+const BENCHES: Readonly<Record<string, () => Promise<Bench>>> = {
+  start: () => import('./start.ts'),
+  roundtrip: () => import('./roundtrip.ts'),
+  content: () => import('./content.ts'),
+  replica: () => import('./replica.ts'),
+  failover: () => import('./failover.ts'),
+  coordinator: () => import('./coordinator.ts'),
+  simulate: () => import('./simulate.ts'),
+}
+
+const args = process.argv.slice(2)
+const name = args.find(word => !word.startsWith('-'))
+const load = name === undefined ? undefined : BENCHES[name]
+if (name === undefined || load === undefined) {
+  console.error(`usage: npm run bench -- NAME --json    (NAME: ${Object.keys(BENCHES).join(', ')})`)
+  process.exit(2)
+}
+try {
+  const figures = await (await load()).run()
+  if (!args.includes('--json')) for (const [figure, value] of Object.entries(figures)) console.log(`${figure.padEnd(24)} ${value}`)
+  console.log(JSON.stringify({ bench: name, figures }))
+  process.exit(0)
+} catch (error) {
+  console.error(error instanceof MeshError ? `${error.code}: ${error.message}` : error)
+  process.exit(1)
+}

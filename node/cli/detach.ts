@@ -1,0 +1,58 @@
+import { spawn } from 'node:child_process'
+import { mkdir, open, readFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { fileURLToPath } from 'node:url'
+import { z } from 'zod'
+import { MeshError } from '../../protocols/errors.ts'
+import { daemonFile } from './daemon-client.ts'
+
+const READY_MS = 60_000
+const STOP_MS = 30_000
+const CLI = fileURLToPath(new URL('./main.ts', import.meta.url))
+const ready = z.object({ ready: z.literal(true), peer: z.string(), http: z.string() }).loose()
+export type Ready = z.infer<typeof ready>
+
+/** Starts this same `aios up` without `--detach`, in a session of its own, and comes back when it is ready. Throws with its last words. */
+export async function detach(dataDir: string): Promise<Ready> {
+  await mkdir(dataDir, { recursive: true, mode: 0o700 })
+  const path = join(dataDir, 'output.log')
+  const log = await open(path, 'w', 0o600)
+  const args = process.argv.slice(2).filter(word => word !== '--detach' && word !== '--json')
+  const child = spawn(process.execPath, [CLI, ...args, '--json'], { detached: true, stdio: ['ignore', log.fd, log.fd] })
+  child.unref()
+  await log.close()
+  const ends = performance.now() + READY_MS
+  while (true) {
+    const lines = (await readFile(path, 'utf8')).split('\n').filter(line => line !== '')
+    for (const line of lines) {
+      const said = line.startsWith('{') ? ready.safeParse(JSON.parse(line)) : undefined
+      if (said?.success === true) return said.data
+    }
+    if (child.exitCode !== null) throw new MeshError('INTERNAL', `the peer did not start: ${lines.at(-1) ?? `it exited with ${child.exitCode}`}`)
+    if (performance.now() > ends) throw new MeshError('DEADLINE', `the peer was not ready after ${READY_MS / 1_000} s: see ${path}`)
+    await sleep(50)
+  }
+}
+
+/** Asks the daemon of a folder to stop and waits until its process is gone. Throws PEER_UNREACHABLE when none runs. */
+export async function down(dataDir: string): Promise<void> {
+  const raw = await readFile(join(dataDir, 'daemon.json'), 'utf8').catch(cause => {
+    throw new MeshError('PEER_UNREACHABLE', `no peer runs on ${dataDir}`, { cause })
+  })
+  const { pid } = daemonFile.parse(JSON.parse(raw))
+  if (!signal(pid, 'SIGTERM')) return
+  const ends = performance.now() + STOP_MS
+  while (signal(pid, 0)) {
+    if (performance.now() > ends) throw new MeshError('DEADLINE', `the peer (process ${pid}) did not stop within ${STOP_MS / 1_000} s`)
+    await sleep(50)
+  }
+}
+
+function signal(pid: number, what: NodeJS.Signals | 0): boolean {
+  try {
+    return process.kill(pid, what)
+  } catch {
+    return false
+  }
+}

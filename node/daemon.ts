@@ -1,0 +1,191 @@
+import { randomBytes } from 'node:crypto'
+import { mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { z } from 'zod'
+import { decode, encode } from '../protocols/codec.ts'
+import { MeshError, asMeshError, refused } from '../protocols/errors.ts'
+import { bytes, cid } from '../protocols/ids.ts'
+import { capabilityChain } from '../protocols/membership.ts'
+import { signed } from '../protocols/signed.ts'
+import { createPeer, type Peer } from '../src/peer.ts'
+import type { Ports } from '../src/ports.ts'
+import { foundNetwork, networkOf, readGenesis, readInvite, type Membership } from '../src/trust/invitation.ts'
+import { createBackend } from './adapters/backend.ts'
+import { createContentStore } from './adapters/content-store.ts'
+import { openIdentity } from './adapters/identity.ts'
+import { openJournal } from './adapters/journal.ts'
+import { createLibp2pNetwork } from './adapters/libp2p.ts'
+import { createMachine } from './adapters/machine.ts'
+import { QuickjsSandbox } from './adapters/quickjs.ts'
+import { createRegistryStore } from './adapters/registry/store.ts'
+import { SystemClock, SystemRandom } from './adapters/system.ts'
+import { createTelemetry } from './adapters/telemetry.ts'
+import { createAuthoring } from './authoring/authoring.ts'
+import { daemonFile } from './cli/daemon-client.ts'
+import { openGateway } from './gateway/server.ts'
+
+const JOIN_MS = 20_000
+const DRAIN_MS = 3_000
+
+export type UpOptions = {
+  readonly dataDir: string
+  readonly listen: readonly string[]
+  readonly http: string
+  readonly join: string | undefined
+  readonly labels: Readonly<Record<string, string>>
+  readonly networkName: string
+  readonly mdns: boolean
+  readonly upnp: boolean
+  readonly isolation: 'L0' | 'L1'
+  readonly json: boolean
+}
+
+export type Daemon = {
+  readonly peer: string
+  readonly network: string
+  readonly networkName: string
+  readonly http: string
+  readonly addresses: readonly string[]
+  readonly joined: boolean
+  readonly readyMs: number
+  /** Resolves when the daemon has stopped because `signal` asked it to. */
+  until(signal: AbortSignal): Promise<void>
+}
+
+/** What the registries hear while the peer is still being put together. */
+const STARTING = refused('the peer is still starting', true)
+
+const savedMembership = z.object({ network: cid, genesis: signed, secret: bytes, chain: capabilityChain })
+
+/** Starts this host's peer: adapters, the peer itself, its doors. Throws what keeps it from running, and leaves nothing open. */
+export async function up(options: UpOptions): Promise<Daemon> {
+  const startedAt = Date.now()
+  const { dataDir } = options
+  await mkdir(dataDir, { recursive: true, mode: 0o700 })
+  await refuseSecond(dataDir)
+  const closers = new Closers()
+  try {
+    return await assemble(options, startedAt, closers)
+  } catch (error) {
+    await closers.close()
+    throw error
+  }
+}
+
+async function assemble(options: UpOptions, startedAt: number, closers: Closers): Promise<Daemon> {
+  const { dataDir } = options
+  const telemetry = createTelemetry({ level: process.env['AIOS_LOG'] ?? 'info', destination: join(dataDir, 'daemon.log') })
+  const clock = new SystemClock()
+  const random = new SystemRandom()
+  const identity = openIdentity(join(dataDir, 'peer.key'))
+  const journal = openJournal(dataDir)
+  closers.add('journal', () => journal[Symbol.asyncDispose]())
+
+  const saved = await journal.get('membership')
+  const known = saved === undefined ? undefined : decode(savedMembership, saved, 1_048_576, 'membership')
+  const invitation = options.join === undefined ? undefined : readInvite(options.join)
+  if (known !== undefined && invitation !== undefined && networkOf(invitation.genesis) !== known.network) {
+    throw new MeshError('BAD_INPUT', `this folder belongs to another network: use a fresh --data DIR to join this one`)
+  }
+  const joining = known === undefined && invitation !== undefined
+  const membership: Membership = known ?? (invitation === undefined ? foundNetwork(identity, random, options.networkName, clock.unix()) : { network: networkOf(invitation.genesis), genesis: invitation.genesis, secret: invitation.secret, chain: invitation.chain })
+  const remember = (granted: Membership): Promise<void> => journal.set('membership', encode(granted))
+  if (known === undefined && !joining) await remember(membership)
+  const networkName = readGenesis(identity, membership.genesis).name
+
+  const machine = createMachine({ dir: dataDir })
+  const sink = telemetry.telemetry
+  const mesh = await createLibp2pNetwork({ dir: dataDir, identity, secret: membership.secret, listen: options.listen, mdns: options.mdns, upnp: options.upnp, clock, random, telemetry: sink, bootstrap: joining ? invitation.addresses : [] })
+  closers.add('network', () => mesh.stop())
+  const seen: { peer?: Peer } = {}
+  const store = createContentStore({ dir: dataDir, network: mesh, clock, telemetry: sink, findHolders: async cid => seen.peer?.view.ads().filter(({ holds }) => holds.includes(cid)).map(({ peer }) => peer) ?? [] })
+  const registries = createRegistryStore({
+    dir: dataDir, networkId: membership.network, network: mesh.network, identity, clock, random, telemetry: sink, helia: store.helia,
+    mayWrite: (writer, registry) => seen.peer?.mayWrite(writer, registry) ?? STARTING,
+    mayOperate: writer => seen.peer?.admission.may(writer, 'operate') ?? STARTING,
+  })
+  const sandbox = new QuickjsSandbox({}, sink)
+  closers.add('sandbox', () => sandbox[Symbol.asyncDispose]())
+  const backend = createBackend({ dir: join(dataDir, 'instances'), content: store.content, clock, telemetry: sink, machine, isolation: options.isolation })
+  const ports: Ports = { clock, random, identity, network: mesh.network, content: store.content, registries: registries.store, journal, backend, sandbox, machine, telemetry: sink }
+
+  const peer = createPeer(ports, { membership, bearerKey: joining ? invitation.bearerKey : undefined, onGranted: remember, clusterId: identity.peer, labels: options.labels })
+  seen.peer = peer
+  // Every door is open before anybody can knock.
+  await peer.admission.start()
+  await mesh.start()
+  await store.start()
+  closers.add('content', () => store.stop())
+  await registries.start()
+  closers.add('registries', () => registries.stop())
+  if (joining) await enter(peer, invitation.addresses)
+  closers.add('peer', () => peer.stop(DRAIN_MS))
+  await peer.start()
+
+  const token = randomBytes(24).toString('base64url')
+  const authoring = createAuthoring({ content: store.content, catalogue: peer.catalogue, identity, sandbox })
+  const gateway = await openGateway({ peer, authoring, telemetry, token, startedAt }, options.http)
+  closers.add('gateway', () => gateway.close())
+  await announce(dataDir, { http: gateway.url, token, pid: process.pid, peer: identity.peer })
+  closers.add('daemon.json', () => rm(join(dataDir, 'daemon.json'), { force: true }))
+  process.on('unhandledRejection', error => sink.event('error', 'unhandled', { because: asMeshError(error).message, stack: error instanceof Error ? error.stack : undefined }))
+
+  return {
+    peer: identity.peer, network: membership.network, networkName, http: gateway.url, addresses: mesh.network.addresses(), joined: joining, readyMs: Date.now() - startedAt,
+    async until(signal) {
+      if (!signal.aborted) await new Promise(resolve => signal.addEventListener('abort', resolve, { once: true }))
+      await closers.close()
+    },
+  }
+}
+
+async function enter(peer: Peer, addresses: readonly string[]): Promise<void> {
+  try {
+    await peer.admission.join(addresses, AbortSignal.timeout(JOIN_MS))
+  } catch (cause) {
+    const error = asMeshError(cause)
+    throw new MeshError(error.code === 'INTERNAL' ? 'PEER_UNREACHABLE' : error.code, `could not enter the network: ${error.message}`, { cause })
+  }
+}
+
+/** Written whole and renamed: whoever reads it sees a daemon that is ready. */
+async function announce(dataDir: string, content: z.infer<typeof daemonFile>): Promise<void> {
+  const path = join(dataDir, 'daemon.json')
+  await writeFile(`${path}.part`, `${JSON.stringify(content)}\n`, { mode: 0o600 })
+  await rename(`${path}.part`, path)
+}
+
+/** Two daemons on one folder would share a key and a journal. */
+async function refuseSecond(dataDir: string): Promise<void> {
+  let other: z.infer<typeof daemonFile>
+  try {
+    other = daemonFile.parse(JSON.parse(await readFile(join(dataDir, 'daemon.json'), 'utf8')))
+  } catch {
+    return
+  }
+  const command = await readFile(`/proc/${other.pid}/cmdline`, 'utf8').catch(() => '')
+  if (other.pid !== process.pid && command.includes('up')) throw new MeshError('ALREADY_EXISTS', `a peer already runs on ${dataDir} (process ${other.pid}): use it, or another --data DIR`)
+}
+
+/** Closes what was opened, last first, each within a bound, whatever the others do. */
+class Closers {
+  readonly #steps: { readonly name: string; readonly close: () => Promise<void> }[] = []
+  #closing: Promise<void> | undefined
+
+  add(name: string, close: () => Promise<void>): void {
+    this.#steps.push({ name, close })
+  }
+
+  close(): Promise<void> {
+    this.#closing ??= this.#closeAll()
+    return this.#closing
+  }
+
+  async #closeAll(): Promise<void> {
+    for (const { name, close } of this.#steps.splice(0).reverse()) {
+      const slow = new Promise<string>(resolve => setTimeout(() => resolve(`${name} did not stop in time`), 8_000).unref())
+      const said = await Promise.race([close().then(() => undefined, (error: unknown) => `${name}: ${asMeshError(error).message}`), slow])
+      if (said !== undefined) process.stderr.write(`while stopping: ${said}\n`)
+    }
+  }
+}

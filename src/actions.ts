@@ -1,0 +1,190 @@
+import { z } from 'zod'
+import { MeshError } from '../protocols/errors.ts'
+import type { BlockId, Json, PeerId, RunId } from '../protocols/ids.ts'
+import type { Right } from '../protocols/membership.ts'
+import type { Explanation } from '../protocols/placement.ts'
+import type { BlockRecord, Template, VdagSpec } from '../protocols/specs.ts'
+import { isJsonObject } from './lib/json.ts'
+import type { Ports, Random, Registry } from './ports.ts'
+import type { MeshView } from './roles.ts'
+import type { ArtefactCatalogue } from './registries/catalogue.ts'
+import { blockComponentUri, blockMode, parseBlock } from './specs/block.ts'
+import { clusterSpec, nodeSpec, withAggregates, type Cluster } from './specs/cluster.ts'
+import { parseComponent } from './specs/component.ts'
+import { unwrap } from './specs/envelope.ts'
+import { parseVdag } from './specs/vdag.ts'
+import { compatible } from './specs/template.ts'
+import type { Placement } from './placement/placement.ts'
+import type { Admission } from './trust/admission.ts'
+import { checkGraph } from './vdag/graph.ts'
+import type { RunEngine } from './vdag/engine.ts'
+
+const ALPHABET = 'abcdefghijklmnopqrstuvwxyz0123456789'
+const FETCH_MS = 30_000
+
+export type CreatedBlock = { readonly block: BlockRecord; readonly dryRun: boolean; readonly explanation: Explanation | undefined }
+
+/** What a person or a program may ask of a peer that changes the network; each asks for the right first. */
+export class Actions {
+  readonly #ports: Pick<Ports, 'clock' | 'identity'>
+  readonly #random: Random
+  readonly #admission: Pick<Admission, 'may'>
+  readonly #view: MeshView
+  readonly #catalogue: ArtefactCatalogue
+  readonly #placement: Placement
+  readonly #runs: RunEngine
+  readonly #clusters: Registry<Cluster>
+
+  constructor(ports: Pick<Ports, 'clock' | 'identity' | 'random'>, parts: { readonly admission: Pick<Admission, 'may'>; readonly view: MeshView; readonly catalogue: ArtefactCatalogue; readonly placement: Placement; readonly runs: RunEngine; readonly clusters: Registry<Cluster> }) {
+    this.#ports = ports
+    this.#random = ports.random.fork('actions')
+    this.#admission = parts.admission
+    this.#view = parts.view
+    this.#catalogue = parts.catalogue
+    this.#placement = parts.placement
+    this.#runs = parts.runs
+    this.#clusters = parts.clusters
+  }
+
+  /** Throws SPEC_INVALID, NOT_FOUND (component), ALREADY_EXISTS, FORBIDDEN. The block is durable here when it resolves. */
+  async createBlock(document: Json, options: { readonly dryRun?: boolean } = {}): Promise<CreatedBlock> {
+    this.#need('operate')
+    const component = await this.#catalogue.component(blockComponentUri(document), this.#ports.clock.deadline(FETCH_MS))
+    const block = parseBlock(document, component, { owner: this.#ports.identity.peer, newId: () => this.#letters(8) })
+    const dryRun = options.dryRun === true || blockMode(document) !== 'allocate'
+    if (dryRun) return { block, dryRun, explanation: await this.#placement.explain(block) }
+    const known = await this.#catalogue.block(block.blockId)
+    if (known !== undefined) throw new MeshError('ALREADY_EXISTS', `a block is called ${block.blockId} already: choose another blockId, or remove that one first`)
+    await this.#catalogue.putBlock(block)
+    return { block, dryRun, explanation: undefined }
+  }
+
+  /** Waits until `count` instances are ready. Throws NO_CAPACITY with the last placement's reasons when they do not come. */
+  async waitReady(block: BlockId, count: number, signal: AbortSignal): Promise<number> {
+    while (true) {
+      const ready = this.#view.instancesOf(block).filter(({ ad }) => ad.state === 'ready').length
+      if (ready >= count) return ready
+      if (signal.aborted) {
+        const last = this.#placement.lastPlacement(block)
+        const why = last?.candidates.filter(({ ok }) => !ok).slice(0, 4).map(({ peer, because }) => `${peer.slice(-6)}: ${because}`).join('; ')
+        throw new MeshError('NO_CAPACITY', `block ${block} has ${ready} of ${count} instances${why === undefined || why === '' ? '' : ` (${why})`}; it stays wanted and comes up when a host can take it`)
+      }
+      await this.#ports.clock.sleep(50, signal).catch(() => undefined)
+    }
+  }
+
+  /** Changes how many instances a block keeps. */
+  async scale(id: BlockId, instances: number): Promise<BlockRecord> {
+    this.#need('operate')
+    const block = await this.#known(id)
+    const scaled = { ...block, minInstances: instances, maxInstances: Math.max(block.maxInstances, instances, 1), revision: block.revision + 1 }
+    await this.#catalogue.putBlock(scaled)
+    return scaled
+  }
+
+  async remove(id: BlockId): Promise<void> {
+    this.#need('operate')
+    await this.#known(id)
+    await this.#catalogue.withdrawBlock(id)
+  }
+
+  /** Throws SPEC_INVALID, GRAPH_INVALID or PROTOCOL_MISMATCH naming the node and the fix. */
+  async createVdag(document: Json, options: { readonly dryRun?: boolean } = {}): Promise<{ readonly uri: string; readonly cid: string | null; readonly nodes: number }> {
+    this.#need('publish')
+    const spec: VdagSpec = parseVdag(document, { author: this.#ports.identity.peer })
+    checkGraph(await this.#withProtocols(spec), compatible)
+    if (options.dryRun === true) return { uri: spec.vdagURI, cid: null, nodes: spec.nodes.length }
+    const { cid } = await this.#catalogue.publishVdag(spec)
+    return { uri: spec.vdagURI, cid, nodes: spec.nodes.length }
+  }
+
+  /** Nodes that state no protocol of their own are checked by their block's. */
+  async #withProtocols(spec: VdagSpec): Promise<VdagSpec> {
+    const nodes = await Promise.all(spec.nodes.map(async node => {
+      const block = node.blockId === undefined ? undefined : await this.#catalogue.block(node.blockId)
+      if (block === undefined) return node
+      return { ...node, inputProtocol: node.inputProtocol ?? said(block.inputProtocol), outputProtocol: node.outputProtocol ?? said(block.outputProtocol) }
+    }))
+    return { ...spec, nodes }
+  }
+
+  /**
+   * AIOS's `addComponent`: a component with nothing to bundle, such as a container image or an external server. One with
+   * code or a model is published from its directory instead. Throws SPEC_INVALID.
+   */
+  async addComponent(document: Json): Promise<{ readonly componentURI: string; readonly cid: string }> {
+    this.#need('publish')
+    const draft = parseComponent(document, { author: this.#ports.identity.peer })
+    if (draft.runtime.name !== 'container' && draft.runtime.name !== 'external') {
+      throw new MeshError('SPEC_INVALID', `component spec: runtime: a ${draft.runtime.name} component comes with files: publish its directory with \`aios component publish DIR\``)
+    }
+    const { cid } = await this.#catalogue.publishComponent({ ...draft, files: [] })
+    return { componentURI: draft.componentURI, cid }
+  }
+
+  /** AIOS's `createCluster`: the record of several hosts of one owner; nodes are added by `addNode`. */
+  async createCluster(document: Json): Promise<Cluster> {
+    this.#need('operate')
+    const given = clusterSpec.safeParse(unwrap(document, 'cluster spec').values)
+    if (!given.success) throw specInvalid('cluster spec', given.error)
+    const id = given.data.id ?? `cluster-${this.#letters(8)}`
+    if ((await this.#clusters.get(id)) !== undefined) throw new MeshError('ALREADY_EXISTS', `a cluster is called ${id} already: choose another id`)
+    const cluster = withAggregates({ ...given.data, id, status: 'live' })
+    await this.#clusters.put(id, cluster)
+    return cluster
+  }
+
+  /** AIOS's `addNode`: flat or as `{ clusterId, nodeData }`. Aggregates of the cluster are computed again. */
+  async addNode(document: Json): Promise<Cluster> {
+    this.#need('operate')
+    const { values } = unwrap(document, 'node spec')
+    const given = nodeSpec.safeParse(isJsonObject(values['nodeData']) ? { clusterId: values['clusterId'], ...values['nodeData'] } : values)
+    if (!given.success) throw specInvalid('node spec', given.error)
+    const { clusterId, ...node } = given.data
+    const known = await this.#clusters.get(clusterId)
+    if (known === undefined) throw new MeshError('NOT_FOUND', `there is no cluster ${clusterId}: create it first`)
+    const others = known.value.nodes.nodeData.filter(({ id }) => id !== node.id)
+    const cluster = withAggregates({ ...known.value, nodes: { count: others.length + 1, nodeData: [...others, node] } })
+    await this.#clusters.put(clusterId, cluster)
+    return cluster
+  }
+
+  submit(vdag: string, input: Json, options: { readonly key?: string | undefined; readonly session?: string }): Promise<{ readonly run: RunId; readonly existing: boolean }> {
+    this.#need('join')
+    const packet = { sessionId: options.session ?? '', seqNo: 0, ts: this.#ports.clock.unix() / 1_000, data: input, files: [] }
+    return this.#runs.submit({ vdagUri: vdag, input: packet, submitter: this.#ports.identity.peer, ...(options.key === undefined ? {} : { key: options.key }) })
+  }
+
+  stewardOf(block: BlockId): PeerId | undefined {
+    return this.#placement.stewardOf(block)
+  }
+
+  lastPlacement(block: BlockId): Explanation | undefined {
+    return this.#placement.lastPlacement(block)
+  }
+
+  async #known(id: BlockId): Promise<BlockRecord> {
+    const block = await this.#catalogue.block(id)
+    if (block === undefined) throw new MeshError('NOT_FOUND', `no block is called ${id}: \`aios block list\` shows those there are`)
+    return block
+  }
+
+  #need(right: Right): void {
+    const verdict = this.#admission.may(this.#ports.identity.peer, right)
+    if (!verdict.ok) throw new MeshError('FORBIDDEN', `this peer may not do that: ${verdict.because}`)
+  }
+
+  #letters(count: number): string {
+    let out = ''
+    for (let at = 0; at < count; at += 1) out += ALPHABET[this.#random.below(ALPHABET.length)] ?? ''
+    return out
+  }
+}
+
+function said(protocol: Template): Template | undefined {
+  return Object.keys(protocol).length === 0 ? undefined : protocol
+}
+
+function specInvalid(what: string, error: z.ZodError): MeshError {
+  return new MeshError('SPEC_INVALID', `${what}: ${error.issues.slice(0, 5).map(({ path, message }) => `${path.map(String).join('.')}: ${message}`).join('; ')}`)
+}

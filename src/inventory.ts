@@ -1,0 +1,98 @@
+import type { Json } from '../protocols/ids.ts'
+import type { PolicyRef } from '../protocols/specs.ts'
+import { refused, granted } from '../protocols/errors.ts'
+import { isJsonObject, toJson, type JsonObject } from './lib/json.ts'
+import { clusterDocument } from './placement/cluster-document.ts'
+import type { MeshView, PolicyCalls } from './roles.ts'
+import type { ArtefactCatalogue } from './registries/catalogue.ts'
+import { parseFilter, type FilterIR, type MatchType } from './specs/filter.ts'
+import { evaluate, parseSearch, type SearchSources } from './specs/search.ts'
+
+/** Answers AIOS's search and filter from the local view, in AIOS's document shapes. */
+export class Inventory {
+  readonly #view: MeshView
+  readonly #catalogue: ArtefactCatalogue
+  readonly #policies: PolicyCalls
+
+  constructor(view: MeshView, catalogue: ArtefactCatalogue, policies: PolicyCalls) {
+    this.#view = view
+    this.#catalogue = catalogue
+    this.#policies = policies
+  }
+
+  /** Throws SPEC_INVALID. */
+  async filter(document: Json): Promise<readonly JsonObject[]> {
+    const rule = parseFilter(document)
+    return evaluate(rule, await this.#sources(rule))
+  }
+
+  /** The filter's finds, put in order by the ranking rule. Throws SPEC_INVALID. */
+  async search(document: Json): Promise<readonly Json[]> {
+    const { filterRule, rankingPolicyRule, limit } = parseSearch(document)
+    const found = evaluate(filterRule, await this.#sources(filterRule))
+    const ranked = await this.#rank(rankingPolicyRule, found)
+    return limit === undefined ? ranked : ranked.slice(0, limit)
+  }
+
+  async #rank(rule: PolicyRef, found: readonly JsonObject[]): Promise<readonly Json[]> {
+    const decision = await this.#policies.decide<readonly Json[]>({
+      hook: 'ranking',
+      rule,
+      input: found,
+      accept: answer => (Array.isArray(answer) ? granted(answer) : isJsonObject(answer) ? granted([answer]) : refused('a ranking policy must return a list or one document')),
+      fallback: () => found,
+    })
+    return decision.value
+  }
+
+  async #sources({ matchType, filter }: FilterIR): Promise<SearchSources> {
+    const wants = (kind: MatchType, ...queries: readonly (keyof typeof filter)[]): boolean => matchType === kind || queries.some(query => filter[query] !== undefined)
+    return {
+      ...(wants('cluster', 'clusterQuery', 'clusterMetricsQuery') ? { clusters: this.#clusters() } : {}),
+      ...(wants('block', 'blockQuery', 'blockMetricsQuery') ? { blocks: await this.#blocks() } : {}),
+      ...(wants('component', 'componentQuery') ? { components: await this.#components() } : {}),
+      ...(wants('vdag', 'vdagQuery') ? { vdags: await this.#vdags() } : {}),
+      ...(wants('policy', 'policyQuery') ? { policies: await this.#policyRules() } : {}),
+    }
+  }
+
+  /** One document a cluster; a lone peer is a cluster of one. */
+  #clusters(): readonly JsonObject[] {
+    const groups = Map.groupBy(this.#view.ads(), ad => ad.cluster)
+    return [...groups.values()].map(clusterDocument)
+  }
+
+  async #blocks(): Promise<readonly JsonObject[]> {
+    return (await this.#catalogue.blocks()).map(block => {
+      const instances = this.#view.instancesOf(block.blockId).map(({ host, ad }) => ({ instanceId: ad.instance, nodeId: host, latency: ad.latencyMs, queue_length: ad.queued, ...ad }))
+      const hosts = [...new Set(instances.map(({ nodeId }) => nodeId))]
+      return object({ ...block, id: block.blockId, componentUri: block.componentURI, cluster: hosts.map(peer => ({ id: this.#view.ad(peer)?.cluster ?? peer })), metrics: { blockId: block.blockId, instances } })
+    })
+  }
+
+  async #components(): Promise<readonly JsonObject[]> {
+    return Promise.all((await this.#catalogue.components()).map(async ({ uri, cid }) => {
+      const found = await this.#catalogue.componentByCid(cid).catch(() => undefined)
+      return found === undefined ? { componentURI: uri } : object({ ...found, files: undefined })
+    }))
+  }
+
+  async #vdags(): Promise<readonly JsonObject[]> {
+    return Promise.all((await this.#catalogue.vdags()).map(async ({ uri }) => {
+      const found = await this.#catalogue.vdag(uri).catch(() => undefined)
+      return found === undefined ? { vdagURI: uri } : object(found.spec)
+    }))
+  }
+
+  async #policyRules(): Promise<readonly JsonObject[]> {
+    return Promise.all((await this.#catalogue.policies()).map(async ({ uri }) => {
+      const found = await this.#catalogue.policy(uri).catch(() => undefined)
+      return found === undefined ? { policy_rule_uri: uri } : object({ ...found.rule, policy_rule_uri: uri })
+    }))
+  }
+}
+
+function object(value: unknown): JsonObject {
+  const made = toJson(value)
+  return isJsonObject(made) ? made : {}
+}

@@ -1,0 +1,96 @@
+import type { Verdict } from '../protocols/errors.ts'
+import type { Millis, PeerId } from '../protocols/ids.ts'
+import type { Right } from '../protocols/membership.ts'
+import type { RegistryName } from '../protocols/registry.ts'
+import { Actions } from './actions.ts'
+import { Calls } from './blocks/calls.ts'
+import { Instances } from './blocks/instances.ts'
+import { BlockInvoker } from './blocks/invoker.ts'
+import { Capacity, CAPACITY, type CapacityConfig } from './capacity/capacity.ts'
+import { Inventory } from './inventory.ts'
+import { Parser } from './parser.ts'
+import { Placement, PLACEMENT, type PlacementConfig } from './placement/placement.ts'
+import { Policies } from './policies/calls.ts'
+import type { Ports } from './ports.ts'
+import { ArtefactCatalogue } from './registries/catalogue.ts'
+import type { MeshView } from './roles.ts'
+import { cluster } from './specs/cluster.ts'
+import { compatible } from './specs/template.ts'
+import { Admission } from './trust/admission.ts'
+import type { Membership } from './trust/invitation.ts'
+import { RunEngine, type RunConfig } from './vdag/engine.ts'
+
+export type PeerConfig = {
+  readonly membership: Membership
+  /** The one-time key of the invite this peer enters by. */
+  readonly bearerKey: Uint8Array | undefined
+  /** Keeps the membership this peer was granted; durable when it resolves. */
+  readonly onGranted: (membership: Membership) => Promise<void>
+  readonly clusterId: string
+  readonly labels: Readonly<Record<string, string>>
+  readonly capacity?: Partial<Omit<CapacityConfig, 'isMember'>>
+  readonly placement?: Partial<Omit<PlacementConfig, 'maySteward'>>
+  readonly runs?: Partial<RunConfig>
+}
+
+export type Peer = {
+  readonly ports: Ports
+  readonly admission: Admission
+  readonly view: MeshView
+  readonly catalogue: ArtefactCatalogue
+  readonly policies: Policies
+  readonly instances: Instances
+  readonly invoker: BlockInvoker
+  readonly placement: Placement
+  readonly runs: RunEngine
+  readonly actions: Actions
+  readonly parser: Parser
+  /** The right a registry asks of its writers. */
+  mayWrite(writer: PeerId, registry: RegistryName): Verdict<true>
+  /** Takes part: advertises, bids, stewards, resumes what it had before a crash. Admission is started before. */
+  start(): Promise<void>
+  /** Says goodbye, drains its instances, stops. */
+  stop(drainMs: Millis): Promise<void>
+}
+
+/** What a registry asks of whoever writes into it. */
+const RIGHT_TO_WRITE: Readonly<Record<RegistryName, Right>> = {
+  components: 'publish', policies: 'publish', vdags: 'publish', specs: 'publish', templates: 'publish', assets: 'publish', layers: 'publish',
+  blocks: 'operate', clusters: 'operate', members: 'join',
+}
+
+/** The whole peer, minus the outside world. The daemon and the simulator call this and nothing else. */
+export function createPeer(ports: Ports, config: PeerConfig): Peer {
+  const admission = new Admission(ports, config.membership, config.bearerKey, config.onGranted)
+  const isMember = (peer: PeerId): boolean => admission.rights(peer).length > 0
+  const capacity = new Capacity(ports, { ...CAPACITY, ...config.capacity, isMember, advertiser: { ...CAPACITY.advertiser, ...config.capacity?.advertiser, cluster: config.clusterId, labels: config.labels } })
+  const catalogue = new ArtefactCatalogue(ports.registries, ports.content)
+  const policies = new Policies(ports, catalogue)
+  const instances = new Instances(ports, catalogue, policies, config.clusterId)
+  const placement = new Placement(ports, { view: capacity, catalogue, policies, instances }, { ...PLACEMENT, ...config.placement, maySteward: peer => admission.may(peer, 'host') })
+  const calls = new Calls(ports, instances, placement)
+  const invoker = new BlockInvoker(ports, capacity, calls, catalogue, policies)
+  const runs = new RunEngine(ports, { view: capacity, invoker, policies, catalogue, compatible }, config.runs)
+  const inventory = new Inventory(capacity, catalogue, policies)
+  const actions = new Actions(ports, { admission, view: capacity, catalogue, placement, runs, clusters: ports.registries.open('clusters', cluster) })
+  const parser = new Parser(ports, { actions, invoker, inventory })
+  return {
+    ports, admission, view: capacity, catalogue, policies, instances, invoker, placement, runs, actions, parser,
+    mayWrite: (writer, registry) => admission.may(writer, RIGHT_TO_WRITE[registry]),
+    async start() {
+      await placement.open()
+      placement.onChange(() => capacity.changed())
+      calls.start()
+      await capacity.start({ free: () => placement.free(), instances: () => placement.instances(), holds: () => instances.holds() })
+      await placement.start()
+      await runs.start()
+      await runs.resume()
+    },
+    async stop(drainMs) {
+      runs.stop()
+      placement.stop()
+      await instances.stopAll(drainMs)
+      await capacity.stop()
+    },
+  }
+}

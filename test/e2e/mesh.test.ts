@@ -1,0 +1,203 @@
+import assert from 'node:assert/strict'
+import { spawnSync } from 'node:child_process'
+import { mkdtemp, rm, writeFile, mkdir } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { base64url } from 'multiformats/bases/base64'
+import { z } from 'zod'
+import { encode } from '../../protocols/codec.ts'
+import { asMeshError } from '../../protocols/errors.ts'
+import type { Json } from '../../protocols/ids.ts'
+import { readInvite } from '../../src/trust/invitation.ts'
+import { Devnet, type DevPeer } from '../../node/devnet/devnet.ts'
+import { publishTriage, type Triage } from '../../node/demo/triage.ts'
+
+const CLI = fileURLToPath(new URL('../../node/cli/main.ts', import.meta.url))
+const START_MS = 120_000
+const shown = z.object({ instances: z.array(z.object({ instance: z.string(), host: z.string(), state: z.string(), epoch: z.int() })) }).loose()
+const answered = z.object({ run: z.string(), data: z.record(z.string(), z.json()) }).loose()
+
+function aios(...args: readonly string[]): { readonly code: number | null; readonly out: string; readonly err: string } {
+  const { status, stdout, stderr } = spawnSync(process.execPath, [CLI, ...args], { encoding: 'utf8' })
+  return { code: status, out: stdout, err: stderr }
+}
+
+async function until(reached: () => Promise<boolean>, what: string, limitMs = 30_000): Promise<void> {
+  const ends = performance.now() + limitMs
+  while (!(await reached().catch(() => false))) {
+    assert(performance.now() < ends, `${what} did not happen within ${limitMs} ms`)
+    await new Promise(resolve => setTimeout(resolve, 50))
+  }
+}
+
+async function refusal(work: Promise<Json>): Promise<{ readonly code: string; readonly message: string }> {
+  try {
+    assert.fail(`expected a refusal, got ${JSON.stringify(await work)}`)
+  } catch (error) {
+    const { code, message } = asMeshError(error)
+    return { code, message }
+  }
+}
+
+describe('a mesh of three real peers', function () {
+  this.timeout(START_MS)
+  let dir: string
+  let net: Devnet
+  let triage: Triage
+
+  const instances = async (peer: DevPeer, block: string) => shown.parse(await peer.client.get(`/mesh/blocks/${block}`)).instances
+  const ask = (peer: DevPeer, key: string): Promise<z.infer<typeof answered>> => peer.client.send('POST', '/v1/infer', { model: triage.vdag, data: { record: triage.records[0]?.record ?? {} }, key }).then(body => answered.parse(body))
+
+  before(async () => {
+    dir = await mkdtemp(join(tmpdir(), 'aios-e2e-'))
+    net = await Devnet.start(dir, 3, index => ({ region: index === 2 ? 'us' : 'eu' }))
+    triage = await publishTriage(net.running(), () => undefined)
+  })
+  after(async () => {
+    await net?.[Symbol.asyncDispose]()
+    await rm(dir, { recursive: true, force: true })
+  })
+
+  it('every peer knows every other and what it has', async () => {
+    for (const peer of net.running()) {
+      await until(async () => {
+        const rows = z.array(z.object({ peer: z.string(), state: z.string(), ad: z.object({}).loose().nullable() })).parse(await peer.client.get('/mesh/peers'))
+        return rows.length === 3 && rows.every(row => row.state === 'alive' && row.ad !== null)
+      }, `peer ${peer.index} knows all three`)
+    }
+  })
+
+  it('the same key gives the same run and the same answer from each peer', async () => {
+    const answers = await Promise.all(net.running().map(peer => ask(peer, 'shared-key')))
+    assert.equal(new Set(answers.map(({ run }) => run)).size, 1)
+    for (const { data } of answers) assert.deepEqual(data, answers[0]?.data)
+  })
+
+  it('a dry run explains itself and changes nothing', async () => {
+    const spec = { blockId: 'only-explained', blockComponentURI: 'model.tumour-classifier:1.0.0-stable', minInstances: 1, maxInstances: 1, labels: { region: 'nowhere' } }
+    const components = z.array(z.object({ uri: z.string() }).loose()).parse(await net.peer(0).client.get('/mesh/components'))
+    const classify = components.find(({ uri }) => uri.includes('classif'))
+    assert(classify)
+    const body = z.object({ dryRun: z.literal(true), explanation: z.object({ candidates: z.array(z.object({ ok: z.boolean(), because: z.string() }).loose()) }).loose() }).loose()
+      .parse(await net.peer(0).client.send('POST', '/mesh/blocks', { spec: { ...spec, blockComponentURI: classify.uri }, dryRun: true }))
+    assert(body.explanation.candidates.some(({ ok, because }) => !ok && /region/.test(because)), JSON.stringify(body.explanation))
+    assert.equal((await refusal(net.peer(0).client.get('/mesh/blocks/only-explained'))).code, 'NOT_FOUND')
+  })
+
+  it('bad input is refused with a code and a reason, and the daemon lives', async () => {
+    const { client } = net.peer(1)
+    const component = z.array(z.object({ uri: z.string() }).loose()).parse(await client.get('/mesh/components'))[0]?.uri ?? ''
+    const node = (nodeLabel: string): Json => ({ nodeLabel, nodeType: 'block', manualBlockId: triage.blocks[0] ?? '' })
+    const vdag = (nodes: readonly string[], connections: Json): Json => ({ vdagName: 'bad', vdagVersion: { version: '1.0', 'release-tag': 'x' }, nodes: nodes.map(node), graph: { connections, inputs: [{ nodeLabel: nodes[0] ?? '' }], outputs: [{ nodeLabel: nodes.at(-1) ?? '' }] } })
+    const cases: readonly (readonly [string, Promise<Json>, RegExp, RegExp])[] = [
+      ['no such component', client.send('POST', '/mesh/blocks', { spec: { blockComponentURI: 'model.none:1.0-x', minInstances: 1, maxInstances: 1 } }), /NOT_FOUND/, /model\.none/],
+      ['min above max', client.send('POST', '/mesh/blocks', { spec: { blockComponentURI: component, minInstances: 3, maxInstances: 1 } }), /SPEC_INVALID/, /maxInstances|minInstances/],
+      ['a bad block id', client.send('POST', '/mesh/blocks', { spec: { blockId: 'Not Ok', blockComponentURI: component, minInstances: 1, maxInstances: 1 } }), /SPEC_INVALID/, /blockId/],
+      ['a cycle', client.send('POST', '/mesh/vdags', { spec: vdag(['a', 'b'], [{ nodeLabel: 'b', inputs: [{ nodeLabel: 'a' }] }, { nodeLabel: 'a', inputs: [{ nodeLabel: 'b' }] }]) }), /GRAPH_INVALID/, /cycle|circle|a/],
+      ['an unknown label', client.send('POST', '/mesh/vdags', { spec: vdag(['a', 'b'], [{ nodeLabel: 'b', inputs: [{ nodeLabel: 'ghost' }] }]) }), /GRAPH_INVALID|SPEC_INVALID/, /ghost/],
+      ['an unknown vDAG', client.send('POST', '/mesh/runs', { vdag: 'none:1.0-x', input: {} }), /NOT_FOUND/, /none/],
+      ['an unknown block', client.send('POST', '/v1/infer', { model: 'none', data: {} }), /NOT_FOUND/, /none/],
+      ['an unknown action', client.send('POST', '/api/frobnicate', {}), /NOT_FOUND/, /frobnicate/],
+      ['no JSON object', client.send('POST', '/mesh/blocks', [1, 2]), /BAD_INPUT|SPEC_INVALID/, /./],
+      ['traversal in a bundle path', published(client, join(dir, 'nowhere', '..', '..', 'etc')), /SPEC_INVALID|BAD_INPUT|NOT_FOUND/, /./],
+    ]
+    for (const [name, work, code, message] of cases) {
+      const said = await refusal(work)
+      assert.match(said.code, code, `${name}: ${said.code}: ${said.message}`)
+      assert.match(said.message, message, name)
+    }
+    const garbage = await fetch(`${net.peer(1).http}/mesh/blocks`, { method: 'POST', body: '{"spec": ', headers: { 'content-type': 'application/json' } })
+    assert.equal(garbage.status, 400)
+    await client.get('/healthz')
+    await ask(net.peer(1), 'after-bad-input')
+  })
+
+  it('a web page somewhere else may not use the door', async () => {
+    const { http } = net.peer(0)
+    assert.equal((await fetch(`${http}/mesh/status`, { headers: { origin: 'https://evil.example' } })).status, 403)
+    assert.equal((await fetch(`${http}/mesh/status`)).status, 200)
+  })
+
+  it('an invite with another secret, and text that is none, are refused and say so', async () => {
+    const read = readInvite(await net.invite(net.peer(0)))
+    const forged = `aios1${base64url.baseEncode(encode({ ...read, secret: new Uint8Array(32).fill(7) }))}`
+    const wrong = aios('up', '--data', join(dir, 'stranger'), '--listen', '/ip4/127.0.0.1/tcp/0', '--no-mdns', '--join', forged)
+    assert.equal(wrong.code, 1)
+    assert.match(wrong.err, /NETWORK_REFUSED|PEER_UNREACHABLE/)
+    assert.match(wrong.err, /invite|secret|network/)
+    const none = aios('up', '--data', join(dir, 'stranger-2'), '--join', 'hello')
+    assert.deepEqual([none.code, /BAD_INPUT/.test(none.err)], [1, true])
+  })
+
+  it('the command line answers 0, 1 and 2, and JSON when asked', () => {
+    const data = ['--data', net.peer(0).dataDir]
+    assert.equal(aios('status', ...data).code, 0)
+    assert.equal(JSON.parse(aios('status', '--json', ...data).out).peer, net.peer(0).peer)
+    assert.equal(aios('block', 'show', 'none', ...data).code, 1)
+    assert.equal(JSON.parse(aios('block', 'show', 'none', '--json', ...data).err).error.code, 'NOT_FOUND')
+    assert.equal(aios('block', 'scale', 'x', ...data).code, 2)
+    assert.equal(aios('nonsense').code, 2)
+    assert.equal(aios('status', '--data', join(dir, 'nobody')).code, 1)
+    assert.match(aios('--help').out, /component publish/)
+  })
+
+  it('an asset of one peer is read on another, whole', async () => {
+    await mkdir(join(dir, 'files'), { recursive: true })
+    const content = Buffer.alloc(3_500_000, 'asset ')
+    await writeFile(join(dir, 'files', 'big.bin'), content)
+    const added = aios('asset', 'add', join(dir, 'files', 'big.bin'), '--json', '--data', net.peer(0).dataDir)
+    assert.equal(added.code, 0, added.err)
+    const { uri } = JSON.parse(added.out)
+    await until(async () => JSON.stringify(await net.peer(2).client.get('/mesh/assets')).includes(uri), 'the asset is known elsewhere')
+    const got = aios('asset', 'get', uri, '-o', join(dir, 'files', 'copy.bin'), '--data', net.peer(2).dataDir)
+    assert.equal(got.code, 0, got.err)
+    const { readFile } = await import('node:fs/promises')
+    assert(content.equals(await readFile(join(dir, 'files', 'copy.bin'))))
+  })
+
+  it('AIOS\'s own door: filter finds blocks, metrics are exposed', async () => {
+    const found = z.object({ success: z.literal(true), task_id: z.string(), result: z.array(z.object({ id: z.string() }).loose()) })
+      .parse(await net.peer(2).client.send('POST', '/api/filter', { body: { values: { matchType: 'block', filter: { blockQuery: { variable: 'id', operator: 'LIKE', value: 'triage-c*' } } } } }))
+    assert.deepEqual(found.result.map(({ id }) => id), ['triage-classify'])
+    const metrics = await (await net.peer(0).client.fetch('GET', '/metrics')).text()
+    assert.match(metrics, /^aios_peers_live 3$/m)
+  })
+
+  it('kill -9 of a peer: its instances come up elsewhere, runs go on; restarted it is the same peer with what it had', async function () {
+    this.timeout(90_000)
+    const block = 'triage-normalise'
+    const [before] = await instances(net.peer(0), block)
+    const victim = net.running().find(({ peer }) => peer === before?.host)
+    assert(victim)
+    const survivor = net.running().find(({ peer }) => peer !== victim.peer)
+    assert(survivor)
+    const done = await ask(victim, 'acknowledged')
+    await net.kill(victim.index)
+    await until(async () => (await instances(survivor, block)).some(({ host, state }) => host !== victim.peer && state === 'ready'), 'the replacement')
+    await ask(survivor, 'while-dead')
+    const back = await net.up(victim.index)
+    assert.equal(back.peer, victim.peer)
+    const again = await ask(back, 'acknowledged')
+    assert.equal(again.run, done.run)
+    assert.deepEqual(again.data, done.data)
+    await until(async () => (await instances(back, block)).filter(({ state }) => state === 'ready').length === 1, 'no surplus instance after the host came back', 60_000)
+  })
+
+  it('scale changes how many run; remove ends them', async function () {
+    this.timeout(60_000)
+    const { client } = net.peer(0)
+    await client.send('POST', '/mesh/blocks/triage-novelty/scale', { instances: 2 })
+    await until(async () => (await instances(net.peer(1), 'triage-novelty')).filter(({ state }) => state === 'ready').length === 2, 'two instances')
+    await client.send('POST', '/mesh/blocks/triage-novelty/scale', { instances: 1 })
+    await until(async () => (await instances(net.peer(1), 'triage-novelty')).filter(({ state }) => state === 'ready').length === 1, 'one instance again')
+    await client.send('DELETE', '/mesh/blocks/triage-novelty')
+    await until(async () => (await refusal(net.peer(1).client.get('/mesh/blocks/triage-novelty'))).code === 'NOT_FOUND', 'the block is forgotten')
+  })
+})
+
+async function published(client: DevPeer['client'], directory: string): Promise<Json> {
+  let last: Json = null
+  for await (const line of client.lines('POST', '/mesh/components', { directory })) last = line
+  return last
+}
