@@ -4,7 +4,6 @@ import { createRequire } from 'node:module'
 import { join } from 'node:path'
 import { MeshError } from '../../protocols/errors.ts'
 import type { Json } from '../../protocols/ids.ts'
-import type { Packet } from '../../protocols/invoke.ts'
 import type { BlockRecord, RuntimeName } from '../../protocols/specs.ts'
 import type { Backend, Clock, ContentStore, InstanceStart, Machine, RunningInstance, Telemetry } from '../../src/ports.ts'
 import type { Hook, InstanceConfig } from '../instance/frames.ts'
@@ -21,8 +20,6 @@ export type BackendOptions = {
   readonly machine: Pick<Machine, 'probe'>
   /** L1: behind the fence, or not at all. L0: unfenced, by the operator's choice. */
   readonly isolation: Isolation
-  /** Runs a block's own pre_processing and post_processing policies, for blocks that have them. */
-  readonly packetPolicy?: (hook: Hook, block: BlockRecord, packet: Packet) => Promise<Packet>
   /** Where a block's events and messages to side cars go; events are telemetry in any case. */
   readonly onEvent?: (event: { readonly block: string; readonly instance: string; readonly sideCar: boolean; readonly name: string; readonly data: Json }) => void
 }
@@ -114,7 +111,7 @@ function hooksFor(options: BackendOptions, request: InstanceStart): ConstructorP
       options.telemetry.event('info', sideCar ? 'block_side_car' : 'block_event', { instance, block: block.blockId, name })
       options.onEvent?.({ block: block.blockId, instance, sideCar, name, data })
     },
-    policy: async (hook, packet) => (options.packetPolicy === undefined ? packet : options.packetPolicy(hook, block, packet)),
+    policy: (hook, packet) => request.packetPolicy(hook, packet),
   }
 }
 

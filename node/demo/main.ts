@@ -15,6 +15,7 @@ const REGIONS = ['eu-west', 'eu-north', 'us-east']
 const RUN_MS = 60_000
 
 const { values: flags } = parseArgs({ options: { keep: { type: 'boolean', default: false }, data: { type: 'string' }, records: { type: 'string' } } })
+const triaged = z.object({ decision: z.string(), probability: z.number() }).loose()
 const answer = z.object({ run: z.string(), data: z.record(z.string(), json) }).loose()
 const began = performance.now()
 const seconds = (): string => `${((performance.now() - began) / 1_000).toFixed(1).padStart(5)} s`
@@ -83,8 +84,6 @@ async function submit(net: Devnet, vdag: string, { id, label, record }: HeldOut,
   }
   throw new Error('no peer of the demo is running')
 }
-
-const triaged = z.object({ decision: z.string(), probability: z.number() }).loose()
 
 function triageOf(outputs: Readonly<Record<string, Json>>): { readonly said: string; readonly decision: string } {
   const { decision, probability } = triaged.parse(Object.values(outputs)[0])

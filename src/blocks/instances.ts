@@ -2,16 +2,20 @@ import { z } from 'zod'
 import type { InstanceAd } from '../../protocols/capacity.ts'
 import { MeshError, granted, refused } from '../../protocols/errors.ts'
 import { packet as packetSchema, type Packet } from '../../protocols/invoke.ts'
-import type { BlockId, ContractId, InstanceId, Json, Millis } from '../../protocols/ids.ts'
+import type { BlockId, Cid, ContractId, InstanceId, Json, Millis } from '../../protocols/ids.ts'
 import type { Contract } from '../../protocols/placement.ts'
 import type { BlockRecord, ComponentManifest } from '../../protocols/specs.ts'
 import { isJsonObject, toJson } from '../lib/json.ts'
+import { Lru } from '../lib/lru.ts'
 import type { Ports, RunningInstance } from '../ports.ts'
 import type { Catalogue, InstanceHost, PolicyCalls } from '../roles.ts'
 import { AdmissionQueue } from './admission-queue.ts'
 
 /** AIOS's own keys of `blockInitData`; other keys are the component's business. */
 const queueKeys = z.object({ max_threads: z.coerce.number().int().min(1).max(256).default(4), max_queue_size: z.coerce.number().int().min(0).max(100_000).default(100) })
+
+/** As many as an ad tells. */
+const HELD_BOUND = 64
 
 type Running = {
   readonly contract: Contract
@@ -31,6 +35,7 @@ export class Instances implements InstanceHost {
   readonly #policies: PolicyCalls
   readonly #clusterId: string
   readonly #running = new Map<InstanceId, Running>()
+  readonly #held = new Lru<Cid, true>(HELD_BOUND)
   readonly #changes = new Set<() => void>()
   readonly #exits = new Set<(instance: InstanceId, because: string, crashed: boolean) => void>()
 
@@ -62,7 +67,7 @@ export class Instances implements InstanceHost {
   async #launch(entry: Running, signal: AbortSignal): Promise<void> {
     const { backend, identity, telemetry } = this.#ports
     const manifest = await this.#bring(entry.block, signal)
-    const instance = await backend.start({ instance: entry.contract.instance, block: entry.block, manifest, gpus: entry.contract.gpus, peer: identity.peer, clusterId: this.#clusterId }, signal)
+    const instance = await backend.start({ instance: entry.contract.instance, block: entry.block, manifest, gpus: entry.contract.gpus, peer: identity.peer, clusterId: this.#clusterId, packetPolicy: (name, packet) => this.#opinion(entry.block, name, packet) }, signal)
     if (signal.aborted) {
       await instance[Symbol.asyncDispose]()
       throw signal.reason
@@ -74,10 +79,16 @@ export class Instances implements InstanceHost {
     void instance.exited.then(({ because, crashed }) => this.#gone(entry, because, crashed))
   }
 
+  /** Manifests whose bundles are here whole, newest first: placement prefers hosts that need not fetch. */
+  holds(): readonly Cid[] {
+    return [...this.#held].map(([cid]) => cid).reverse()
+  }
+
   /** Makes the whole bundle local, from every holder there is. */
   async #bring(block: BlockRecord, signal: AbortSignal): Promise<ComponentManifest> {
     const manifest = await this.#catalogue.componentByCid(block.component, signal)
     for (const file of manifest.files) await this.#ports.content.fetch(file.cid, { signal })
+    this.#held.set(block.component, true)
     return manifest
   }
 
@@ -134,10 +145,7 @@ export class Instances implements InstanceHost {
     const leave = await entry.queue.enter(AbortSignal.any([signal, entry.stopping.signal]), instance)
     const began = clock.monotonic()
     try {
-      const asked = await this.#opinion(entry, 'pre_processing', 'preprocessing', packet)
-      for await (const output of running.infer(asked, AbortSignal.any([signal, entry.stopping.signal]), vdag)) {
-        yield await this.#opinion(entry, 'post_processing', 'postprocessing', output)
-      }
+      yield * running.infer(packet, AbortSignal.any([signal, entry.stopping.signal]), vdag)
       const ms = clock.monotonic() - began
       entry.latencyMs = entry.latencyMs === 0 ? ms : entry.latencyMs * 0.8 + ms * 0.2
       telemetry.observe('block_infer_ms', ms, { block: entry.block.blockId })
@@ -146,14 +154,15 @@ export class Instances implements InstanceHost {
     }
   }
 
-  async #opinion(entry: Running, name: 'pre_processing' | 'post_processing', hook: 'preprocessing' | 'postprocessing', packet: Packet): Promise<Packet> {
-    const rule = entry.block.policies[name]
+  /** A policy may change what a packet says, not whose it is or its files. */
+  async #opinion(block: BlockRecord, name: 'pre_processing' | 'post_processing', packet: Packet): Promise<Packet> {
+    const rule = block.policies[name]
     if (rule === undefined) return packet
     const decision = await this.#policies.decide<Packet>({
-      hook,
+      hook: name === 'pre_processing' ? 'preprocessing' : 'postprocessing',
       rule,
-      input: { packet: { session_id: packet.sessionId, seq_no: packet.seqNo, ts: packet.ts, data: packet.data }, block_data: toJson(entry.block) },
-      scope: entry.block.blockId,
+      input: { packet: { session_id: packet.sessionId, seq_no: packet.seqNo, ts: packet.ts, data: packet.data }, block_data: toJson(block) },
+      scope: block.blockId,
       accept: answer => {
         const body = isJsonObject(answer) && 'packet' in answer ? answer['packet'] : answer
         if (!isJsonObject(body)) return refused('the policy must return { packet }')
