@@ -31,6 +31,8 @@ export type AdSources = {
   readonly free: () => Resources
   readonly instances: () => readonly InstanceAd[]
   readonly holds: () => readonly Cid[]
+  /** False while this peer cannot steward blocks (its disk fails, say). */
+  readonly stewards?: () => boolean
 }
 
 export type AdvertiserParts = {
@@ -151,7 +153,7 @@ export class Advertiser {
     const report = this.#report ?? UNKNOWN
     const stretch = Math.max(1, this.#parts.meshSize() / smallMesh)
     return describeSelf({
-      cluster, labels, protocolMajor, http, ttlMs: Math.min(ttlMostMs, Math.round(ttlMs * stretch)), stewards: this.#parts.ready(),
+      cluster, labels, protocolMajor, http, ttlMs: Math.min(ttlMostMs, Math.round(ttlMs * stretch)), stewards: this.#parts.ready() && this.#sources?.stewards?.() !== false,
       report, usage: this.#ports.machine.usage(), free: free(), instances: instances(), holds: holds(),
     })
   }

@@ -208,6 +208,8 @@ export class Bidder {
     if (gpus === undefined || gpus.length === 0) return granted(undefined)
     // AIOS counts GPUs from 0; here they have names.
     const named = gpus.map(gpu => self.total.gpus.find(({ id }) => id === gpu)?.id ?? self.total.gpus[/^\d+$/.test(gpu) ? Number(gpu) : -1]?.id ?? gpu)
+    const unreal = named.find(id => !self.total.gpus.some(gpu => gpu.id === id))
+    if (unreal !== undefined) return refused(`it chose GPU ${unreal}, which this host does not have`)
     const room = wouldFit({ ...needs, gpus: named.length }, self.free, named)
     return room.ok ? granted(named) : room
   }

@@ -104,9 +104,17 @@ export class Placement implements ContractBook {
     return this.#bundles.held()
   }
 
+  /** For the ad: may others expect this peer to steward? */
+  stewards(): boolean {
+    return this.#steward.fit
+  }
+
   /** Something the ad tells has changed. */
   onChange(hear: () => void): () => void {
-    return this.#hosting.onChange(hear)
+    const stops = [this.#hosting.onChange(hear), this.#steward.onUnfit(hear)]
+    return () => {
+      for (const stop of stops) stop()
+    }
   }
 
   total(): Resources {

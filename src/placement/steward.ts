@@ -31,6 +31,8 @@ export type StewardConfig = {
   readonly retryMs: { readonly first: Millis; readonly most: Millis }
   readonly placeAtOnce: number
   readonly mirrorMs: Millis
+  /** How long a peer that could not write leaves stewardship to others. */
+  readonly unfitMs: Millis
   readonly skewMs: Millis
   /** After two stewards outranked each other, wait this long, doubling, before trying again. */
   readonly yieldMs: { readonly first: Millis; readonly most: Millis; readonly calmMs: Millis }
@@ -40,7 +42,7 @@ export type StewardConfig = {
 
 export const STEWARD: Omit<StewardConfig, 'maySteward'> = {
   leaseMs: 20_000, renewEveryMs: 4_000, leaseDeadlineMs: 2_000, tickMs: 1_000, kickMs: 10, surplusMs: 2_000, graceMs: 10_000, avoidMs: 30_000,
-  retryMs: { first: 300, most: 8_000 }, placeAtOnce: 4, mirrorMs: 250, skewMs: 60_000, yieldMs: { first: 300, most: 8_000, calmMs: 30_000 },
+  retryMs: { first: 300, most: 8_000 }, placeAtOnce: 4, mirrorMs: 250, unfitMs: 30_000, skewMs: 60_000, yieldMs: { first: 300, most: 8_000, calmMs: 30_000 },
 }
 
 const EPOCH = 'placement/steward/'
@@ -74,8 +76,10 @@ export class Steward {
   readonly #mirroring = new Set<BlockId>()
   /** What the mirrors were last told of each block. */
   readonly #mirrored = new Lru<BlockId, string>(4_096)
+  readonly #unfitHearers = new Set<() => void>()
   readonly #stops: (() => void)[] = []
   #cancelTick: (() => void) | undefined
+  #unfitUntil = -Infinity
   #kickPending = false
   #stopped = false
 
@@ -113,6 +117,17 @@ export class Steward {
     this.#stopped = true
     for (const stop of this.#stops) stop()
     this.#cancelTick?.()
+  }
+
+  /** Could this peer make an epoch durable when it last tried? */
+  get fit(): boolean {
+    return this.#ports.clock.monotonic() >= this.#unfitUntil
+  }
+
+  /** Calls `hear` when this peer finds that it cannot steward. */
+  onUnfit(hear: () => void): () => void {
+    this.#unfitHearers.add(hear)
+    return () => this.#unfitHearers.delete(hear)
   }
 
   stewardOf(block: BlockId): PeerId | undefined {
@@ -227,13 +242,28 @@ export class Steward {
     if (!this.#mayTake(block)) return undefined
     const epoch = Math.max(seen, this.#epochs.peek(block) ?? 0) + 1
     this.#epochs.set(block, epoch)
-    await this.#ports.journal.set(EPOCH + block, encode(epoch))
-    if (this.#stopped) return undefined
+    if (!(await this.#persist(block, epoch)) || this.#stopped) return undefined
     const taken = new Stewardship(block, epoch)
     this.#adoptMirrored(taken)
     this.#stewardships.set(block, taken)
     this.#ports.telemetry.event('info', 'steward.took', { block, epoch })
     return taken
+  }
+
+  /** An epoch is durable before anybody hears of it. A peer that cannot write steps aside for the next in line. */
+  async #persist(block: BlockId, epoch: number): Promise<boolean> {
+    const { clock, journal, telemetry } = this.#ports
+    try {
+      await journal.set(EPOCH + block, encode(epoch))
+      this.#unfitUntil = -Infinity
+      return true
+    } catch (error) {
+      if (!(error instanceof MeshError)) throw error
+      telemetry.event('error', 'steward.cannot-write', { block, code: error.code, because: error.message })
+      this.#unfitUntil = clock.monotonic() + this.#config.unfitMs
+      for (const hear of this.#unfitHearers) hear()
+      return false
+    }
   }
 
   #drop(block: BlockId, because: string): void {

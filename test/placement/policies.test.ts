@@ -1,0 +1,67 @@
+import assert from 'node:assert/strict'
+import type { BlockRecord } from '../../protocols/specs.ts'
+import type { World } from '../../simulations/world.ts'
+import { running, started, untilReady, type HostingPeer } from './mesh.ts'
+
+/** Publishes a rule and returns how a block refers to it. */
+async function publish(world: World<HostingPeer>, name: string, source: string, parameters: BlockRecord['parameters'] = {}): Promise<BlockRecord['policies'][string]> {
+  const { catalogue, ports } = world.peers.get(world.hosts[0]!.peer)!
+  const uri = `${name}:1-stable`
+  await world.drive(catalogue.publishPolicy({ policyRuleURI: uri, name, version: '1', releaseTag: 'stable', description: '', tags: [], codeType: 'js_module_v1', settings: {}, parameters: {}, inputSchema: {}, outputSchema: {}, managementCommands: {}, author: ports.identity.peer }, source))
+  await world.run(world.now + 1_000)
+  return { policyRuleURI: uri, parameters, settings: {} }
+}
+
+describe('the policies of a placement', () => {
+  it('selection leaves out, post_dry_run chooses', async () => {
+    const { world, block } = await started({ peers: 4 })
+    const [left, chosen] = [world.hosts[1]!.peer, world.hosts[2]!.peer]
+    const clusterAllocator = await publish(world, 'allocator', `export default (parameters, input) => input.action === 'selection'
+      ? { clusters: input.filter_result.filter(cluster => cluster.id !== parameters.left) }
+      : input.clusters.find(cluster => cluster.id === parameters.chosen)`, { left, chosen })
+    const wanted = block({ policies: { clusterAllocator } })
+    const { candidates, chosen: named } = await world.drive(world.peers.get(left)!.placement.explain(wanted))
+    assert.equal(named, chosen)
+    assert.ok(candidates.some(({ peer, step, ok }) => peer === left && step === 'selection' && !ok))
+    assert.equal(candidates.filter(({ step }) => step === 'bid').length, 3)
+    await world.drive(world.peers.get(left)!.catalogue.putBlock(wanted))
+    await untilReady(world, 'b', 1)
+    assert.equal(running(world, 'b')[0]?.host, chosen)
+  })
+
+  it('a host whose resource allocator declines makes no bid, and the next best is taken', async () => {
+    const { world, block } = await started({ peers: 3 })
+    const refuses = world.hosts[0]!.peer
+    const resourceAllocator = await publish(world, 'host-rule', `export default (parameters, input) => {
+      const node_id = input.payload.healthy_nodes[0].id
+      if (node_id === parameters.refuses) return {}
+      return input.action === 'dry_run' ? { selection_score_data: { score: 7, node_info: { node_id, gpus: [] } } } : { node_id, gpus: [] }
+    }`, { refuses })
+    const explanation = await world.drive(world.peers.get(refuses)!.placement.explain(block({ policies: { resourceAllocator } })))
+    assert.ok(explanation.candidates.some(({ peer, step, because }) => peer === refuses && step === 'ask' && /declines/.test(because)))
+    const bids = explanation.candidates.filter(({ step }) => step === 'bid')
+    assert.deepEqual(bids.map(({ score }) => score), [1, 1], 'a score above 1 is clamped')
+  })
+
+  it('a rule that names GPUs that are not there is not obeyed, and the platform decides', async () => {
+    const { world, block } = await started({ peers: 2 })
+    const resourceAllocator = await publish(world, 'dreamer', `export default (parameters, input) => input.action === 'dry_run'
+      ? { selection_score_data: { score: 0.9, node_info: { gpus: ['imaginary'] } } } : { gpus: ['imaginary'] }`)
+    const explanation = await world.drive(world.peers.get(world.hosts[0]!.peer)!.placement.explain(block({ policies: { resourceAllocator } })))
+    assert.ok(explanation.chosen !== undefined)
+    assert.ok(explanation.candidates.filter(({ step }) => step === 'bid').every(({ because }) => /imaginary/.test(because)))
+  })
+
+  it('a host that cannot write is no host and no steward: the award goes to the next best, the role to the next in line', async () => {
+    for (const seed of [1, 2, 3, 4]) {
+      const { world, block } = await started({ peers: 3, seed })
+      const [author] = world.hosts
+      const { chosen } = await world.drive(world.peers.get(author!.peer)!.placement.explain(block()))
+      world.hosts.find(({ peer }) => peer === chosen)!.disk.limitBytes = 0
+      await world.drive(world.peers.get(author!.peer)!.catalogue.putBlock(block()))
+      await untilReady(world, 'b', 1)
+      assert.notEqual(running(world, 'b')[0]?.host, chosen)
+      assert.notEqual(world.peers.get(author!.peer)!.placement.stewardOf('b'), chosen)
+    }
+  })
+})
