@@ -121,9 +121,10 @@ export class RunDrive {
     await retry(ports, WRITES, () => book.append(this.run, writer, from, events, { show: false }), { signal: this.#stopping.signal })
     this.#log.push(...events)
     // The first word goes to every mirror: a claim that somebody overtook must not begin.
-    await this.#mirrors.push(this.#log, this.#first)
+    const mirrored = await this.#mirrors.push(this.#log, this.#first)
     this.#first = false
     if (this.#stopping.signal.aborted) return
+    if (!mirrored && events.some(({ type }) => type === 'completed' || type === 'aborted')) await book.confirm(this.run, true)
     await book.show(this.run, from + events.length)
     this.#begun.resolve()
     for (const event of events) this.#apply(event)

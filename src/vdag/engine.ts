@@ -1,13 +1,12 @@
 import { digest, hex, utf8 } from '../../protocols/codec.ts'
-import { asMeshError, isErrorCode, MeshError } from '../../protocols/errors.ts'
+import { isErrorCode, MeshError } from '../../protocols/errors.ts'
 import type { Cid, Json, Millis, PeerId, RunId } from '../../protocols/ids.ts'
 import { packet as packetSchema, type Packet } from '../../protocols/invoke.ts'
 import type { RunEvent } from '../../protocols/runs.ts'
-import { Backoff } from '../lib/backoff.ts'
-import { rendezvous } from '../lib/rendezvous.ts'
 import type { Ports, Random } from '../ports.ts'
 import type { Catalogue, Invoker, MeshView, PolicyCalls } from '../roles.ts'
-import { Claims, type Copy } from './claim.ts'
+import { Acquisition, isEnd, type Acquired } from './acquire.ts'
+import { Claims } from './claim.ts'
 import { compilePlan } from './compile.ts'
 import { RunDrive, type DriveParts } from './drive.ts'
 import type { Compatible } from './graph.ts'
@@ -17,26 +16,19 @@ import { NodePolicies } from './node-policies.ts'
 import { indexPlan, plan as planSchema, type PlanIndex, type RunLimits } from './plan.ts'
 import { getValue, putValue } from './records.ts'
 import { Registrar } from './registrar.ts'
-import { epochAt, RunBook, type BookLimits } from './run-book.ts'
-import type { Began, Ended } from './run.ts'
+import { RunBook, type BookLimits } from './run-book.ts'
+import type { Began } from './run.ts'
 import { Slots } from './slots.ts'
+import { Succession, type SuccessionTimes } from './succession.ts'
 import { RunWatch } from './watch.ts'
 
-export type RunConfig = {
+export type RunConfig = SuccessionTimes & {
   readonly limits: RunLimits
   readonly book: BookLimits
   /** Runs this peer drives at once; one more is refused. */
   readonly activeRuns: number
   /** Node calls of all runs together that are under way at once. */
   readonly nodeCalls: number
-  /** Between two looks for runs whose coordinator fell silent. */
-  readonly sweepMs: Millis
-  /** A copy that has not grown for this long is compared with its coordinator's. */
-  readonly idleMs: Millis
-  /** How long each mirror further down the order leaves those before it to take a run over. */
-  readonly turnMs: Millis
-  /** How long a restarted peer looks for the mirrors of its runs before it goes on without them. */
-  readonly graceMs: Millis
 }
 
 export const RUN_DEFAULTS: RunConfig = {
@@ -48,6 +40,7 @@ export const RUN_DEFAULTS: RunConfig = {
   idleMs: 10_000,
   turnMs: 1_000,
   graceMs: 5_000,
+  unbegunMs: 600_000,
 }
 
 export type Submission = {
@@ -63,10 +56,6 @@ export type RunRow = { readonly run: RunId; readonly vdag: string; readonly stat
 export type RunStatus = { readonly run: RunId; readonly state: RunState; readonly coordinator: PeerId | undefined; readonly events: readonly RunEvent[] }
 
 const COMPILE_MS = 30_000
-/** How long a claim that lost waits for the winner's first events. */
-const WINNER_MS = 1_500
-const CLAIMS = { firstMs: 50, maxMs: 1_000, retries: 8 }
-const TAKEOVERS_PER_SWEEP = 32
 
 /** Runs vDAGs: begins them, drives them, finishes those whose coordinator died, and answers for them from any peer. */
 export class RunEngine {
@@ -76,14 +65,13 @@ export class RunEngine {
   readonly #config: RunConfig
   readonly #book: RunBook
   readonly #registrar: Registrar
-  readonly #claims: Claims
+  readonly #acquisition: Acquisition
+  readonly #succession: Succession
   readonly #watch: RunWatch
   readonly #parts: DriveParts
   readonly #compile: (uri: string, signal: AbortSignal) => ReturnType<typeof compilePlan>
   readonly #drives = new Map<RunId, RunDrive>()
-  readonly #claiming = new Set<RunId>()
   readonly #beginning = new Map<RunId, Promise<{ readonly run: RunId; readonly existing: boolean }>>()
-  readonly #takingOver = new Set<RunId>()
   readonly #stopped = new AbortController()
 
   constructor(
@@ -96,9 +84,14 @@ export class RunEngine {
     this.#random = ports.random.fork('runs')
     this.#config = { ...RUN_DEFAULTS, ...config }
     this.#book = new RunBook(ports, this.#config.book)
-    this.#registrar = new Registrar(ports, this.#book, { drives: run => this.#drives.has(run), intends: run => this.#claiming.has(run) })
-    this.#claims = new Claims(ports, parts.view, this.#registrar)
+    this.#registrar = new Registrar(ports, this.#book, { drives: run => this.#drives.has(run), intends: run => this.#acquisition.intends(run) })
     this.#watch = new RunWatch(ports, this.#random, parts.view, this.#book)
+    this.#acquisition = new Acquisition({ clock: ports.clock, random: this.#random }, parts.view.self, { book: this.#book, watch: this.#watch, claims: new Claims(ports, parts.view, this.#registrar) })
+    this.#succession = new Succession({
+      ports, view: parts.view, book: this.#book, watch: this.#watch, acquisition: this.#acquisition, stopped: this.#stopped.signal,
+      busy: run => this.#drives.has(run) || this.#beginning.has(run),
+      drive: async (run, won, began) => this.#drive(run, won, began, await this.#plan(began)),
+    }, this.#config)
     this.#parts = { ports, book: this.#book, calls: new NodeCalls(ports, parts.invoker, new NodePolicies(parts.policies, parts.catalogue, ports.telemetry)), slots: new Slots(this.#config.nodeCalls) }
     const compiling = { catalogue: parts.catalogue, policies: parts.policies, view: parts.view, compatible: parts.compatible, limits: this.#config.limits }
     this.#compile = (uri, signal) => compilePlan(uri, compiling, signal)
@@ -108,16 +101,12 @@ export class RunEngine {
   async start(): Promise<void> {
     await this.#book.load()
     this.#registrar.start()
-    this.#view.onChange((peer, what) => {
-      if (what === 'dead' || what === 'left') this.#inherit(peer)
-    })
-    this.#ports.clock.after(this.#config.sweepMs, () => this.#sweep())
+    this.#succession.start()
   }
 
-  /** Takes up the runs this peer coordinated when it last stopped, unless somebody has taken them over. Returns at once. */
-  async resume(): Promise<void> {
-    const mine = this.#book.unended().filter(([, { coordinator }]) => coordinator === this.#view.self)
-    for (const [run, { mirrors }] of mine) void this.#contact(mirrors).then(() => this.#takeOver(run))
+  /** Takes up the runs this peer coordinated when it last stopped, unless somebody has taken them over. */
+  resume(): Promise<void> {
+    return this.#succession.resume()
   }
 
   /** Lets go of everything; others take over. */
@@ -201,27 +190,23 @@ export class RunEngine {
     if (this.#drives.size + this.#beginning.size > this.#config.activeRuns) throw new MeshError('OVERLOADED', `this peer drives ${this.#drives.size} runs already: submit to another one, or later`)
     const plan = await this.#compile(vdagUri, this.#ports.clock.deadline(COMPILE_MS))
     const [planCid, inputCid] = await Promise.all([putValue(this.#ports.content, plan), putValue(this.#ports.content, this.#packet(run, input))])
-    const claim = await this.#claim(run, [], false)
-    if (claim === undefined) return { run, existing: true }
     try {
-      const { epoch, copies } = claim
-      const known = await this.#bestCopy(run, copies)
-      const [first] = known
-      if (first?.type === 'began') {
-        // Somebody began it and died: this peer finishes what that one began.
-        await this.#drive(run, epoch, known, first, await this.#plan(first))
-        return { run, existing: true }
-      }
-      const began: Began = { type: 'began', run, key: key ?? '', vdag: plan.vdag, plan: planCid, input: inputCid, submitter, at: this.#ports.clock.unix() }
-      await this.#drive(run, epoch, [], began, indexPlan(plan))
-      return { run, existing: false }
+      const fresh = await this.#acquisition.acquire(run, { also: [], patient: true, signal: this.#stopped.signal }, async ({ epoch, log }) => {
+        const [first] = log
+        if (first?.type === 'began') {
+          // Somebody began it and died: this peer finishes what that one began.
+          if (!isEnd(log.at(-1))) await this.#drive(run, { epoch, log }, first, await this.#plan(first))
+          return false
+        }
+        const began: Began = { type: 'began', run, key: key ?? '', vdag: plan.vdag, plan: planCid, input: inputCid, submitter, at: this.#ports.clock.unix() }
+        await this.#drive(run, { epoch, log: [] }, began, indexPlan(plan))
+        return true
+      })
+      return { run, existing: fresh?.value !== true }
     } catch (error) {
-      const failure = asMeshError(error)
       // Overtaken between the claim and the first word: whoever did that has begun it.
-      if (failure.code === 'EPOCH_FENCED') return { run, existing: true }
-      throw failure
-    } finally {
-      this.#claiming.delete(run)
+      if (error instanceof MeshError && error.code === 'EPOCH_FENCED') return { run, existing: true }
+      throw error
     }
   }
 
@@ -231,190 +216,23 @@ export class RunEngine {
     return packetSchema.parse({ sessionId: run, seqNo: 0, ts: this.#ports.clock.unix() / 1_000, data: input })
   }
 
-  /**
-   * Claims a run; undefined when somebody else drives it or it has ended. On success the run stays in `#claiming`, for
-   * the caller to take out once it drives it. `mayWait`: for a takeover nobody waits for the loser to follow.
-   */
-  async #claim(run: RunId, also: readonly PeerId[], takeover: boolean): Promise<{ readonly epoch: number; readonly copies: readonly Copy[] } | undefined> {
-    const backoff = new Backoff(this.#random, CLAIMS)
-    let heard = 0
-    while (true) {
-      const epoch = Math.max(heard, this.#book.head(run)?.epoch ?? 0) + 1
-      this.#claiming.add(run)
-      let result
-      try {
-        result = await this.#claims.claim(run, epoch, also)
-      } catch (error) {
-        this.#claiming.delete(run)
-        throw error
-      }
-      if (result.won) return { epoch, copies: result.copies }
-      this.#claiming.delete(run)
-      heard = Math.max(heard, result.epoch)
-      const other = result.coordinator
-      if (result.finished || (other !== undefined && other !== this.#view.self && await this.#drivenBy(other, run, takeover))) {
-        if (other !== undefined && other !== this.#view.self) await this.#defer(run, other, result.epoch)
-        return undefined
-      }
-      const pauseMs = backoff.next()
-      if (pauseMs === undefined) throw new MeshError('CONFLICT', `nobody could agree on who runs ${run}: try again`, { retryable: true })
-      await this.#ports.clock.sleep(pauseMs, this.#stopped.signal)
-    }
-  }
-
-  async #drivenBy(peer: PeerId, run: RunId, takeover: boolean): Promise<boolean> {
-    const copy = await this.#watch.ask(peer, run, 0, takeover ? 0 : WINNER_MS)
-    return copy?.coordinator === peer
-  }
-
-  /** Remembers who has a run, so that this peer's copy is theirs to write. */
-  async #defer(run: RunId, coordinator: PeerId, epoch: number): Promise<void> {
-    const held = this.#book.head(run)
-    if (held !== undefined && held.end === undefined && coordinator !== held.coordinator && epoch >= held.epoch) await this.#book.promise(run, held, { coordinator, epoch })
-  }
-
   async #plan(began: Began): Promise<PlanIndex> {
     return indexPlan(await getValue(this.#ports.content, began.plan, planSchema, this.#ports.clock.deadline(COMPILE_MS)))
   }
 
   /** Resolves when the first events of this epoch are durable here and at a mirror. */
-  async #drive(run: RunId, epoch: number, log: readonly RunEvent[], began: Began, index: PlanIndex): Promise<void> {
+  async #drive(run: RunId, { epoch, log }: Acquired, began: Began, index: PlanIndex): Promise<void> {
     const mirrors = new RunMirrors(this.#ports, this.#view, run, epoch, log.length)
     const drive = new RunDrive(this.#parts, mirrors, { run, epoch, log, index, began })
     this.#drives.set(run, drive)
     void drive.done.then(({ how, because }) => {
       if (this.#drives.get(run) === drive) this.#drives.delete(run)
       this.#ports.telemetry.count('runs_driven_total', { how })
-      if (how !== 'ended') this.#ports.telemetry.event('warn', `run.${how}`, { run, epoch, because })
-      if (how === 'fenced') void this.#catchUp(run)
+      if (how !== 'ended' && !this.#stopped.signal.aborted) this.#ports.telemetry.event('warn', `run.${how}`, { run, epoch, because })
+      if (how === 'fenced') void this.#succession.catchUp(run).catch(() => undefined)
     })
     const at = this.#ports.clock.unix()
     await drive.start([...(log.length === 0 ? [began] : []), { type: 'coordinator', peer: this.#view.self, epoch, at }])
-  }
-
-  /** The longest copy in the newest epoch, written into this peer's own. */
-  async #bestCopy(run: RunId, copies: readonly Copy[]): Promise<readonly RunEvent[]> {
-    const own = await this.#book.events(run)
-    const ranked = copies.filter(copy => copy.peer !== this.#view.self && newestFirst(copy, copyOf(own)) < 0).sort(newestFirst)
-    for (const { peer, events } of ranked) {
-      const copy = await this.#download(run, peer)
-      if (copy.length >= events) return copy
-    }
-    return own
-  }
-
-  async #download(run: RunId, peer: PeerId): Promise<readonly RunEvent[]> {
-    const events: RunEvent[] = []
-    while (events.length < this.#config.book.eventsPerRun) {
-      const page = await this.#watch.ask(peer, run, events.length, 0)
-      if (page === undefined || page.events.length === 0) break
-      events.push(...page.events)
-    }
-    return events[0]?.type === 'began' ? events : []
-  }
-
-  /** Claims a run whose coordinator is gone and finishes it. */
-  async #takeOver(run: RunId): Promise<void> {
-    if (this.#takingOver.has(run) || this.#drives.has(run) || this.#beginning.has(run) || this.#stopped.signal.aborted) return
-    this.#takingOver.add(run)
-    try {
-      const claim = await this.#claim(run, this.#book.head(run)?.mirrors ?? [], true)
-      if (claim === undefined) {
-        await this.#catchUp(run)
-        return
-      }
-      const log = await this.#bestCopy(run, claim.copies)
-      const [began] = log
-      if (began?.type !== 'began') {
-        // Nothing was ever acknowledged.
-        await this.#book.forget(run)
-        return
-      }
-      const writer = { coordinator: this.#view.self, epoch: claim.epoch }
-      await this.#book.append(run, writer, 0, log, { show: true })
-      if (this.#book.head(run)?.end !== undefined) return
-      this.#ports.telemetry.count('runs_taken_over_total')
-      this.#ports.telemetry.event('info', 'run.taken_over', { run, epoch: claim.epoch, events: log.length })
-      await this.#drive(run, claim.epoch, log, began, await this.#plan(began))
-    } catch (error) {
-      const failure = asMeshError(error)
-      // The next sweep tries again.
-      if (failure.code !== 'EPOCH_FENCED') this.#ports.telemetry.event('warn', 'run.takeover_failed', { run, code: failure.code, because: failure.message })
-    } finally {
-      this.#takingOver.delete(run)
-      this.#claiming.delete(run)
-    }
-  }
-
-  /** A peer is gone: the runs it drove, of which this one has a copy, go to the first mirror that is alive. */
-  #inherit(gone: PeerId): void {
-    for (const [run, { coordinator }] of this.#book.unended()) if (coordinator === gone) this.#takeTurn(run, gone)
-  }
-
-  #takeTurn(run: RunId, gone: PeerId): void {
-    const order = rendezvous(run, this.#view.live().filter(peer => peer !== gone))
-    const waitMs = Math.max(0, order.indexOf(this.#view.self)) * this.#config.turnMs
-    const go = async (): Promise<void> => {
-      const head = this.#book.head(run)
-      if (head === undefined || head.end !== undefined || head.coordinator !== gone) return
-      if ((await this.#book.events(run)).length > 0) await this.#takeOver(run)
-    }
-    if (waitMs === 0) void go()
-    else this.#ports.clock.after(waitMs, () => void go())
-  }
-
-  #sweep(): void {
-    if (this.#stopped.signal.aborted) return
-    void this.#look().catch(error => this.#ports.telemetry.event('warn', 'run.sweep_failed', { because: asMeshError(error).message })).then(() => {
-      if (!this.#stopped.signal.aborted) this.#ports.clock.after(this.#config.sweepMs, () => this.#sweep())
-    })
-  }
-
-  async #look(): Promise<void> {
-    await this.#book.prune()
-    let looked = 0
-    for (const [run, head] of this.#book.unended()) {
-      if (this.#drives.has(run) || this.#takingOver.has(run) || this.#beginning.has(run)) continue
-      if ((looked += 1) > TAKEOVERS_PER_SWEEP) return
-      if (head.coordinator === this.#view.self) await this.#takeOver(run)
-      else if (this.#view.state(head.coordinator) !== 'alive' && this.#view.state(head.coordinator) !== 'suspect') await this.#orphan(run, head.coordinator, head.at)
-      else if (await this.#book.idleMs(run) >= this.#config.idleMs) await this.#catchUp(run)
-    }
-  }
-
-  async #orphan(run: RunId, gone: PeerId, promisedAt: Millis): Promise<void> {
-    if ((await this.#book.events(run)).length > 0) this.#takeTurn(run, gone)
-    else if (this.#ports.clock.unix() - promisedAt > this.#config.book.endedMs) await this.#book.forget(run)
-  }
-
-  /** Compares this peer's copy with the one of whoever drives the run; takes it over when nobody does. */
-  async #catchUp(run: RunId): Promise<void> {
-    const head = this.#book.head(run)
-    if (head === undefined || head.end !== undefined || this.#drives.has(run)) return
-    const own = await this.#book.events(run)
-    const copy = await this.#watch.read(run, 0, 0, this.#ports.clock.deadline(COMPILE_MS, this.#stopped.signal))
-    if (copy === undefined || copy.peer === this.#view.self) {
-      if (own.length > 0) this.#takeTurn(run, head.coordinator)
-      return
-    }
-    const log = await this.#download(run, copy.peer)
-    const ended = isEnd(log.at(-1))
-    const driver = copy.coordinator ?? (ended ? copy.peer : undefined)
-    if (driver === undefined || driver === this.#view.self) {
-      if (own.length > 0) this.#takeTurn(run, head.coordinator)
-      return
-    }
-    if (own.length === 0 || log.length === 0 || (!ended && newestFirst(copyOf(log), copyOf(own)) > 0)) return
-    const writer = { coordinator: driver, epoch: Math.max(copy.epoch ?? 0, head.epoch) }
-    if (writer.coordinator !== head.coordinator || writer.epoch !== head.epoch) await this.#book.promise(run, head, writer)
-    await this.#book.append(run, writer, 0, log, { show: true })
-  }
-
-  /** Waits until a peer that mirrored this one's runs is back in view, for a while. */
-  async #contact(mirrors: readonly PeerId[]): Promise<void> {
-    if (mirrors.length === 0) return
-    const until = this.#ports.clock.deadline(this.#config.graceMs, this.#stopped.signal)
-    while (!until.aborted && !this.#view.live().some(peer => mirrors.includes(peer))) await this.#ports.clock.sleep(100, until).catch(() => undefined)
   }
 }
 
@@ -423,19 +241,4 @@ function runIdOf({ vdagUri, key }: Submission, random: Random): RunId {
   if (key === undefined) return `run-${hex(random.bytes(16))}`
   if (key.length === 0 || key.length > 200) throw new MeshError('BAD_INPUT', 'an idempotency key has 1 to 200 characters')
   return `run-${hex(digest(utf8(`aios-run\0${vdagUri}\0${key}`))).slice(0, 32)}`
-}
-
-type Extent = Pick<Copy, 'events' | 'lastEpoch'>
-
-function copyOf(log: readonly RunEvent[]): Extent {
-  return { events: log.length, lastEpoch: log.length === 0 ? 0 : epochAt(log, log.length - 1) }
-}
-
-/** Raft's rule: of two copies the one whose last event is of the newer epoch, then the longer. */
-function newestFirst(a: Extent, b: Extent): number {
-  return b.lastEpoch - a.lastEpoch || b.events - a.events
-}
-
-function isEnd(event: RunEvent | undefined): event is Ended {
-  return event?.type === 'completed' || event?.type === 'aborted'
 }

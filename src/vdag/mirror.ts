@@ -41,14 +41,15 @@ export class RunMirrors {
   }
 
   /**
-   * Resolves when one mirror holds all `events` durably (`everyone`: when each has answered or failed), or when none can
-   * be reached: then the coordinator goes on alone, counted. Throws EPOCH_FENCED when a mirror knows a newer coordinator.
+   * Resolves true when one mirror holds all `events` durably (`everyone`: when each has answered or failed), false when
+   * none can be reached: then the coordinator goes on alone, counted. Throws EPOCH_FENCED when a mirror knows a newer coordinator.
    */
-  async push(events: readonly RunEvent[], everyone: boolean): Promise<void> {
+  async push(events: readonly RunEvent[], everyone: boolean): Promise<boolean> {
     const links = this.peers.map(peer => this.#link(peer))
     const pushes = links.map(link => link.reach(events))
     const held = everyone ? (await Promise.all(pushes)).includes(true) : await firstTrue(pushes)
-    if (!held && links.length > 0) this.#ports.telemetry.count('run_events_unmirrored_total', {}, 1)
+    if (!held && links.length > 0) this.#ports.telemetry.count('run_events_unmirrored_total')
+    return held
   }
 
   #link(peer: PeerId): MirrorLink {

@@ -22,6 +22,8 @@ const head = z.object({
   /** Who else held a copy when this peer coordinated it. */
   mirrors: z.array(peerId).max(8),
   end: ended.optional(),
+  /** It ended here while no mirror could be told. */
+  alone: z.boolean().default(false),
 })
 export type Head = z.infer<typeof head>
 
@@ -165,6 +167,25 @@ export class RunBook {
     }
   }
 
+  /** Notes whether the end of a run is known elsewhere. */
+  confirm(run: RunId, alone = false): Promise<void> {
+    return this.#inTurn(run, async () => {
+      if (this.#heads.get(run)?.end !== undefined) await this.#setHead(run, { alone })
+    })
+  }
+
+  /** Puts the ended copy of a higher epoch in the place of one that ended on the other side of a partition. */
+  giveWay(run: RunId, to: { readonly coordinator: PeerId; readonly epoch: number }, events: readonly RunEvent[]): Promise<void> {
+    return this.#inTurn(run, async () => {
+      const last = events.at(-1)
+      const held = this.#heads.get(run)
+      if (held?.end === undefined || to.epoch <= held.epoch || (last?.type !== 'completed' && last?.type !== 'aborted')) return
+      await this.#ports.journal.append(`${LOGS}${run}`, events.map((event, at) => encode({ at, event })))
+      this.#logs.delete(run)
+      await this.#setHead(run, { ...to, end: last, alone: false })
+    })
+  }
+
   /** How long ago this copy last grew. */
   async idleMs(run: RunId): Promise<Millis> {
     return this.#ports.clock.monotonic() - (await this.#log(run)).changedAt
@@ -223,7 +244,7 @@ export class RunBook {
 
   async #setHead(run: RunId, change: Partial<Head>): Promise<void> {
     const known = this.#heads.get(run)
-    const next: Head = { coordinator: '', epoch: 0, vdag: '', mirrors: [], ...known, ...change, at: this.#ports.clock.unix() }
+    const next: Head = { coordinator: '', epoch: 0, vdag: '', mirrors: [], alone: false, ...known, ...change, at: this.#ports.clock.unix() }
     await this.#ports.journal.set(`${HEADS}${run}`, encode(next))
     this.#heads.set(run, next)
     this.#tell(run)

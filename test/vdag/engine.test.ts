@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
 import type { RunEvent } from '../../protocols/runs.ts'
+import { CALM } from '../../simulations/links.ts'
 import { FakeMesh } from './fake-mesh.ts'
 
 const NEVER = new AbortController().signal
@@ -50,10 +51,14 @@ function finishedOnce(mesh: FakeMesh, run: string, events: readonly RunEvent[], 
 
 describe('a run whose coordinator is killed', () => {
   it('is finished by a mirror, whenever that happens, with no completed node run again', async () => {
+    const inherited = new Set<number>()
     for (let at = 0; at < 50; at += 1) {
       const { mesh, run, events } = await killed(at, 5 + at * 11)
       finishedOnce(mesh, run, events, `killed after ${5 + at * 11} ms`)
+      const takeover = events.findIndex(event => event.type === 'coordinator' && event.epoch > 1)
+      if (takeover > 0) inherited.add(count(events.slice(0, takeover), 'finished'))
     }
+    assert.deepEqual([...inherited].sort(), [0, 1, 2, 3, 4], 'kills must hit runs with none, some and all nodes done')
   })
 
   it('is finished by its coordinator when that comes back at once', async () => {
@@ -61,5 +66,135 @@ describe('a run whose coordinator is killed', () => {
       const { mesh, run, events } = await killed(at, 5 + at * 27, mesh => mesh.restart(0))
       finishedOnce(mesh, run, events, `restarted after ${5 + at * 27} ms`)
     }
+  })
+
+  it('is finished after each event it can have reached', async () => {
+    for (let reached = 1; reached <= 10; reached += 1) {
+      const mesh = await diamond(reached)
+      const engine = mesh.engine(0)
+      const { run } = await mesh.drive(engine.submit({ vdagUri: DIAMOND, input: 1, submitter: mesh.host(0).peer }))
+      await mesh.drive((async () => {
+        let seen = 0
+        for await (const event of engine.follow(run, 0, NEVER)) if ((seen += 1) >= reached || event.type === 'completed') return
+      })())
+      mesh.crash(0)
+      const events = await mesh.events(2, run)
+      finishedOnce(mesh, run, events, `killed after event ${reached}`)
+    }
+  })
+
+  it('is finished when a mirror dies with it and one is left', async () => {
+    const mesh = await diamond(3, 4)
+    const { run } = await mesh.drive(mesh.engine(0).submit({ vdagUri: DIAMOND, input: 1, submitter: mesh.host(0).peer }))
+    const holders = [1, 2, 3].filter(index => mesh.engine(index).inspect().length >= 0)
+    mesh.crash(0)
+    await mesh.world.run(mesh.world.now + 1_500)
+    const driver = holders.find(index => mesh.engine(index).driving().includes(run))
+    if (driver !== undefined) mesh.crash(driver)
+    const reader = holders.find(index => index !== driver)!
+    finishedOnce(mesh, run, await mesh.events(reader, run), 'two kills')
+  })
+
+  it('goes on under loss', async () => {
+    for (let seed = 0; seed < 10; seed += 1) {
+      const mesh = await diamond(seed)
+      mesh.world.weather({ ...CALM, loss: 0.05 })
+      const submission = { vdagUri: DIAMOND, input: 1, key: 'k', submitter: mesh.host(0).peer }
+      mesh.engine(0).submit(submission).catch(() => undefined)
+      await mesh.world.run(mesh.world.now + 100 + seed * 40)
+      mesh.crash(0)
+      const { run } = await mesh.drive(mesh.engine(2).submit(submission))
+      finishedOnce(mesh, run, await mesh.events(2, run, 120_000), `seed ${seed}`)
+    }
+  })
+})
+
+describe('an idempotency key', () => {
+  it('is one run when three peers submit it at once', async () => {
+    for (let seed = 0; seed < 10; seed += 1) {
+      const mesh = await diamond(seed)
+      const answers = await mesh.drive(Promise.all([0, 1, 2].map(index => mesh.engine(index).submit({ vdagUri: DIAMOND, input: index, key: 'same', submitter: mesh.host(index).peer }))))
+      const [first] = answers
+      assert.ok(first !== undefined && answers.every(({ run }) => run === first.run))
+      assert.equal(answers.filter(({ existing }) => !existing).length, 1, `seed ${seed}`)
+      const results = await mesh.drive(Promise.all([0, 1, 2].map(index => mesh.engine(index).result(first.run, NEVER))))
+      assert.deepEqual(results[1], results[0])
+      assert.deepEqual(results[2], results[0])
+      assert.equal(mesh.calls.length, 4, `seed ${seed}`)
+    }
+  })
+
+  it('answers with the finished run, also after every peer was restarted', async () => {
+    const mesh = await diamond()
+    const submission = { vdagUri: DIAMOND, input: 1, key: 'once', submitter: mesh.host(0).peer }
+    const { run } = await mesh.drive(mesh.engine(0).submit(submission))
+    const result = await mesh.drive(mesh.engine(0).result(run, NEVER))
+    for (const index of [0, 1, 2]) {
+      mesh.crash(index)
+      await mesh.restart(index)
+    }
+    assert.deepEqual(await mesh.drive(mesh.engine(2).submit(submission)), { run, existing: true })
+    assert.deepEqual(await mesh.drive(mesh.engine(2).result(run, NEVER)), result)
+    assert.equal(mesh.calls.length, 4)
+  })
+
+  it('of another vDAG is another run', async () => {
+    const mesh = await diamond()
+    mesh.addVdag('other:1.0.0-stable', ['rules'], [])
+    const [one, other] = await mesh.drive(Promise.all([DIAMOND, 'other:1.0.0-stable'].map(vdagUri => mesh.engine(0).submit({ vdagUri, input: 1, key: 'k', submitter: mesh.host(0).peer }))))
+    assert.notEqual(one?.run, other?.run)
+  })
+})
+
+describe('a coordinator that was replaced', () => {
+  it('is fenced by the mirrors and follows the one that took over', async () => {
+    const mesh = await diamond(5)
+    mesh.serviceMs = [400, 500]
+    const { run } = await mesh.drive(mesh.engine(0).submit({ vdagUri: DIAMOND, input: 1, submitter: mesh.host(0).peer }))
+    const heal = mesh.world.partition([mesh.host(0)], [mesh.host(1), mesh.host(2)])
+    mesh.believeDead(0)
+    await mesh.world.run(mesh.world.now + 3_000)
+    heal()
+    mesh.believeAlive(0)
+    const events = await mesh.events(0, run)
+    assert.equal(count(events, 'completed'), 1)
+    assert.deepEqual(events.filter(event => event.type === 'coordinator').map(({ epoch }) => epoch), [1, 2])
+    assert.deepEqual(await mesh.events(1, run), events)
+    assert.deepEqual(await mesh.events(2, run), events)
+    assert.deepEqual(mesh.engine(0).driving(), [])
+  })
+
+  it('gives up the result it reached alone for the one of the higher epoch', async () => {
+    const mesh = await diamond(5)
+    mesh.serviceMs = [400, 500]
+    const { run } = await mesh.drive(mesh.engine(0).submit({ vdagUri: DIAMOND, input: 1, submitter: mesh.host(0).peer }))
+    const heal = mesh.world.partition([mesh.host(0)], [mesh.host(1), mesh.host(2)])
+    mesh.believeDead(0)
+    await mesh.world.run(mesh.world.now + 30_000)
+    assert.equal(mesh.engine(0).inspect()[0]?.state, 'completed', 'the coordinator finished on its side')
+    assert.equal(mesh.engine(1).inspect()[0]?.state, 'completed', 'and a mirror on the other')
+    heal()
+    mesh.believeAlive(0)
+    await mesh.world.run(mesh.world.now + 60_000)
+    const events = await mesh.events(1, run)
+    assert.deepEqual(await mesh.events(0, run), events)
+    assert.deepEqual(mesh.engine(0).inspect(), mesh.engine(1).inspect())
+  })
+})
+
+describe('a lone peer', () => {
+  it('runs by itself', async () => {
+    const mesh = await diamond(1, 1)
+    const { run } = await mesh.drive(mesh.engine(0).submit({ vdagUri: DIAMOND, input: 1, key: 'k', submitter: mesh.host(0).peer }))
+    assert.equal(count(await mesh.events(0, run), 'completed'), 1)
+  })
+
+  it('finishes what it began before it was killed', async () => {
+    const mesh = await diamond(1, 1)
+    const { run } = await mesh.drive(mesh.engine(0).submit({ vdagUri: DIAMOND, input: 1, key: 'k', submitter: mesh.host(0).peer }))
+    await mesh.world.run(mesh.world.now + 70)
+    mesh.crash(0)
+    await mesh.restart(0)
+    finishedOnce(mesh, run, await mesh.events(0, run), 'alone')
   })
 })

@@ -62,6 +62,7 @@ export class FakeMesh {
       await engine.start()
       await engine.resume()
     })))
+    await this.drive(Promise.all([...this.world.peers.values()].flatMap(({ ports }) => this.world.hosts.filter(({ peer }) => peer !== ports.network.self).map(({ address }) => ports.network.dial([address], new AbortController().signal)))))
     return this
   }
 
@@ -85,13 +86,23 @@ export class FakeMesh {
 
   /** kill -9; the others notice `noticeMs` later. */
   crash(index: number, noticeMs = 1_000): void {
-    const { peer } = this.host(index)
     this.world.crash(this.host(index))
     this.world.kernel.after(noticeMs, () => {
-      if (this.host(index).running) return
-      this.#dead.add(peer)
-      for (const other of this.world.peers.values()) for (const hear of other.hears) hear(peer, 'dead')
+      if (!this.host(index).running) this.believeDead(index)
     })
+  }
+
+  /** The others take a peer for dead; it may be on the far side of a partition. */
+  believeDead(index: number): void {
+    const { peer } = this.host(index)
+    this.#dead.add(peer)
+    for (const [other, { hears }] of this.world.peers) if (other !== peer) for (const hear of hears) hear(peer, 'dead')
+  }
+
+  believeAlive(index: number): void {
+    const { peer } = this.host(index)
+    this.#dead.delete(peer)
+    for (const [other, { hears }] of this.world.peers) if (other !== peer) for (const hear of hears) hear(peer, 'alive')
   }
 
   async restart(index: number): Promise<void> {
@@ -99,7 +110,7 @@ export class FakeMesh {
     await this.drive(this.world.start(this.host(index)))
     const { engine } = this.peer(index)
     await this.drive(engine.start().then(() => engine.resume()))
-    for (const other of this.world.peers.values()) for (const hear of other.hears) hear(this.host(index).peer, 'alive')
+    this.believeAlive(index)
   }
 
   addBlock(id: string, behaviour: Behaviour = data => ({ [id]: data }), record: Partial<BlockRecord> = {}): void {
@@ -143,7 +154,7 @@ export class FakeMesh {
 
   async * #infer(ports: Ports, draw: number, block: string, packet: Packet, options: CallOptions): AsyncGenerator<Packet> {
     const label = options.vdag?.label ?? ''
-    this.calls.push({ block, label, run: options.vdag?.run ?? '', by: ports.network.self, at: ports.clock.monotonic() })
+    this.calls.push({ block, label, run: options.vdag?.run ?? '', by: ports.network.self, at: ports.clock.unix() })
     options.onInstance?.('in-fake', ports.network.self)
     const [least, most] = this.serviceMs
     await ports.clock.sleep(Math.round(least + draw * (most - least)), options.signal)
@@ -205,16 +216,14 @@ export class FakeMesh {
   /** Calls of nodes by a coordinator who could read that they were done: there must be none. */
   rerun(run: RunId, events: readonly RunEvent[]): readonly Call[] {
     const doneIn = new Map<string, number>()
-    const epochs = new Map<PeerId, number>()
-    let epoch = 0
+    const claims: { readonly peer: PeerId; readonly epoch: number; readonly at: Millis }[] = []
     for (const event of events) {
-      if (event.type === 'coordinator') {
-        epoch = event.epoch
-        epochs.set(event.peer, epoch)
-      }
-      if (event.type === 'finished') doneIn.set(event.label, epoch)
+      if (event.type === 'coordinator') claims.push(event)
+      if (event.type === 'finished') doneIn.set(event.label, claims.at(-1)?.epoch ?? 0)
     }
-    return this.calls.filter(call => call.run === run && (epochs.get(call.by) ?? 0) > (doneIn.get(call.label) ?? Infinity))
+    // A peer's call and its events bear the time of one clock.
+    const epochOf = (call: Call): number => claims.findLast(({ peer, at }) => peer === call.by && at <= call.at)?.epoch ?? 0
+    return this.calls.filter(call => call.run === run && epochOf(call) > (doneIn.get(call.label) ?? Infinity))
   }
 }
 
