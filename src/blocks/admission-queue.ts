@@ -4,7 +4,7 @@ import { MeshError } from '../../protocols/errors.ts'
 export class AdmissionQueue {
   readonly #width: number
   readonly #depth: number
-  readonly #waiting: { readonly go: () => void; readonly signal: AbortSignal }[] = []
+  readonly #waiting: (() => void)[] = []
   #running = 0
 
   constructor(width: number, depth: number) {
@@ -31,15 +31,17 @@ export class AdmissionQueue {
       throw new MeshError('OVERLOADED', `${who} runs ${this.#running} calls and has ${this.#waiting.length} waiting: try another instance or later`)
     }
     await new Promise<void>((resolve, reject) => {
-      const entry = { go: resolve, signal }
-      this.#waiting.push(entry)
-      signal.addEventListener('abort', () => {
-        const at = this.#waiting.indexOf(entry)
-        if (at >= 0) {
-          this.#waiting.splice(at, 1)
-          reject(signal.reason)
-        }
-      }, { once: true })
+      const abort = (): void => {
+        const at = this.#waiting.indexOf(go)
+        if (at >= 0) this.#waiting.splice(at, 1)
+        reject(signal.reason)
+      }
+      const go = (): void => {
+        signal.removeEventListener('abort', abort)
+        resolve()
+      }
+      this.#waiting.push(go)
+      signal.addEventListener('abort', abort, { once: true })
     })
     return this.#leave()
   }
@@ -52,7 +54,7 @@ export class AdmissionQueue {
       const next = this.#waiting.shift()
       // The place passes straight on, so `running` never dips while somebody waits.
       if (next === undefined) this.#running -= 1
-      else next.go()
+      else next()
     }
   }
 }

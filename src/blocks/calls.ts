@@ -1,32 +1,42 @@
-import { MeshError, asMeshError } from '../../protocols/errors.ts'
+import { MeshError, asMeshError, type Verdict } from '../../protocols/errors.ts'
 import { invoke, type InvokeFrame, type InvokeHeader, type Packet } from '../../protocols/invoke.ts'
 import type { Json, Millis, PeerId } from '../../protocols/ids.ts'
-import { Lru } from '../lib/lru.ts'
+import type { Right } from '../../protocols/membership.ts'
 import { isJsonObject, toJson } from '../lib/json.ts'
 import type { Ports, Stream } from '../ports.ts'
 import type { ContractBook } from '../roles.ts'
-import { pack, unpackJson, unpackPacket } from './bodies.ts'
+import { pack, unpackJson, unpackPacket, type Body } from './bodies.ts'
 import type { Instances } from './instances.ts'
+import { KeyedCalls } from './keyed-calls.ts'
+import { span, unlessAborted } from './span.ts'
 
 export type Call = Extract<InvokeHeader, { kind: 'call' }>
 
-const FINISHED_BOUND = 2_048
-const REMEMBER_MS = 10 * 60_000
-const KEYED_OUTPUTS = 10_000
+/** A stream that does not say what it wants by then is closed. */
+const FIRST_FRAME_MS: Millis = 10_000
+/** For an error to leave, when the caller does not read. */
+const LAST_WORDS_MS: Millis = 5_000
+/** No call lasts longer, whatever its caller says. */
+const LONGEST_MS: Millis = 86_400_000
 const EMPTY = new Uint8Array(0)
+/** What a caller needs to be allowed to; everything else takes a member. */
+const RIGHT_TO_CALL: Readonly<Partial<Record<Call['method'], Right>>> = { management: 'operate', update: 'operate' }
 
 /** Serves calls to the instances of this host, its own and other peers': fenced by epoch, each keyed call run once. */
 export class Calls {
   readonly #ports: Pick<Ports, 'clock' | 'network' | 'content' | 'telemetry'>
   readonly #instances: Instances
   readonly #book: ContractBook
-  /** Keyed calls in flight or finished: a caller that lost the answer asks again and gets the same one. */
-  readonly #keyed = new Lru<string, { readonly at: Millis; readonly outputs: Promise<readonly Packet[]> }>(FINISHED_BOUND)
+  readonly #may: (peer: PeerId, right: Right) => Verdict<true>
+  readonly #keyed: KeyedCalls
 
-  constructor(ports: Pick<Ports, 'clock' | 'network' | 'content' | 'telemetry'>, instances: Instances, book: ContractBook) {
+  /** `may`: whether a peer holds a right now; its connection may be older than its capability lasts. */
+  constructor(ports: Pick<Ports, 'clock' | 'network' | 'content' | 'telemetry'>, instances: Instances, book: ContractBook, may: (peer: PeerId, right: Right) => Verdict<true> = () => ({ ok: true, value: true })) {
     this.#ports = ports
     this.#instances = instances
     this.#book = book
+    this.#may = may
+    this.#keyed = new KeyedCalls(ports.clock)
   }
 
   start(): void {
@@ -37,33 +47,8 @@ export class Calls {
   async * infer(call: Call, packet: Packet, signal: AbortSignal): AsyncGenerator<Packet> {
     this.#fence(call)
     const vdag = call.vdag === undefined ? undefined : toJson(call.vdag)
-    if (call.key === undefined) {
-      yield * this.#instances.infer(call.instance, packet, signal, vdag)
-      return
-    }
-    yield * await this.#once(`${call.block}\0${call.key}`, call, packet, vdag)
-  }
-
-  #once(key: string, call: Call, packet: Packet, vdag: Json | undefined): Promise<readonly Packet[]> {
-    const known = this.#keyed.get(key)
-    if (known !== undefined && this.#ports.clock.monotonic() - known.at < REMEMBER_MS) {
-      this.#ports.telemetry.count('calls_answered_from_memory_total')
-      return known.outputs
-    }
-    // Its own deadline, not the caller's signal: the caller may vanish and somebody else come for the answer.
-    const outputs = this.#collect(call, packet, this.#ports.clock.deadline(call.deadlineMs), vdag)
-    this.#keyed.set(key, { at: this.#ports.clock.monotonic(), outputs })
-    outputs.catch(() => this.#keyed.delete(key))
-    return outputs
-  }
-
-  async #collect(call: Call, packet: Packet, signal: AbortSignal, vdag: Json | undefined): Promise<readonly Packet[]> {
-    const outputs: Packet[] = []
-    for await (const output of this.#instances.infer(call.instance, packet, signal, vdag)) {
-      outputs.push(output)
-      if (outputs.length > KEYED_OUTPUTS) throw new MeshError('COMPONENT_ERROR', `a call with a key may answer at most ${KEYED_OUTPUTS} packets`)
-    }
-    return outputs
+    if (call.key === undefined) yield * this.#instances.infer(call.instance, packet, signal, vdag)
+    else yield * await this.#keyed.answer(`${call.block}\0${call.key}`, lasting(call), signal, life => this.#instances.infer(call.instance, packet, life, vdag))
   }
 
   /** The other methods: JSON in, JSON out. */
@@ -91,40 +76,81 @@ export class Calls {
   #fence(call: Call): void {
     const verdict = this.#book.fence(call.instance, call.epoch)
     if (!verdict.ok) throw new MeshError('EPOCH_FENCED', verdict.because)
+    // The instance is the caller's claim, and so is the block: keys and rights are the block's.
+    if (verdict.value.block !== call.block) throw new MeshError('EPOCH_FENCED', `${call.instance} is an instance of ${verdict.value.block}, not of ${call.block}`)
+  }
+
+  #admit(from: PeerId, method: Call['method']): void {
+    const verdict = this.#may(from, RIGHT_TO_CALL[method] ?? 'join')
+    if (!verdict.ok) throw new MeshError(verdict.retryable ? 'UNAUTHENTICATED' : 'FORBIDDEN', `${method}: ${verdict.because}`)
   }
 
   async #serve(stream: Stream<InvokeFrame>, from: PeerId): Promise<void> {
-    const { clock, content, telemetry } = this.#ports
     try {
-      const first = await stream[Symbol.asyncIterator]().next()
-      if (first.done === true) return
-      const { header, body } = first.value
-      if (header.kind !== 'call') throw new MeshError('MESSAGE_INVALID', `a call begins with a call frame, not ${header.kind}`)
-      const signal = clock.deadline(header.deadlineMs, stream.signal)
-      const carried = header.bodyCid === undefined ? { body } : { body, bodyCid: header.bodyCid }
-      telemetry.count('calls_served_total', { method: header.method })
-      if (header.method === 'infer') await this.#answer(stream, header, await unpackPacket(content, carried, signal), signal)
-      else {
-        const value = await this.control(header, await unpackJson(content, carried, signal), signal)
-        const { body: answer, bodyCid } = await pack(content, value)
-        await stream.send({ header: bodyCid === undefined ? { kind: 'output', last: true } : { kind: 'output', last: true, bodyCid }, body: answer })
-      }
+      const { header, body } = await this.#first(stream)
+      this.#admit(from, header.method)
+      this.#ports.telemetry.count('calls_served_total', { method: header.method })
+      using call = span([stream.signal], { clock: this.#ports.clock, ms: lasting(header) })
+      await this.#answer(stream, header, bodyOf(header, body), from, call.signal)
       await stream.end()
     } catch (error) {
       const failure = asMeshError(error)
-      if (failure.code === 'INTERNAL') telemetry.event('warn', 'call.failed', { from, because: failure.message })
-      if (stream.signal.aborted) return
-      await stream.send({ header: { kind: 'error', code: failure.code, message: failure.message.slice(0, 2_000), retryable: failure.retryable }, body: EMPTY })
-      await stream.end()
+      if (failure.code === 'INTERNAL') this.#ports.telemetry.event('warn', 'call.failed', { from, because: failure.message })
+      if (!stream.signal.aborted) await this.#refuse(stream, failure)
     }
   }
 
-  /** Sends each packet as soon as the next one or the end is known, so that the last one says it is the last. */
-  async #answer(stream: Stream<InvokeFrame>, call: Call, packet: Packet, signal: AbortSignal): Promise<void> {
-    for await (const output of this.infer(call, packet, signal)) {
-      const { body, bodyCid } = await pack(this.#ports.content, output)
-      await stream.send({ header: bodyCid === undefined ? { kind: 'output', last: false } : { kind: 'output', last: false, bodyCid }, body })
+  async #first(stream: Stream<InvokeFrame>): Promise<{ readonly header: Call; readonly body: Uint8Array }> {
+    const cancel = this.#ports.clock.after(FIRST_FRAME_MS, () => stream.abort(new MeshError('DEADLINE', `no call came within ${FIRST_FRAME_MS} ms`)))
+    try {
+      const first = await stream[Symbol.asyncIterator]().next()
+      if (first.done === true) throw new MeshError('MESSAGE_INVALID', 'the stream ended before it said what to call')
+      const { header, body } = first.value
+      if (header.kind !== 'call') throw new MeshError('MESSAGE_INVALID', `a call begins with a call frame, not ${header.kind}`)
+      return { header, body }
+    } finally {
+      cancel()
     }
-    await stream.send({ header: { kind: 'output', last: true }, body: EMPTY })
   }
+
+  /** A caller that does not read must not keep a place in the queue beyond its deadline: hence every wait has the signal. */
+  async #answer(stream: Stream<InvokeFrame>, call: Call, body: Body, from: PeerId, signal: AbortSignal): Promise<void> {
+    const { content } = this.#ports
+    if (call.method !== 'infer') {
+      const answer = await pack(content, await unlessAborted(this.control(call, await unpackJson(content, body, from, signal), signal), signal))
+      await unlessAborted(stream.send(outputFrame(answer, true)), signal)
+      return
+    }
+    for await (const output of this.infer(call, await unpackPacket(content, body, from, signal), signal)) {
+      await unlessAborted(stream.send(outputFrame(await pack(content, output), false)), signal)
+    }
+    // A packet leaves at once, before it is known to be the last: an empty frame says so.
+    await unlessAborted(stream.send(outputFrame({ body: EMPTY }, true)), signal)
+  }
+
+  async #refuse(stream: Stream<InvokeFrame>, { code, message, retryable }: MeshError): Promise<void> {
+    const cancel = this.#ports.clock.after(LAST_WORDS_MS, () => stream.abort(new MeshError(code, message, { retryable })))
+    try {
+      await stream.send({ header: { kind: 'error', code, message: message.slice(0, 2_000), retryable }, body: EMPTY })
+      await stream.end()
+    } catch (error) {
+      // It was closed from the other side, or by us: nobody is left to be told.
+      if (!stream.signal.aborted) throw error
+    } finally {
+      cancel()
+    }
+  }
+}
+
+function lasting({ deadlineMs }: Call): Millis {
+  return Math.min(Math.max(1, deadlineMs), LONGEST_MS)
+}
+
+/** The body of a frame that may have put it aside. */
+export function bodyOf(header: { readonly bodyCid?: string | undefined }, body: Uint8Array): Body {
+  return header.bodyCid === undefined ? { body } : { body, bodyCid: header.bodyCid }
+}
+
+function outputFrame({ body, bodyCid }: Body, last: boolean): InvokeFrame {
+  return { header: bodyCid === undefined ? { kind: 'output', last } : { kind: 'output', last, bodyCid }, body }
 }

@@ -10,6 +10,7 @@ import { Lru } from '../lib/lru.ts'
 import type { Ports, RunningInstance } from '../ports.ts'
 import type { Catalogue, InstanceHost, PolicyCalls } from '../roles.ts'
 import { AdmissionQueue } from './admission-queue.ts'
+import { span } from './span.ts'
 
 /** AIOS's own keys of `blockInitData`; other keys are the component's business. */
 const queueKeys = z.object({ max_threads: z.coerce.number().int().min(1).max(256).default(4), max_queue_size: z.coerce.number().int().min(0).max(100_000).default(100) })
@@ -17,29 +18,37 @@ const queueKeys = z.object({ max_threads: z.coerce.number().int().min(1).max(256
 /** As many as an ad tells. */
 const HELD_BOUND = 64
 
+const DRAIN_BEAT_MS = 50
+
 type Running = {
   readonly contract: Contract
   readonly block: BlockRecord
   readonly queue: AdmissionQueue
   readonly ready: Promise<void>
   readonly stopping: AbortController
+  stopped: Promise<void> | undefined
+  /** Local time until which it may finish what it has. */
+  drainEnds: Millis
   instance: RunningInstance | undefined
   state: InstanceAd['state']
   latencyMs: number
 }
 
+/** What an instance asks of policies: opinions, and to forget what rules know when nobody is left to ask them. */
+type InstancePolicies = PolicyCalls & { release(scope: string): void }
+
 /** Holds the instances of this host: starts them from their bundle, admits calls, drains and stops. */
 export class Instances implements InstanceHost {
   readonly #ports: Pick<Ports, 'clock' | 'content' | 'backend' | 'identity' | 'telemetry'>
-  readonly #catalogue: Catalogue
-  readonly #policies: PolicyCalls
+  readonly #catalogue: Pick<Catalogue, 'componentByCid'>
+  readonly #policies: InstancePolicies
   readonly #clusterId: string
   readonly #running = new Map<InstanceId, Running>()
   readonly #held = new Lru<Cid, true>(HELD_BOUND)
   readonly #changes = new Set<() => void>()
   readonly #exits = new Set<(instance: InstanceId, because: string, crashed: boolean) => void>()
 
-  constructor(ports: Pick<Ports, 'clock' | 'content' | 'backend' | 'identity' | 'telemetry'>, catalogue: Catalogue, policies: PolicyCalls, clusterId: string) {
+  constructor(ports: Pick<Ports, 'clock' | 'content' | 'backend' | 'identity' | 'telemetry'>, catalogue: Pick<Catalogue, 'componentByCid'>, policies: InstancePolicies, clusterId: string) {
     this.#ports = ports
     this.#catalogue = catalogue
     this.#policies = policies
@@ -48,24 +57,25 @@ export class Instances implements InstanceHost {
 
   async start(contract: Contract, block: BlockRecord, signal: AbortSignal): Promise<void> {
     const known = this.#running.get(contract.instance)
+    if (known?.state === 'draining') throw new MeshError('NO_INSTANCE', `${contract.instance} is being stopped`)
     if (known !== undefined) return known.ready
     const keys = queueKeys.safeParse(block.initData)
     const { max_threads, max_queue_size } = keys.success ? keys.data : queueKeys.parse({})
-    const stopping = new AbortController()
     const launch = Promise.withResolvers<void>()
-    const entry: Running = { contract, block, queue: new AdmissionQueue(max_threads, max_queue_size), ready: launch.promise, stopping, instance: undefined, state: 'starting', latencyMs: 0 }
+    const entry: Running = { contract, block, queue: new AdmissionQueue(max_threads, max_queue_size), ready: launch.promise, stopping: new AbortController(), stopped: undefined, drainEnds: 0, instance: undefined, state: 'starting', latencyMs: 0 }
     this.#running.set(contract.instance, entry)
     this.#changed()
-    this.#launch(entry, AbortSignal.any([signal, stopping.signal])).then(launch.resolve, error => {
-      this.#running.delete(contract.instance)
-      this.#changed()
+    this.#launch(entry, signal).then(launch.resolve, error => {
+      this.#forget(entry)
       launch.reject(error)
     })
     return entry.ready
   }
 
-  async #launch(entry: Running, signal: AbortSignal): Promise<void> {
+  async #launch(entry: Running, patience: AbortSignal): Promise<void> {
     const { backend, identity, telemetry } = this.#ports
+    using starting = span([patience, entry.stopping.signal])
+    const { signal } = starting
     const manifest = await this.#bring(entry.block, signal)
     const instance = await backend.start({ instance: entry.contract.instance, block: entry.block, manifest, gpus: entry.contract.gpus, peer: identity.peer, clusterId: this.#clusterId, packetPolicy: (name, packet) => this.#opinion(entry.block, name, packet) }, signal)
     if (signal.aborted) {
@@ -93,25 +103,47 @@ export class Instances implements InstanceHost {
   }
 
   #gone(entry: Running, because: string, crashed: boolean): void {
-    if (this.#running.get(entry.contract.instance) !== entry) return
-    this.#running.delete(entry.contract.instance)
-    entry.state = 'failed'
+    // Whoever runs in it or waits for it is told now, and may go elsewhere.
+    entry.stopping.abort(new MeshError('INSTANCE_FAILED', `${entry.contract.instance} is gone: ${because}`))
+    if (!this.#forget(entry) || entry.stopped !== undefined) return
     this.#ports.telemetry.event(crashed ? 'warn' : 'info', 'instance.gone', { instance: entry.contract.instance, block: entry.block.blockId, because })
-    this.#changed()
     for (const hear of this.#exits) hear(entry.contract.instance, because, crashed)
   }
 
+  /** False when it was forgotten before. */
+  #forget(entry: Running): boolean {
+    const { contract: { instance }, block: { blockId } } = entry
+    if (this.#running.get(instance) !== entry) return false
+    this.#running.delete(instance)
+    entry.state = 'failed'
+    if (this.ofBlock(blockId).length === 0) this.#policies.release(scopeOf(blockId))
+    this.#changed()
+    return true
+  }
+
+  /** Resolves when it is gone. Asked again, it drains until the earlier of the two times. */
   async stop(instance: InstanceId, drainMs: Millis, because: string): Promise<void> {
     const entry = this.#running.get(instance)
     if (entry === undefined) return
+    const ends = this.#ports.clock.monotonic() + drainMs
+    entry.drainEnds = entry.stopped === undefined ? ends : Math.min(entry.drainEnds, ends)
+    entry.stopped ??= this.#stop(entry, because)
+    return entry.stopped
+  }
+
+  async #stop(entry: Running, because: string): Promise<void> {
+    const { clock } = this.#ports
     entry.state = 'draining'
     this.#changed()
-    const ends = this.#ports.clock.monotonic() + drainMs
-    while (entry.queue.running + entry.queue.waiting > 0 && this.#ports.clock.monotonic() < ends) await this.#ports.clock.sleep(Math.min(50, drainMs))
-    this.#running.delete(instance)
-    entry.stopping.abort(new MeshError('CANCELLED', `the instance was stopped: ${because}`))
+    while (entry.queue.running + entry.queue.waiting > 0 && clock.monotonic() < entry.drainEnds && !entry.stopping.signal.aborted) {
+      await clock.sleep(Math.min(DRAIN_BEAT_MS, entry.drainEnds - clock.monotonic()))
+    }
+    // Another instance may answer what this one could not finish: the failure says so.
+    entry.stopping.abort(new MeshError('INSTANCE_FAILED', `${entry.contract.instance} was stopped before it answered: ${because}`))
+    // One that was still starting is gone only when its start has given up.
+    await entry.ready.catch(() => undefined)
     await entry.instance?.[Symbol.asyncDispose]()
-    this.#changed()
+    this.#forget(entry)
   }
 
   /** Stops everything, for a clean shutdown. */
@@ -142,10 +174,11 @@ export class Instances implements InstanceHost {
   async * infer(instance: InstanceId, packet: Packet, signal: AbortSignal, vdag: Json | undefined): AsyncGenerator<Packet> {
     const { entry, running } = this.#ready(instance)
     const { clock, telemetry } = this.#ports
-    const leave = await entry.queue.enter(AbortSignal.any([signal, entry.stopping.signal]), instance)
+    using call = span([signal, entry.stopping.signal])
+    const leave = await entry.queue.enter(call.signal, instance)
     const began = clock.monotonic()
     try {
-      yield * running.infer(packet, AbortSignal.any([signal, entry.stopping.signal]), vdag)
+      yield * running.infer(packet, call.signal, vdag)
       const ms = clock.monotonic() - began
       entry.latencyMs = entry.latencyMs === 0 ? ms : entry.latencyMs * 0.8 + ms * 0.2
       telemetry.observe('block_infer_ms', ms, { block: entry.block.blockId })
@@ -162,7 +195,7 @@ export class Instances implements InstanceHost {
       hook: name === 'pre_processing' ? 'preprocessing' : 'postprocessing',
       rule,
       input: { packet: { session_id: packet.sessionId, seq_no: packet.seqNo, ts: packet.ts, data: packet.data }, block_data: toJson(block) },
-      scope: block.blockId,
+      scope: scopeOf(block.blockId),
       accept: answer => {
         const body = isJsonObject(answer) && 'packet' in answer ? answer['packet'] : answer
         if (!isJsonObject(body)) return refused('the policy must return { packet }')
@@ -200,4 +233,9 @@ export class Instances implements InstanceHost {
   #changed(): void {
     for (const hear of this.#changes) hear()
   }
+}
+
+/** Apart from the block's own: a load balancer or an autoscaler here outlives the instances here. */
+function scopeOf(block: BlockId): string {
+  return `${block}/instances`
 }

@@ -1,6 +1,6 @@
 import { z } from 'zod'
-import { MeshError, asMeshError, isErrorCode, refused } from '../../protocols/errors.ts'
-import { invoke, packet as packetSchema, type InvokeFrame, type Packet } from '../../protocols/invoke.ts'
+import { MeshError, asMeshError, isErrorCode, refused, type ErrorCode } from '../../protocols/errors.ts'
+import { invoke, type InvokeFrame, type Packet } from '../../protocols/invoke.ts'
 import type { BlockId, InstanceId, Json, Millis, PeerId } from '../../protocols/ids.ts'
 import type { BlockRecord } from '../../protocols/specs.ts'
 import { Backoff } from '../lib/backoff.ts'
@@ -9,16 +9,31 @@ import { isJsonObject, toJson } from '../lib/json.ts'
 import type { Health, Ports, Random } from '../ports.ts'
 import type { CallOptions, Catalogue, Invoker, MeshView, PolicyCalls } from '../roles.ts'
 import { namedInstance, pickInstance, type Candidate } from './balance.ts'
-import { pack, unpackJson, unpackPacket } from './bodies.ts'
-import type { Call, Calls } from './calls.ts'
+import { checkPacket, pack, unpackJson, unpackPacket } from './bodies.ts'
+import { bodyOf, type Call, type Calls } from './calls.ts'
+import { span, type Span } from './span.ts'
 
 const RETRIES = 24
 /** When every ready instance has been tried, they get another go after this long. */
 const ANOTHER_GO_MS = 300
 const BACKOFF = { firstMs: 25, maxMs: 1_000, retries: RETRIES }
 const SESSIONS_BOUND = 10_000
-const sticky = z.object({ sticky_sessions: z.coerce.boolean().default(false) })
+const sticky = z.object({ sticky_sessions: z.union([z.boolean(), z.stringbool()]).default(false) })
 const named = z.object({ instance_id: z.string() })
+/** Said by a host and not by the instance: it will not change its mind, but another host may be of another one. */
+const ELSEWHERE: ReadonlySet<ErrorCode> = new Set(['UNAUTHENTICATED', 'NETWORK_REFUSED', 'PROTOCOL_UNSUPPORTED'])
+
+/** One call's way through the instances. */
+type Search = {
+  readonly block: BlockId
+  readonly packet: Packet
+  readonly signal: AbortSignal
+  /** Never asked: the caller said so, or their hosts refused. */
+  readonly avoid: Set<InstanceId>
+  /** Asked and failed: asked again when the others have failed too. */
+  readonly tried: Set<InstanceId>
+  failure: MeshError | undefined
+}
 
 /**
  * Calls instances of a block wherever they run. What has not answered yet and may be retried is sent to another instance;
@@ -29,76 +44,87 @@ export class BlockInvoker implements Invoker {
   readonly #random: Random
   readonly #view: MeshView
   readonly #calls: Calls
-  readonly #catalogue: Catalogue
+  readonly #catalogue: Pick<Catalogue, 'block' | 'onBlock'>
   readonly #policies: PolicyCalls
   readonly #outstanding = new Map<InstanceId, number>()
   readonly #sessions = new Lru<string, InstanceId>(SESSIONS_BOUND)
+  /** Calls at each host, to be given up when it is dead. */
+  readonly #away = new Map<PeerId, Set<Span>>()
 
-  constructor(ports: Pick<Ports, 'clock' | 'network' | 'content' | 'telemetry' | 'random'>, view: MeshView, calls: Calls, catalogue: Catalogue, policies: PolicyCalls) {
+  constructor(ports: Pick<Ports, 'clock' | 'network' | 'content' | 'telemetry' | 'random'>, view: MeshView, calls: Calls, catalogue: Pick<Catalogue, 'block' | 'onBlock'>, policies: PolicyCalls & { release(scope: string): void }) {
     this.#ports = ports
     this.#random = ports.random.fork('invoker')
     this.#view = view
     this.#calls = calls
     this.#catalogue = catalogue
     this.#policies = policies
+    view.onChange((peer, what) => {
+      // A host that lost its power closes nothing: its calls would wait for their deadlines.
+      if (what === 'dead' || what === 'left') for (const call of this.#away.get(peer) ?? []) call.fail(new MeshError('PEER_UNREACHABLE', `${peer} is ${what === 'dead' ? 'dead' : 'gone'}`))
+    })
+    catalogue.onBlock((id, block) => {
+      if (block === undefined) policies.release(id)
+    })
   }
 
   async * infer(block: BlockId, packet: Packet, options: CallOptions): AsyncGenerator<Packet> {
-    const signal = this.#ports.clock.deadline(options.deadlineMs, options.signal)
-    const ends = this.#ports.clock.monotonic() + options.deadlineMs
-    const avoid = new Set<InstanceId>(options.avoid)
+    const { clock, telemetry } = this.#ports
+    using whole = span([options.signal], { clock, ms: options.deadlineMs })
+    const ends = clock.monotonic() + options.deadlineMs
+    const search: Search = { block, packet, signal: whole.signal, avoid: new Set(options.avoid), tried: new Set(), failure: undefined }
     const backoff = new Backoff(this.#random, BACKOFF)
-    let lastError: MeshError | undefined
     while (true) {
-      const chosen = await this.#choose(block, packet, avoid, signal, lastError)
+      const chosen = await this.#choose(search)
       let answered = false
-      this.#outstanding.set(chosen.ad.instance, (this.#outstanding.get(chosen.ad.instance) ?? 0) + 1)
-      options.onInstance?.(chosen.ad.instance, chosen.host)
       try {
-        for await (const output of this.#once(chosen, block, packet, options, Math.max(1, ends - this.#ports.clock.monotonic()), signal)) {
+        options.onInstance?.(chosen.ad.instance, chosen.host)
+        for await (const output of this.#attempt(chosen, search, options, ends - clock.monotonic())) {
           answered = true
           yield output
         }
         return
       } catch (error) {
-        if (signal.aborted) throw asMeshError(signal.reason)
-        lastError = asMeshError(error)
+        if (search.signal.aborted) throw search.signal.reason
+        const failure = asMeshError(error)
+        search.failure = failure
         const pauseMs = backoff.next()
-        if (!lastError.retryable || answered || pauseMs === undefined) throw lastError
-        this.#ports.telemetry.count('calls_retried_total', { code: lastError.code })
+        const elsewhere = ELSEWHERE.has(failure.code)
+        if (answered || pauseMs === undefined || !(failure.retryable || elsewhere)) throw failure
+        telemetry.count('calls_retried_total', { code: failure.code })
+        if (elsewhere) search.avoid.add(chosen.ad.instance)
         // An overloaded instance may be free again; one that is gone will not come back under its id.
-        if (lastError.code !== 'OVERLOADED') avoid.add(chosen.ad.instance)
-        await this.#ports.clock.sleep(pauseMs, signal)
+        else if (failure.code !== 'OVERLOADED') search.tried.add(chosen.ad.instance)
+        // Out of time: the next choice says so, with what went wrong until then.
+        await clock.sleep(pauseMs, search.signal).catch(() => undefined)
       } finally {
-        const left = (this.#outstanding.get(chosen.ad.instance) ?? 1) - 1
-        if (left <= 0) this.#outstanding.delete(chosen.ad.instance)
-        else this.#outstanding.set(chosen.ad.instance, left)
+        this.#giveBack(chosen)
       }
     }
   }
 
-  /** Waits for a ready instance that was not tried; when all were tried and answered with an error, tries them again. */
-  async #choose(block: BlockId, packet: Packet, avoid: Set<InstanceId>, signal: AbortSignal, lastError: MeshError | undefined): Promise<Candidate> {
+  /** Waits for a ready instance that was not tried; when all were tried and failed, tries them again. Counts the one it gives. */
+  async #choose(search: Search): Promise<Candidate> {
+    const { block, signal, avoid, tried } = search
     const record = await this.#catalogue.block(block)
     if (record === undefined) throw new MeshError('NOT_FOUND', `no block is called ${block}: \`aios block list\` shows those there are`)
+    using anotherGo = span([signal], { clock: this.#ports.clock, ms: ANOTHER_GO_MS })
     while (true) {
-      if (signal.aborted) throw this.#gaveUp(block, signal, lastError)
+      if (signal.aborted) throw this.#gaveUp(search)
       const ready = this.#candidates(block)
-      const fresh = ready.filter(({ ad }) => !avoid.has(ad.instance))
-      if (fresh.length > 0) return this.#pick(record, packet, fresh)
-      const patience = ready.length > 0 ? this.#ports.clock.deadline(ANOTHER_GO_MS, signal) : signal
-      await this.#nextChange(patience).catch(() => {
-        if (signal.aborted) throw this.#gaveUp(block, signal, lastError)
-        avoid.clear()
-      })
+      const allowed = ready.filter(({ ad }) => !avoid.has(ad.instance))
+      if (allowed.length === 0 && ready.length > 0 && search.failure !== undefined && ELSEWHERE.has(search.failure.code)) throw search.failure
+      if (anotherGo.signal.aborted) tried.clear()
+      const fresh = allowed.filter(({ ad }) => !tried.has(ad.instance))
+      if (fresh.length > 0) return this.#pick(record, search.packet, fresh)
+      await this.#nextChange(allowed.length > 0 ? anotherGo.signal : signal)
     }
   }
 
-  #gaveUp(block: BlockId, signal: AbortSignal, lastError: MeshError | undefined): MeshError {
+  #gaveUp({ block, signal, failure }: Search): MeshError {
     const reason = asMeshError(signal.reason)
     if (reason.code !== 'DEADLINE') return reason
     const known = this.#view.instancesOf(block).length
-    return lastError ?? new MeshError('NO_INSTANCE', `block ${block} has ${known === 0 ? 'no instance' : `${known} instance(s), none ready`}: \`aios block show ${block}\` tells why`)
+    return failure ?? new MeshError('NO_INSTANCE', `block ${block} has ${known === 0 ? 'no instance' : `${known} instance(s), none ready`}: \`aios block show ${block}\` tells why`)
   }
 
   #candidates(block: BlockId): readonly Candidate[] {
@@ -106,80 +132,102 @@ export class BlockInvoker implements Invoker {
   }
 
   async #pick(block: BlockRecord, packet: Packet, candidates: readonly Candidate[]): Promise<Candidate> {
-    const stickyHere = packet.sessionId !== '' && sticky.safeParse(block.initData).data?.sticky_sessions === true
-    const session = `${block.blockId}\0${packet.sessionId}`
-    if (stickyHere) {
-      const bound = this.#sessions.get(session)
-      const same = candidates.find(({ ad }) => ad.instance === bound)
-      if (same !== undefined) return same
+    const session = packet.sessionId !== '' && sticky.safeParse(block.initData).data?.sticky_sessions === true ? `${block.blockId}\0${packet.sessionId}` : undefined
+    const bound = (): Candidate | undefined => {
+      const instance = session === undefined ? undefined : this.#sessions.get(session)
+      return instance === undefined ? undefined : candidates.find(({ ad }) => ad.instance === instance)
     }
+    let chosen = bound()
+    if (chosen === undefined) {
+      const balanced = await this.#balance(block, packet, candidates)
+      // Another packet of the session may have been bound while the policy thought.
+      chosen = bound() ?? balanced
+    }
+    if (session !== undefined) this.#sessions.set(session, chosen.ad.instance)
+    this.#outstanding.set(chosen.ad.instance, (this.#outstanding.get(chosen.ad.instance) ?? 0) + 1)
+    return chosen
+  }
+
+  async #balance(block: BlockRecord, packet: Packet, candidates: readonly Candidate[]): Promise<Candidate> {
     const fair = (): Candidate => {
       const picked = pickInstance(candidates, [this.#random.float(), this.#random.float()])
       if (!picked.ok) throw new MeshError('NO_INSTANCE', picked.because)
       return picked.value
     }
     const rule = block.policies['loadBalancer']
-    const chosen = rule === undefined
-      ? fair()
-      : (await this.#policies.decide<Candidate>({
-          hook: 'loadBalancer',
-          rule,
-          input: { mode: 'load_balance', packet: { session_id: packet.sessionId, seq_no: packet.seqNo, ts: packet.ts, data: packet.data }, instances: candidates.map(({ ad }) => ad.instance) },
-          settings: { get_metrics: { block_metrics: { blockId: block.blockId, instances: candidates.map(candidate => toJson({ instanceId: candidate.ad.instance, nodeId: candidate.host, ...candidate.ad, ours: candidate.ours })) }, cluster_metrics: {} } },
-          scope: block.blockId,
-          accept: answer => {
-            const parsed = named.safeParse(answer)
-            return parsed.success ? namedInstance(candidates, parsed.data.instance_id) : refused('a load balancer must return { instance_id }')
-          },
-          fallback: fair,
-        })).value
-    if (stickyHere) this.#sessions.set(session, chosen.ad.instance)
-    return chosen
+    if (rule === undefined) return fair()
+    const decision = await this.#policies.decide<Candidate>({
+      hook: 'loadBalancer',
+      rule,
+      input: { mode: 'load_balance', packet: { session_id: packet.sessionId, seq_no: packet.seqNo, ts: packet.ts, data: packet.data }, instances: candidates.map(({ ad }) => ad.instance) },
+      settings: { get_metrics: { block_metrics: { blockId: block.blockId, instances: candidates.map(candidate => toJson({ instanceId: candidate.ad.instance, nodeId: candidate.host, ...candidate.ad, ours: candidate.ours })) }, cluster_metrics: {} } },
+      scope: block.blockId,
+      accept: answer => {
+        const parsed = named.safeParse(answer)
+        return parsed.success ? namedInstance(candidates, parsed.data.instance_id) : refused('a load balancer must return { instance_id }')
+      },
+      fallback: fair,
+    })
+    return decision.value
   }
 
-  #nextChange(signal: AbortSignal): Promise<void> {
-    const { promise, resolve, reject } = Promise.withResolvers<void>()
+  #giveBack({ ad: { instance } }: Candidate): void {
+    const left = (this.#outstanding.get(instance) ?? 1) - 1
+    if (left <= 0) this.#outstanding.delete(instance)
+    else this.#outstanding.set(instance, left)
+  }
+
+  /** Resolves when the view changes, or `patience` ends. */
+  #nextChange(patience: AbortSignal): Promise<void> {
+    if (patience.aborted) return Promise.resolve()
+    const { promise, resolve } = Promise.withResolvers<void>()
     const stop = this.#view.onChange(() => resolve())
-    const abort = (): void => reject(signal.reason)
-    signal.addEventListener('abort', abort, { once: true })
-    if (signal.aborted) abort()
+    const abort = (): void => resolve()
+    patience.addEventListener('abort', abort, { once: true })
     return promise.finally(() => {
       stop()
-      signal.removeEventListener('abort', abort)
+      patience.removeEventListener('abort', abort)
     })
   }
 
-  async * #once(chosen: Candidate, block: BlockId, packet: Packet, options: CallOptions, deadlineMs: Millis, signal: AbortSignal): AsyncGenerator<Packet> {
-    const call = this.#header(chosen, block, 'infer', options, deadlineMs)
+  async * #attempt(chosen: Candidate, { block, packet, signal }: Search, options: CallOptions, leftMs: Millis): AsyncGenerator<Packet> {
+    const call = header(chosen, block, 'infer', options, leftMs)
     if (chosen.host === this.#view.self) {
-      yield * this.#calls.infer(call, packetSchema.parse(packet), signal)
+      yield * this.#calls.infer(call, checkPacket(packet), signal)
       return
     }
-    for await (const frame of this.#frames(chosen.host, call, packet, signal)) {
-      if (frame.header.kind !== 'output') throw unexpected(frame)
-      const carried = frame.header.bodyCid === undefined ? { body: frame.body } : { body: frame.body, bodyCid: frame.header.bodyCid }
-      if (frame.body.byteLength > 0 || frame.header.bodyCid !== undefined) yield await unpackPacket(this.#ports.content, carried, signal)
-      if (frame.header.last) return
+    for await (const { header: said, body } of this.#frames(chosen.host, call, packet, signal)) {
+      if (body.byteLength > 0 || said.bodyCid !== undefined) yield await unpackPacket(this.#ports.content, bodyOf(said, body), chosen.host, signal)
+      if (said.last) return
     }
     throw new MeshError('INSTANCE_FAILED', `${chosen.ad.instance} on ${chosen.host} stopped answering in the middle`)
   }
 
-  async * #frames(host: PeerId, call: Call, value: Packet | Json, signal: AbortSignal): AsyncGenerator<InvokeFrame> {
-    const { body, bodyCid } = await pack(this.#ports.content, value)
-    await using stream = await this.#ports.network.open(host, invoke, signal)
-    await stream.send({ header: bodyCid === undefined ? call : { ...call, bodyCid }, body })
-    await stream.end()
-    for await (const frame of stream) {
-      if (frame.header.kind === 'error') throw remoteError(frame.header)
-      yield frame
-    }
-  }
-
-  #header(chosen: Candidate, block: BlockId, method: Call['method'], options: CallOptions, deadlineMs: Millis): Call {
-    const { key, trace, vdag } = options
-    return {
-      kind: 'call', block, instance: chosen.ad.instance, epoch: chosen.ad.epoch, method, deadlineMs: Math.ceil(deadlineMs),
-      ...(key === undefined ? {} : { key }), ...(trace === undefined ? {} : { trace }), ...(vdag === undefined ? {} : { vdag }),
+  /** What a host answers to a call. Throws what it throws, and PEER_UNREACHABLE as soon as it is believed dead. */
+  async * #frames(host: PeerId, call: Call, value: Packet | Json, signal: AbortSignal): AsyncGenerator<{ readonly header: Extract<InvokeFrame['header'], { kind: 'output' }>; readonly body: Uint8Array }> {
+    using away = span([signal])
+    const calls = this.#away.get(host) ?? new Set<Span>()
+    this.#away.set(host, calls.add(away))
+    try {
+      const { body, bodyCid } = await pack(this.#ports.content, value)
+      await using stream = await this.#ports.network.open(host, invoke, away.signal)
+      const hangUp = (): void => stream.abort(away.signal.reason)
+      away.signal.addEventListener('abort', hangUp, { once: true })
+      try {
+        if (away.signal.aborted) hangUp()
+        await stream.send({ header: bodyCid === undefined ? call : { ...call, bodyCid }, body })
+        await stream.end()
+        for await (const { header, body: answer } of stream) {
+          if (header.kind === 'error') throw remoteError(header)
+          if (header.kind !== 'output') throw new MeshError('MESSAGE_INVALID', `expected an output frame, got ${header.kind}`)
+          yield { header, body: answer }
+        }
+      } finally {
+        away.signal.removeEventListener('abort', hangUp)
+      }
+    } finally {
+      calls.delete(away)
+      if (calls.size === 0) this.#away.delete(host)
     }
   }
 
@@ -193,7 +241,7 @@ export class BlockInvoker implements Invoker {
 
   async health(block: BlockId, options: CallOptions): Promise<Readonly<Record<InstanceId, Health>>> {
     const answers = await this.#fanOut(block, undefined, 'health', null, options)
-    return Object.fromEntries(Object.entries(answers).map(([id, answer]) => [id, { healthy: isJsonObject(answer) && answer['healthy'] === true, detail: isJsonObject(answer) ? answer['detail'] ?? null : answer }]))
+    return Object.fromEntries(Object.entries(answers).map(([id, answer]) => [id, isJsonObject(answer) && 'healthy' in answer ? { healthy: answer['healthy'] === true, detail: answer['detail'] ?? null } : { healthy: false, detail: answer }]))
   }
 
   async logs(block: BlockId, instance: InstanceId | undefined, tail: number, options: CallOptions): Promise<Readonly<Record<InstanceId, readonly string[]>>> {
@@ -205,10 +253,10 @@ export class BlockInvoker implements Invoker {
   async #fanOut(block: BlockId, instance: InstanceId | undefined, method: Call['method'], body: Json, options: CallOptions): Promise<Record<InstanceId, Json>> {
     const all = this.#candidates(block).filter(({ ad }) => instance === undefined || ad.instance === instance)
     if (all.length === 0) throw new MeshError('NO_INSTANCE', instance === undefined ? `block ${block} has no ready instance` : `${instance} is not a ready instance of ${block}`)
-    const signal = this.#ports.clock.deadline(options.deadlineMs, options.signal)
+    using whole = span([options.signal], { clock: this.#ports.clock, ms: options.deadlineMs })
     const answers = await Promise.all(all.map(async candidate => {
       try {
-        return [candidate.ad.instance, await this.#control(candidate, block, method, body, options, signal)] as const
+        return [candidate.ad.instance, await this.#control(candidate, block, method, body, options, whole.signal)] as const
       } catch (error) {
         return [candidate.ad.instance, { error: toJson(asMeshError(error).toJSON()) }] as const
       }
@@ -217,20 +265,20 @@ export class BlockInvoker implements Invoker {
   }
 
   async #control(candidate: Candidate, block: BlockId, method: Call['method'], body: Json, options: CallOptions, signal: AbortSignal): Promise<Json> {
-    const call = this.#header(candidate, block, method, options, options.deadlineMs)
+    const call = header(candidate, block, method, options, options.deadlineMs)
     if (candidate.host === this.#view.self) return this.#calls.control(call, body, signal)
-    for await (const frame of this.#frames(candidate.host, call, body, signal)) {
-      if (frame.header.kind !== 'output') throw unexpected(frame)
-      return unpackJson(this.#ports.content, frame.header.bodyCid === undefined ? { body: frame.body } : { body: frame.body, bodyCid: frame.header.bodyCid }, signal)
-    }
+    for await (const { header: said, body: answer } of this.#frames(candidate.host, call, body, signal)) return unpackJson(this.#ports.content, bodyOf(said, answer), candidate.host, signal)
     throw new MeshError('INSTANCE_FAILED', `${candidate.ad.instance} on ${candidate.host} did not answer`)
   }
 }
 
-function remoteError(header: { readonly code: string; readonly message: string; readonly retryable: boolean }): MeshError {
-  return new MeshError(isErrorCode(header.code) ? header.code : 'INSTANCE_FAILED', header.message, { retryable: header.retryable })
+function header(chosen: Candidate, block: BlockId, method: Call['method'], { key, trace, vdag }: CallOptions, leftMs: Millis): Call {
+  return {
+    kind: 'call', block, instance: chosen.ad.instance, epoch: chosen.ad.epoch, method, deadlineMs: Math.max(1, Math.ceil(leftMs)),
+    ...(key === undefined ? {} : { key }), ...(trace === undefined ? {} : { trace }), ...(vdag === undefined ? {} : { vdag }),
+  }
 }
 
-function unexpected(frame: InvokeFrame): MeshError {
-  return new MeshError('MESSAGE_INVALID', `expected an output frame, got ${frame.header.kind}`)
+function remoteError({ code, message, retryable }: { readonly code: string; readonly message: string; readonly retryable: boolean }): MeshError {
+  return new MeshError(isErrorCode(code) ? code : 'INSTANCE_FAILED', message, { retryable })
 }
