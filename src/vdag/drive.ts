@@ -124,8 +124,7 @@ export class RunDrive {
     const mirrored = await this.#mirrors.push(this.#log, this.#first)
     this.#first = false
     if (this.#stopping.signal.aborted) return
-    if (!mirrored && events.some(({ type }) => type === 'completed' || type === 'aborted')) await book.confirm(this.run, true)
-    await book.show(this.run, from + events.length)
+    await book.show(this.run, from + events.length, !mirrored)
     this.#begun.resolve()
     for (const event of events) this.#apply(event)
   }

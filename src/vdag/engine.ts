@@ -84,7 +84,7 @@ export class RunEngine {
     this.#random = ports.random.fork('runs')
     this.#config = { ...RUN_DEFAULTS, ...config }
     this.#book = new RunBook(ports, this.#config.book)
-    this.#registrar = new Registrar(ports, this.#book, { drives: run => this.#drives.has(run), intends: run => this.#acquisition.intends(run) })
+    this.#registrar = new Registrar(ports, parts.view, this.#book, { drives: run => this.#drives.has(run), intends: run => this.#acquisition.intends(run) })
     this.#watch = new RunWatch(ports, this.#random, parts.view, this.#book)
     this.#acquisition = new Acquisition({ clock: ports.clock, random: this.#random }, parts.view.self, { book: this.#book, watch: this.#watch, claims: new Claims(ports, parts.view, this.#registrar) })
     this.#succession = new Succession({

@@ -4,6 +4,7 @@ import type { Cid, Millis, PeerId, RunId } from '../../protocols/ids.ts'
 import { runClaim, runClaimBody, runMirror, runMirrorBody, runRead, type RunEvent } from '../../protocols/runs.ts'
 import type { Signed } from '../../protocols/signed.ts'
 import type { Ports } from '../ports.ts'
+import type { MeshView } from '../roles.ts'
 import { unseal } from '../trust/seal.ts'
 import { bodyOf } from './records.ts'
 import { epochAt, type Head, type RunBook } from './run-book.ts'
@@ -30,12 +31,14 @@ const RECORD_BYTES = 1_048_576
 /** Vouches for runs: promises each to one coordinator at a time, keeps copies of their events, and lets anybody read them. */
 export class Registrar {
   readonly #ports: Pick<Ports, 'clock' | 'identity' | 'network' | 'content' | 'telemetry'>
+  readonly #view: Pick<MeshView, 'state'>
   readonly #book: RunBook
   readonly #driving: Driving
   readonly #fetching = new Map<Cid, Promise<void>>()
 
-  constructor(ports: Pick<Ports, 'clock' | 'identity' | 'network' | 'content' | 'telemetry'>, book: RunBook, driving: Driving) {
+  constructor(ports: Pick<Ports, 'clock' | 'identity' | 'network' | 'content' | 'telemetry'>, view: Pick<MeshView, 'state'>, book: RunBook, driving: Driving) {
     this.#ports = ports
+    this.#view = view
     this.#book = book
     this.#driving = driving
   }
@@ -77,9 +80,11 @@ export class Registrar {
     return { granted, coordinator: head?.coordinator ?? this.#ports.identity.peer, epoch: head?.epoch ?? 0, finished: head?.end !== undefined, events: events.length, ...(events.length === 0 ? {} : { lastEpoch: epochAt(events, events.length - 1) }) }
   }
 
-  /** Asks the one who holds a run. Who does not answer, or says it does not drive it, has lost it. */
+  /** Asks the one who holds a run. Who is gone, does not answer, or says it does not drive it, has lost it. */
   async #stillDriven(run: RunId, { coordinator }: Head): Promise<boolean> {
     if (coordinator === this.#ports.identity.peer) return this.#driving.drives(run) || this.#driving.intends(run)
+    const state = this.#view.state(coordinator)
+    if (state === 'dead' || state === 'left') return false
     try {
       const answer = await this.#ports.network.request(coordinator, runRead, { run, from: 0, waitMs: 0 }, this.#ports.clock.deadline(INCUMBENT_MS))
       return answer.coordinator === coordinator

@@ -71,9 +71,9 @@ export class RunBook {
     }
     for (const [run, { end }] of this.#heads) {
       if (end !== undefined) continue
-      // Killed between the last event and the head that names it.
+      // Killed between the last event and the head that names it: perhaps before a mirror had it.
       const last = (await this.events(run)).at(-1)
-      if (last?.type === 'completed' || last?.type === 'aborted') await this.#setHead(run, { end: last })
+      if (last?.type === 'completed' || last?.type === 'aborted') await this.#setHead(run, { end: last, alone: true })
     }
     await this.prune()
   }
@@ -138,19 +138,16 @@ export class RunBook {
         log.changedAt = this.#ports.clock.monotonic()
         log.visible = Math.min(log.visible, start)
         const [first] = log.events
-        const last = log.events.at(-1)
-        const named = first?.type === 'began' && promised.vdag === '' ? { vdag: first.vdag } : {}
-        if (last?.type === 'completed' || last?.type === 'aborted') await this.#setHead(run, { ...named, end: last })
-        else if (first?.type === 'began' && promised.vdag === '') this.#heads.set(run, { ...promised, vdag: first.vdag })
+        if (first?.type === 'began' && promised.vdag === '') this.#heads.set(run, { ...promised, vdag: first.vdag })
       }
-      if (options.show) this.#show(run, log, log.events.length)
+      if (options.show) await this.#show(run, log, log.events.length, false)
       return log.events.length
     })
   }
 
-  /** Lets readers see events before `count`. */
-  async show(run: RunId, count: number): Promise<void> {
-    this.#show(run, await this.#log(run), count)
+  /** Lets readers see events before `count`; an end among them counts from now on. `alone`: no mirror holds it yet. */
+  show(run: RunId, count: number, alone: boolean): Promise<void> {
+    return this.#inTurn(run, async () => this.#show(run, await this.#log(run), count, alone))
   }
 
   /** Visible events from `from` on; waits for one up to `waitMs` when there is none and the run has not ended. */
@@ -167,10 +164,10 @@ export class RunBook {
     }
   }
 
-  /** Notes whether the end of a run is known elsewhere. */
-  confirm(run: RunId, alone = false): Promise<void> {
+  /** A mirror knows the end of a run as well. */
+  confirm(run: RunId): Promise<void> {
     return this.#inTurn(run, async () => {
-      if (this.#heads.get(run)?.end !== undefined) await this.#setHead(run, { alone })
+      if (this.#heads.get(run)?.end !== undefined) await this.#setHead(run, { alone: false })
     })
   }
 
@@ -250,8 +247,10 @@ export class RunBook {
     this.#tell(run)
   }
 
-  #show(run: RunId, log: Log, count: number): void {
+  async #show(run: RunId, log: Log, count: number, alone: boolean): Promise<void> {
     log.visible = Math.max(log.visible, Math.min(count, log.events.length))
+    const last = log.events[log.visible - 1]
+    if ((last?.type === 'completed' || last?.type === 'aborted') && this.#heads.get(run)?.end === undefined) await this.#setHead(run, { end: last, alone })
     this.#tell(run)
   }
 

@@ -156,8 +156,9 @@ describe('a coordinator that was replaced', () => {
     await mesh.world.run(mesh.world.now + 3_000)
     heal()
     mesh.believeAlive(0)
+    // Who followed across the takeover saw what this side wrote first; the record is what stands at the end.
+    assert.equal(count(await mesh.events(0, run), 'completed'), 1)
     const events = await mesh.events(0, run)
-    assert.equal(count(events, 'completed'), 1)
     assert.deepEqual(events.filter(event => event.type === 'coordinator').map(({ epoch }) => epoch), [1, 2])
     assert.deepEqual(await mesh.events(1, run), events)
     assert.deepEqual(await mesh.events(2, run), events)
