@@ -128,6 +128,8 @@ async function assemble(options: UpOptions, startedAt: number, closers: Closers)
   closers.add('gateway', () => gateway.close())
   await announce(dataDir, { http: gateway.url, token, pid: process.pid, peer: identity.peer })
   closers.add('daemon.json', () => rm(join(dataDir, 'daemon.json'), { force: true }))
+  // Measuring takes seconds of every core: after the doors are open, and only when this hardware was not measured before.
+  void machine.refine().then(() => peer.view.measured()).catch(error => sink.event('warn', 'machine.not-measured', { because: asMeshError(error).message }))
   process.on('unhandledRejection', error => sink.event('error', 'unhandled', { because: asMeshError(error).message, stack: error instanceof Error ? error.stack : undefined }))
 
   return {

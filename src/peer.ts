@@ -13,7 +13,6 @@ import { Placement, PLACEMENT, type PlacementConfig } from './placement/placemen
 import { Policies } from './policies/calls.ts'
 import type { Ports } from './ports.ts'
 import { ArtefactCatalogue } from './registries/catalogue.ts'
-import type { MeshView } from './roles.ts'
 import { cluster } from './specs/cluster.ts'
 import { compatible } from './specs/template.ts'
 import { Admission } from './trust/admission.ts'
@@ -36,7 +35,7 @@ export type PeerConfig = {
 export type Peer = {
   readonly ports: Ports
   readonly admission: Admission
-  readonly view: MeshView
+  readonly view: Capacity
   readonly catalogue: ArtefactCatalogue
   readonly policies: Policies
   readonly instances: Instances

@@ -13,14 +13,18 @@ export async function body<T>(context: Context, schema: Schema<T>): Promise<T> {
   return check(schema, value, 'request', 'BAD_INPUT')
 }
 
-/** Answers one JSON object a line as they come; an error becomes the last line. */
+/**
+ * Answers one JSON object a line as they come (NDJSON), or as server-sent events to whoever accepts those; an error
+ * becomes the last one.
+ */
 export function lines(context: Context, produce: (write: (value: unknown) => void, signal: AbortSignal) => Promise<void>, failure: (error: unknown) => unknown): Response {
   const signal = context.req.raw.signal
   const encoder = new TextEncoder()
+  const events = (context.req.header('accept') ?? '').includes('text/event-stream')
   const stream = new ReadableStream<Uint8Array>({
     async start(controller) {
       const write = (value: unknown): void => {
-        if (!signal.aborted) controller.enqueue(encoder.encode(`${JSON.stringify(value)}\n`))
+        if (!signal.aborted) controller.enqueue(encoder.encode(events ? `data: ${JSON.stringify(value)}\n\n` : `${JSON.stringify(value)}\n`))
       }
       try {
         await produce(write, signal)
@@ -30,5 +34,5 @@ export function lines(context: Context, produce: (write: (value: unknown) => voi
       if (!signal.aborted) controller.close()
     },
   })
-  return new Response(stream, { headers: { 'content-type': 'application/x-ndjson', 'cache-control': 'no-store' } })
+  return new Response(stream, { headers: { 'content-type': events ? 'text/event-stream' : 'application/x-ndjson', 'cache-control': 'no-store' } })
 }

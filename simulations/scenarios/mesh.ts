@@ -32,11 +32,13 @@ class MeshPeer implements SimPeer {
 
   inspect(): Inspection {
     const { view, placement, runs } = this.peer
-    const contracts = placement.book.contracts()
+    const contracts = placement.contracts()
     const mine = this.#blocks.filter(block => placement.stewardOf(block) === view.self)
     return {
       ...NOTHING_TO_SEE,
-      promised: contracts.map(({ contract: { needs, gpus } }) => ({ needs, gpus })),
+      total: placement.total(),
+      promised: placement.promised(),
+      epochs: placement.epochs(),
       contracts: contracts.map(({ contract: { id, block, instance, epoch, steward } }) => ({ id, block, instance, epoch, steward })),
       runs: runs.inspect(),
       live: view.live(),

@@ -87,6 +87,12 @@ export class Advertiser {
     this.#poll()
   }
 
+  /** The machine knows itself better than at the start: says so. */
+  async measured(): Promise<void> {
+    this.#report = await this.#ports.machine.probe()
+    this.changed()
+  }
+
   stop(): void {
     this.#stopped = true
     this.#cancelDelta?.()

@@ -48,6 +48,7 @@ export const CAPACITY: CapacityConfig = {
 const MET = 'capacity/met'
 const ADS_A_PULL = 256
 const PULL_BYTES = 6 * 1_048_576
+const UNPROVED_BYTES = 16_384
 const AD_BYTES = capacityTopic.limits.messageBytes
 
 type Hearer = (peer: PeerId, what: 'ad' | 'alive' | 'suspect' | 'dead' | 'left') => void
@@ -64,6 +65,7 @@ export class Capacity implements MeshView {
   readonly #hearers = new Set<Hearer>()
   readonly #pulls = new Set<PeerId>()
   readonly #pulledAt = new Lru<PeerId, Millis>(4_096)
+  readonly #unproved = new Lru<PeerId, Signed>(256)
   readonly #stops: (() => void)[] = []
   #caughtUp = false
   #met = false
@@ -130,6 +132,11 @@ export class Capacity implements MeshView {
   /** Something that the own ad tells has changed: instances, contracts, free resources. */
   changed(): void {
     this.#advertiser.changed()
+  }
+
+  /** The machine was measured after the first ad: the next one tells its speed. */
+  measured(): Promise<void> {
+    return this.#advertiser.measured()
   }
 
   /** Has the peer heard what others know since it started? */
@@ -214,17 +221,20 @@ export class Capacity implements MeshView {
     this.#pulledAt.set(peer, this.#ports.clock.monotonic())
     try {
       const { ads } = await this.#ports.network.request(peer, capacityPull, request, this.#ports.clock.deadline(this.#config.pullDeadlineMs))
-      for (const envelope of ads) {
-        try {
-          this.#hear(envelope)
-        } catch (error) {
-          // One bad ad in a bundle must not hide the others.
-          if (!(error instanceof MeshError)) throw error
-          this.#ports.telemetry.count('ads_refused_total')
-        }
-      }
+      this.#hearAll(ads)
     } finally {
       this.#pulls.delete(peer)
+    }
+  }
+
+  /** One bad ad in a bundle must not hide the others. */
+  #hearAll(envelopes: readonly Signed[]): void {
+    for (const envelope of envelopes) {
+      try {
+        this.#hear(envelope)
+      } catch (error) {
+        if (!(error instanceof MeshError)) throw error
+      }
     }
   }
 
@@ -247,7 +257,12 @@ export class Capacity implements MeshView {
 
   #hear(envelope: Signed): void {
     const { identity, clock, telemetry } = this.#ports
-    if (this.#stopped || envelope.signer === this.self || !this.#config.isMember(envelope.signer)) return
+    if (this.#stopped || envelope.signer === this.self) return
+    if (!this.#config.isMember(envelope.signer)) {
+      // Gossip may bring an ad before the proof that its peer is a member: looked at again when that has arrived.
+      if (envelope.domain === 'capacity' && envelope.payload.byteLength <= UNPROVED_BYTES) this.#unproved.set(envelope.signer, envelope)
+      return
+    }
     const now = clock.monotonic()
     if (envelope.domain === 'capacity-delta') {
       const { value, signer } = unseal(identity, 'capacity-delta', capacityDelta, envelope, AD_BYTES)
@@ -285,6 +300,12 @@ export class Capacity implements MeshView {
       for (const peer of this.#view.expire(this.#ports.clock.monotonic(), this.self)) {
         this.#liveness.expired(peer)
         this.#changed(peer, 'dead')
+      }
+      const unproved = [...this.#unproved]
+      for (const [peer, envelope] of unproved) {
+        if (!this.#config.isMember(peer)) continue
+        this.#unproved.delete(peer)
+        this.#hearAll([envelope])
       }
       this.#expire()
     })
