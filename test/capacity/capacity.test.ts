@@ -23,7 +23,7 @@ class Watcher implements SimPeer {
 
 const FREE = { cpuMilli: 0, memoryMb: 0, diskMb: 0, gpus: [] }
 
-function mesh(peers: number, seed = 1, loss = 0): World<Watcher> {
+function mesh(peers: number, seed = 1, loss = 0, isMember = (_peer: string): boolean => true): World<Watcher> {
   const world: World<Watcher> = new World({
     seed,
     peers,
@@ -31,7 +31,7 @@ function mesh(peers: number, seed = 1, loss = 0): World<Watcher> {
     checkers: [viewsConverge()],
     checkEveryMs: 100,
     factory: async (ports, host) => {
-      const capacity = new Capacity(ports, CAPACITY)
+      const capacity = new Capacity(ports, { ...CAPACITY, isMember })
       const watcher = new Watcher(capacity)
       capacity.onChange((peer, what) => watcher.heard.push({ at: world.now, peer, what }))
       enter(ports, world.hosts.filter(({ index }) => index < host.index).slice(-6).map(({ address }) => address))
@@ -131,5 +131,18 @@ describe('knowing the mesh', () => {
     const given = [...world.peers.values()].flatMap(({ heard }) => heard.filter(({ at, what }) => at > from && what === 'dead'))
     assert.ok(given.length <= 2, `${given.length} times a living peer was given up in a minute among 8`)
     await world.settle(10_000)
+  })
+
+  it('an ad that comes before the proof of membership counts when the proof has come, and not before', async () => {
+    const strangers = new Set<string>()
+    const world = mesh(3, 1, 0, peer => !strangers.has(peer))
+    strangers.add(world.hosts[2]!.peer)
+    await world.startAll()
+    await world.run(3_000)
+    const { capacity } = world.peers.get(world.hosts[0]!.peer)!
+    assert.equal(capacity.ad(world.hosts[2]!.peer), undefined)
+    strangers.clear()
+    await world.run(world.now + 1_100)
+    assert.ok(capacity.ad(world.hosts[2]!.peer))
   })
 })
