@@ -19,8 +19,9 @@ export const genesis = z.object({
 export type Genesis = z.infer<typeof genesis>
 
 /**
- * A right passed on. Signed by `issuer`, domain `capability`. `subject` empty means "whoever presents it first before it
- * expires": an invite. `proof` is the issuer's own capability; the chain ends at the genesis owner and never widens.
+ * A right passed on. Signed by `issuer`, domain `capability`. It names a `subject`, or a `bearer`: then it is an invite, for
+ * whoever holds the bearer's key before it expires. The issuer's own capability follows it in the chain, which ends at the
+ * genesis owner and never widens.
  */
 export const capability = z.object({
   network: cid,
@@ -72,7 +73,8 @@ export const hello = defineProtocol({
 /** Who else is a member, each with the chain that proves it: a replica must know a writer's rights before it believes a record. */
 export const membersPull = defineProtocol({
   id: '/aios/members/1',
-  request: z.object({ after: peerId.optional() }),
+  /** `known`: a digest of what the asker knows; a peer that knows the same answers with nothing. */
+  request: z.object({ after: peerId.optional(), known: bytes.refine(bytes => bytes.byteLength === 32, 'expected 32 bytes').optional() }),
   response: z.object({ members: z.array(z.object({ peer: peerId, chain: capabilityChain })).max(128), next: peerId.optional() }),
   limits: { requestBytes: 256, responseBytes: 1_048_576, perPeerPerSecond: 10, deadlineMs: 5_000 },
 })

@@ -1,20 +1,26 @@
-import { check, encode, decode } from '../../protocols/codec.ts'
+import { z } from 'zod'
+import { check, encode, decode, hex } from '../../protocols/codec.ts'
 import { MeshError, asMeshError, granted, isErrorCode, refused, type Verdict } from '../../protocols/errors.ts'
 import type { Millis, PeerId } from '../../protocols/ids.ts'
 import { bearerBody, capabilityChain, hello, helloBody, membersPull, type CapabilityChain, type Right } from '../../protocols/membership.ts'
 import { signingBytes, type Signed } from '../../protocols/signed.ts'
-import { z } from 'zod'
-import type { Ports } from '../ports.ts'
+import type { Ports, Random } from '../ports.ts'
 import { issue, proveChain, SKEW_MS } from './capability.ts'
-import { readGenesis, type Membership } from './invitation.ts'
+import { LINKS, readGenesis, type Membership } from './invitation.ts'
+import { Members, type MemberPage } from './members.ts'
 import { seal, unseal } from './seal.ts'
-import { hex } from '../../protocols/codec.ts'
 
 const YEAR = 365 * 86_400_000
-const MEMBERS_BOUND = 20_000
+/** How often this peer compares whom it knows with one other, and looks whose time is up. */
+const LOOK_MS = 30_000
+/** What is learned in that time is written at once: a whole village joining is one write, not a thousand. */
+const SAVE_MS = 1_000
+/** For a refusal to leave before the door closes. */
+const PARTING_MS = 500
+const PAGES = 200
+/** A peer whose list has more chains than this that prove nothing is not asked on. */
+const UNPROVEN = 16
 const membersFile = z.object({ members: z.array(z.object({ peer: z.string(), chain: capabilityChain })) })
-
-type Member = { readonly chain: CapabilityChain; readonly rights: readonly Right[]; readonly expires: Millis }
 
 /**
  * Decides who is one of us. On every new connection both sides prove, before anything else is said, that they know the
@@ -23,32 +29,51 @@ type Member = { readonly chain: CapabilityChain; readonly rights: readonly Right
 export class Admission {
   readonly #ports: Pick<Ports, 'clock' | 'random' | 'identity' | 'network' | 'journal' | 'telemetry'>
   readonly #owner: PeerId
-  readonly #members = new Map<PeerId, Member>()
+  readonly #random: Random
+  readonly #members: Members
   #membership: Membership
   #bearerKey: Uint8Array | undefined
-  #onGranted: (membership: Membership) => Promise<void>
-  #pulling: Promise<void> | undefined
+  readonly #onGranted: (membership: Membership) => Promise<void>
   readonly #greeting = new Map<PeerId, Promise<void>>()
+  readonly #pulling = new Map<PeerId, Promise<void>>()
+  /** Doors about to be closed on those who were refused. */
+  readonly #closing = new Map<PeerId, () => void>()
+  #saving = false
+  #cancelLook = (): void => undefined
 
   /** `bearerKey`: the one-time key of an invite, until the first member has made us one in our own name. */
   constructor(ports: Pick<Ports, 'clock' | 'random' | 'identity' | 'network' | 'journal' | 'telemetry'>, membership: Membership, bearerKey: Uint8Array | undefined, onGranted: (membership: Membership) => Promise<void>) {
     this.#ports = ports
+    this.#random = ports.random.fork('admission')
     this.#membership = membership
     this.#bearerKey = bearerKey
     this.#onGranted = onGranted
     this.#owner = readGenesis(ports.identity, membership.genesis).owner
-    if (bearerKey === undefined) this.#remember(ports.identity.peer, membership.chain)
+    this.#members = new Members(ports.identity, membership.network, this.#owner, ports.clock)
+    if (bearerKey === undefined) this.#members.learn(ports.identity.peer, membership.chain)
   }
 
   async start(): Promise<void> {
-    const { network, journal } = this.#ports
-    const saved = await journal.get('members')
-    if (saved !== undefined) for (const { peer, chain } of decode(membersFile, saved, 64 * 1_048_576, 'members').members) this.#learn(peer, chain)
+    const { network, journal, telemetry } = this.#ports
+    try {
+      const saved = await journal.get('members')
+      if (saved !== undefined) for (const { peer, chain } of decode(membersFile, saved, 64 * 1_048_576, 'members').members) this.#members.learn(peer, chain)
+    } catch (error) {
+      // A copy of what others know: not worth staying away for.
+      telemetry.event('warn', 'members.not-read', { because: asMeshError(error).message })
+    }
     network.handle(hello, async (envelope, from) => this.#answer(envelope, from))
-    network.handle(membersPull, async ({ after }) => this.#page(after))
+    network.handle(membersPull, async ({ after, known }) => this.#page(after, known))
     network.onConnection((peer, direction) => {
-      if (direction === 'outbound') void this.greet(peer).catch(error => this.#ports.telemetry.event('warn', 'admission.refused', { peer, because: asMeshError(error).message }))
+      if (direction === 'outbound') this.greet(peer).catch(error => telemetry.event('warn', 'admission.refused', { peer, because: asMeshError(error).message }))
     })
+    this.#look()
+  }
+
+  /** Takes nobody's time any more; what is known stays. */
+  stop(): void {
+    this.#cancelLook()
+    for (const cancel of this.#closing.values()) cancel()
   }
 
   get membership(): Membership {
@@ -61,8 +86,7 @@ export class Admission {
 
   /** Rights a peer has proved; empty when it has not, or they ran out. */
   rights(peer: PeerId): readonly Right[] {
-    const member = this.#members.get(peer)
-    return member === undefined || member.expires < this.#ports.clock.unix() - SKEW_MS ? [] : member.rights
+    return this.#members.get(peer)?.rights ?? []
   }
 
   /** May `peer` do this here? The refusal says what it lacks. */
@@ -81,55 +105,75 @@ export class Admission {
 
   /** Says hello to a connected peer and checks what it answers. Throws NETWORK_REFUSED or FORBIDDEN with its reason. */
   greet(peer: PeerId): Promise<void> {
-    const under = this.#greeting.get(peer) ?? this.#greet(peer).finally(() => this.#greeting.delete(peer))
-    this.#greeting.set(peer, under)
-    return under
+    return shared(this.#greeting, peer, () => this.#greet(peer))
   }
 
   async #greet(peer: PeerId): Promise<void> {
-    const { network, identity } = this.#ports
+    const { network, telemetry } = this.#ports
     const answer = await network.request(peer, hello, this.#say(peer))
     if (answer.hello === undefined) {
       const because = answer.refused?.because ?? 'no reason given'
       const code = answer.refused !== undefined && isErrorCode(answer.refused.code) ? answer.refused.code : 'NETWORK_REFUSED'
-      network.ban(peer, because)
+      // It could not take us in; that is no reason to shun it once somebody else has.
+      if (code !== 'UNAUTHENTICATED') network.ban(peer, because)
       throw new MeshError(code, `${peer} refused us: ${because}`)
     }
     const verdict = this.#judge(answer.hello, peer)
     if (!verdict.ok) {
-      network.ban(peer, verdict.because)
-      throw new MeshError('NETWORK_REFUSED', `${peer} is not a member: ${verdict.because}`)
+      if (!verdict.retryable) network.ban(peer, verdict.because)
+      throw new MeshError(verdict.retryable ? 'UNAUTHENTICATED' : 'NETWORK_REFUSED', `${peer} is not a member: ${verdict.because}`)
     }
-    if (this.#bearerKey !== undefined && answer.granted !== undefined) {
-      const proof = proveChain(identity, this.#membership.network, this.#owner, answer.granted, this.#ports.clock.unix())
-      if (proof.ok && proof.value.subject === identity.peer) {
-        const membership = { ...this.#membership, chain: answer.granted }
-        await this.#onGranted(membership)
-        this.#membership = membership
-        this.#bearerKey = undefined
-        this.#remember(identity.peer, answer.granted)
-      }
-    }
+    if (this.#bearerKey !== undefined) await this.#enter(peer, answer.granted)
     network.admit(peer)
-    await this.pull(peer).catch(error => this.#ports.telemetry.event('warn', 'members.pull-failed', { peer, because: asMeshError(error).message }))
+    await this.pull(peer).catch(error => telemetry.event('warn', 'members.pull-failed', { peer, because: asMeshError(error).message }))
+  }
+
+  /** Takes the membership that `peer` made of our invite. */
+  async #enter(peer: PeerId, chain: CapabilityChain | undefined): Promise<void> {
+    const { identity } = this.#ports
+    const verdict = chain === undefined ? refused('it sent none') : this.#members.learn(identity.peer, chain)
+    if (chain === undefined || !verdict.ok) throw new MeshError('NETWORK_REFUSED', `${peer} gave us no membership that holds: ${verdict.ok ? 'it sent none' : verdict.because}`)
+    const membership = { ...this.#membership, chain }
+    await this.#onGranted(membership)
+    this.#membership = membership
+    this.#bearerKey = undefined
   }
 
   /** Learns the members that `peer` knows; each proves itself, so it does not matter who says it. */
-  async pull(peer: PeerId): Promise<void> {
-    this.#pulling ??= this.#pullAll(peer).finally(() => (this.#pulling = undefined))
-    await this.#pulling
+  pull(peer: PeerId): Promise<void> {
+    return shared(this.#pulling, peer, () => this.#pull(peer))
   }
 
-  async #pullAll(peer: PeerId): Promise<void> {
+  async #pull(peer: PeerId): Promise<void> {
+    const known = this.#members.digest()
     let after: PeerId | undefined
-    let learned = false
-    for (let page = 0; page < 200; page++) {
-      const answer = await this.#ports.network.request(peer, membersPull, after === undefined ? {} : { after })
-      for (const member of answer.members) learned = this.#learn(member.peer, member.chain) || learned
-      if (answer.next === undefined || answer.next === after) break
-      after = answer.next
+    let unproven = 0
+    for (let page = 0; page < PAGES && unproven <= UNPROVEN; page++) {
+      const { members, next } = await this.#ports.network.request(peer, membersPull, after === undefined ? { known } : { after })
+      for (const member of members) {
+        const verdict = this.#members.learn(member.peer, member.chain)
+        if (!verdict.ok) unproven += 1
+        else if (verdict.value) this.#save()
+      }
+      if (next === undefined || (after !== undefined && next <= after)) break
+      after = next
     }
-    if (learned) await this.#save()
+    if (unproven > 0) this.#ports.telemetry.event('info', 'members.unproven', { peer, count: unproven })
+  }
+
+  /** Whoever joined elsewhere is heard of here; whose capability ran out is shown out, connection or not. */
+  #look(): void {
+    const { clock, network, telemetry } = this.#ports
+    this.#cancelLook = clock.after(Math.round(LOOK_MS * (0.75 + this.#random.float() / 2)), () => {
+      if (this.#members.forgetExpired() > 0) this.#save()
+      for (const peer of network.peers()) if (this.rights(peer).length === 0) network.ban(peer, 'its capability has expired: it needs a new invite')
+      const peers = network.peers()
+      if (peers.length > 0) {
+        const peer = this.#random.pick(peers)
+        this.pull(peer).catch(error => telemetry.event('debug', 'members.pull-failed', { peer, because: asMeshError(error).message }))
+      }
+      this.#look()
+    })
   }
 
   #say(to: PeerId): Signed {
@@ -149,16 +193,25 @@ export class Admission {
   }
 
   async #answer(envelope: Signed, from: PeerId): Promise<{ hello?: Signed; granted?: Signed[]; refused?: { code: string; because: string } }> {
+    const { clock, network, telemetry } = this.#ports
     const verdict = this.#judge(envelope, from)
+    this.#closing.get(from)?.()
     if (!verdict.ok) {
-      this.#ports.telemetry.count('admission_refused_total')
-      this.#ports.telemetry.event('warn', 'admission.refused', { peer: from, because: verdict.because })
-      // Time for the answer to leave before the door closes.
-      this.#ports.clock.after(500, () => this.#ports.network.ban(from, verdict.because))
-      return { refused: { code: 'FORBIDDEN', because: verdict.because } }
+      const because = verdict.because.slice(0, 300)
+      telemetry.count('admission_refused_total')
+      telemetry.event('warn', 'admission.refused', { peer: from, because })
+      if (verdict.retryable) return { refused: { code: 'UNAUTHENTICATED', because } }
+      const cancel = clock.after(PARTING_MS, () => {
+        this.#closing.delete(from)
+        network.ban(from, because)
+      })
+      this.#closing.set(from, () => {
+        cancel()
+        this.#closing.delete(from)
+      })
+      return { refused: { code: 'FORBIDDEN', because } }
     }
-    await this.#save()
-    this.#ports.network.admit(from)
+    network.admit(from)
     return verdict.value.granted === undefined ? { hello: this.#say(from) } : { hello: this.#say(from), granted: verdict.value.granted }
   }
 
@@ -175,12 +228,13 @@ export class Admission {
       const proof = proveChain(identity, value.network, this.#owner, value.chain, now)
       if (!proof.ok) return proof
       if (proof.value.subject === from) {
-        this.#remember(from, value.chain)
-        return granted({ granted: undefined })
+        const learned = this.#learn(from, value.chain)
+        return learned.ok ? granted({ granted: undefined }) : learned
       }
       if (proof.value.bearer === undefined || value.bearer === undefined) return refused('the capability belongs to somebody else')
       const vouch = unseal(identity, 'bearer', bearerBody, value.bearer, 1_024)
       if (vouch.signer !== proof.value.bearer || vouch.value.subject !== from || vouch.value.network !== value.network) return refused('the invite was not presented by its holder')
+      if (Math.abs(vouch.value.issuedAt - now) > SKEW_MS) return refused('the invite was presented at another time: check the clocks of both hosts')
       return this.#adopt(from, proof.value.rights, now)
     } catch (error) {
       if (error instanceof MeshError) return refused(error.message)
@@ -190,50 +244,51 @@ export class Admission {
 
   /** Makes the bearer of a good invite a member in its own name, with at most our own rights. */
   #adopt(peer: PeerId, rights: readonly Right[], now: Millis): Verdict<{ readonly granted: Signed[] }> {
-    const mine = this.rights(this.#ports.identity.peer)
-    if (!mine.includes('invite')) return refused('this peer may not admit new ones: dial one that may invite', true)
+    const { identity, random } = this.#ports
+    const own = this.#members.get(identity.peer)
+    if (own?.rights.includes('invite') !== true) return refused('this peer may not admit new ones: dial one that may invite', true)
+    const rightsGiven = rights.filter(right => own.rights.includes(right))
+    // It asks again because it lost our answer, or it was a member before: nothing to add.
     const known = this.#members.get(peer)
-    if (known !== undefined && known.expires > now) return granted({ granted: [...known.chain] })
-    if (this.#membership.chain.length >= 8) return refused('the chain of invitations is too long: ask the owner for an invite')
-    const link = issue(this.#ports.identity, {
-      network: this.#membership.network,
-      subject: peer,
-      rights: rights.filter(right => mine.includes(right)),
-      notBefore: now - SKEW_MS,
-      expires: Math.min(now + YEAR, this.#members.get(this.#ports.identity.peer)?.expires ?? now),
-      nonce: hex(this.#ports.random.bytes(8)),
-    })
+    if (known !== undefined && rightsGiven.every(right => known.rights.includes(right))) return granted({ granted: [...known.chain] })
+    if (this.#membership.chain.length >= LINKS) return refused('the chain of invitations is too long here: dial a peer nearer to the owner', true)
+    const link = issue(identity, { network: this.#membership.network, subject: peer, rights: rightsGiven, notBefore: now - SKEW_MS, expires: Math.min(now + YEAR, own.expires), nonce: hex(random.bytes(8)) })
     const chain = [link, ...this.#membership.chain]
-    this.#remember(peer, chain)
-    return granted({ granted: chain })
+    const learned = this.#learn(peer, chain)
+    return learned.ok ? granted({ granted: chain }) : learned
   }
 
-  #learn(peer: PeerId, chain: CapabilityChain): boolean {
-    if (this.#members.has(peer)) return false
-    const proof = proveChain(this.#ports.identity, this.#membership.network, this.#owner, chain, this.#ports.clock.unix())
-    if (!proof.ok || proof.value.subject !== peer) return false
-    return this.#remember(peer, chain)
+  #learn(peer: PeerId, chain: CapabilityChain): Verdict<boolean> {
+    const learned = this.#members.learn(peer, chain)
+    if (learned.ok && learned.value) this.#save()
+    return learned
   }
 
-  #remember(peer: PeerId, chain: CapabilityChain): boolean {
-    const proof = proveChain(this.#ports.identity, this.#membership.network, this.#owner, chain, this.#ports.clock.unix())
-    if (!proof.ok || (!this.#members.has(peer) && this.#members.size >= MEMBERS_BOUND)) return false
-    this.#members.set(peer, { chain, rights: proof.value.rights, expires: proof.value.expires })
-    return true
+  #page(after: PeerId | undefined, known: Uint8Array | undefined): MemberPage {
+    if (after === undefined && known !== undefined && hex(known) === hex(this.#members.digest())) return { members: [] }
+    return this.#members.page(after)
   }
 
-  #page(after: PeerId | undefined): { members: { peer: PeerId; chain: Signed[] }[]; next?: PeerId } {
-    const ids = [...this.#members.keys()].sort().filter(peer => after === undefined || peer > after)
-    const members = ids.slice(0, 128).flatMap(peer => {
-      const member = this.#members.get(peer)
-      return member === undefined ? [] : [{ peer, chain: [...member.chain] }]
+  /** Soon, and once for all that comes until then. */
+  #save(): void {
+    if (this.#saving) return
+    this.#saving = true
+    this.#ports.clock.after(SAVE_MS, () => {
+      this.#saving = false
+      this.#write().catch(error => this.#ports.telemetry.event('warn', 'members.not-saved', { because: asMeshError(error).message }))
     })
-    const last = members.at(-1)?.peer
-    return ids.length > 128 && last !== undefined ? { members, next: last } : { members }
   }
 
-  async #save(): Promise<void> {
-    const members = [...this.#members].map(([peer, { chain }]) => ({ peer, chain }))
-    await this.#ports.journal.set('members', encode(check(membersFile, { members }, 'members')))
+  async #write(): Promise<void> {
+    await this.#ports.journal.set('members', encode(check(membersFile, { members: this.#members.all() }, 'members')))
   }
+}
+
+/** One piece of work a peer at a time: who asks meanwhile gets the same one. */
+function shared(under: Map<PeerId, Promise<void>>, peer: PeerId, work: () => Promise<void>): Promise<void> {
+  const known = under.get(peer)
+  if (known !== undefined) return known
+  const begun = work().finally(() => under.delete(peer))
+  under.set(peer, begun)
+  return begun
 }

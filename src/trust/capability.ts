@@ -10,6 +10,9 @@ export const ALL_RIGHTS: readonly Right[] = ['join', 'host', 'publish', 'operate
 /** Clocks of honest hosts may differ by this much. */
 export const SKEW_MS = 30_000
 
+/** A link with every field at its longest takes half of this. */
+const LINK_BYTES = 1_024
+
 /** What a chain proves: who may do what, until when. */
 export type Proven = { readonly subject: PeerId | undefined; readonly bearer: PeerId | undefined; readonly rights: readonly Right[]; readonly expires: Millis }
 
@@ -25,7 +28,7 @@ export function proveChain(identity: Identity, network: Cid, owner: PeerId, chai
   for (const link of chain.toReversed()) {
     let value: Capability
     try {
-      value = unseal(identity, 'capability', capability, link, 4_096).value
+      value = unseal(identity, 'capability', capability, link, LINK_BYTES).value
     } catch (error) {
       if (error instanceof MeshError) return refused(error.message)
       throw error
@@ -36,12 +39,14 @@ export function proveChain(identity: Identity, network: Cid, owner: PeerId, chai
     if (leaf !== undefined && !rights.includes('invite')) return refused(`${value.issuer} may not pass rights on`)
     if (value.notBefore > now + SKEW_MS) return refused('the capability is not valid yet: check this host\'s clock')
     if (value.expires < now - SKEW_MS) return refused('the capability has expired: ask for a new invite')
-    const excess = value.rights.filter(right => !rights.includes(right))
+    // Every right implies `join`, whether a link names it or not.
+    const excess = value.rights.filter(right => right !== 'join' && !rights.includes(right))
     if (excess.length > 0) return refused(`the capability grants ${excess.join(', ')}, which its issuer does not hold`)
     rights = value.rights
     expires = Math.min(expires, value.expires)
     const next = value.subject ?? value.bearer
     if (next === undefined) return refused('the capability names nobody')
+    if (value.subject !== undefined && value.bearer !== undefined) return refused('the capability names both a subject and a bearer')
     holder = next
     leaf = value
   }

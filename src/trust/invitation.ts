@@ -13,6 +13,8 @@ export type Membership = { readonly network: Cid; readonly genesis: Signed; read
 
 const YEARS_10 = 10 * 365 * 86_400_000
 const PREFIX = 'aios1'
+/** Of a capability chain, leaf and root included. */
+export const LINKS = 8
 
 /** A new network with this peer as its owner. */
 export function foundNetwork(identity: Identity, random: Random, name: string, now: Millis): Membership {
@@ -30,11 +32,12 @@ export function readGenesis(identity: Identity, sealed: Signed): Genesis {
   return value
 }
 
-/** The text `aios invite` prints: opaque, copyable, secret. */
+/** The text `aios invite` prints: opaque, copyable, secret. Throws FORBIDDEN when the chain of invitations is too long to pass on. */
 export function writeInvite(identity: Identity, random: Random, membership: Membership, options: { readonly addresses: readonly string[]; readonly rights: readonly Right[]; readonly now: Millis; readonly validMs: Millis }): string {
+  if (membership.chain.length >= LINKS) throw new MeshError('FORBIDDEN', `this peer was invited over ${membership.chain.length} others; ask one nearer to the owner for an invite`)
   const bearer = identity.mint()
   const link = issue(identity, { network: membership.network, bearer: bearer.peer, rights: [...options.rights], notBefore: options.now, expires: options.now + options.validMs, nonce: hex(random.bytes(8)) })
-  const value: Invite = { v: 1, genesis: membership.genesis, secret: membership.secret, addresses: options.addresses.slice(0, 16), chain: [link, ...membership.chain], bearerKey: bearer.privateKey }
+  const value: Invite = { v: 1, genesis: membership.genesis, secret: membership.secret, addresses: options.addresses.filter(address => address.length <= 300).slice(0, 16), chain: [link, ...membership.chain], bearerKey: bearer.privateKey }
   return PREFIX + base64url.baseEncode(encode(value))
 }
 
