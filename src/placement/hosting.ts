@@ -1,18 +1,17 @@
-import { z } from 'zod'
 import type { InstanceAd } from '../../protocols/capacity.ts'
-import { decode, encode } from '../../protocols/codec.ts'
 import { asMeshError, granted, MeshError, refused, type Verdict } from '../../protocols/errors.ts'
 import type { BlockId, ContractId, InstanceId, Millis, PeerId } from '../../protocols/ids.ts'
 import { contract as contractSchema, type Contract } from '../../protocols/placement.ts'
 import type { Needs, Resources } from '../../protocols/resources.ts'
-import { signed, type Signed } from '../../protocols/signed.ts'
-import { blockRecord, type BlockRecord } from '../../protocols/specs.ts'
+import type { Signed } from '../../protocols/signed.ts'
+import type { BlockRecord } from '../../protocols/specs.ts'
 import { Backoff } from '../lib/backoff.ts'
 import { Lru } from '../lib/lru.ts'
 import type { Ports, Random } from '../ports.ts'
 import type { Catalogue, ContractBook, InstanceHost, MeshView } from '../roles.ts'
 import { seal, unseal } from '../trust/seal.ts'
 import { isLive, isOpen, step, type ContractEvent, type HeldContract } from './contract.ts'
+import { ContractJournal, type SavedContract } from './contract-journal.ts'
 import { lapse } from './lapse.ts'
 import { award, expire, free, hold, openLedger, release, restore, type Ledger, type LedgerPromise } from './ledger.ts'
 
@@ -48,15 +47,12 @@ type Entry = {
 export type Terms = { readonly hold: string; readonly block: BlockRecord; readonly instance: InstanceId; readonly steward: PeerId; readonly epoch: number; readonly leaseMs: Millis; readonly needs: Needs; readonly gpus: readonly string[] }
 export type LeaseAnswer = { readonly contract: Signed } | { readonly refusal: { because: string; retryable: boolean; highestEpoch?: number } }
 
-const saved = z.object({ contract: signed, block: blockRecord, hold: z.string(), bornEpoch: z.int(), draining: z.boolean() })
-const CONTRACT = 'placement/contract/'
-const FENCE = 'placement/fence/'
-const SAVED_BYTES = 262_144
 const FENCES_BOUND = 4_096
 
 /** Holds this host's ledger and the contracts it has signed: durable before they are answered, run until nobody wants them. */
 export class Hosting implements ContractBook {
-  readonly #ports: Pick<Ports, 'clock' | 'identity' | 'journal' | 'machine' | 'telemetry'>
+  readonly #ports: Pick<Ports, 'clock' | 'identity' | 'machine' | 'telemetry'>
+  readonly #journal: ContractJournal
   readonly #random: Random
   readonly #instances: InstanceHost
   readonly #view: MeshView
@@ -66,7 +62,7 @@ export class Hosting implements ContractBook {
   readonly #byHold = new Map<string, ContractId>()
   readonly #byInstance = new Map<InstanceId, ContractId>()
   readonly #ended = new Lru<ContractId, { readonly entry: Entry; readonly at: Millis }>(256)
-  readonly #fences = new Lru<BlockId, number>(FENCES_BOUND, block => this.#background(this.#ports.journal.set(FENCE + block, undefined)))
+  readonly #fences = new Lru<BlockId, number>(FENCES_BOUND, block => this.#background(this.#journal.fence(block, undefined)))
   readonly #awards = new Map<string, Promise<Verdict<Signed>>>()
   readonly #hearers = new Set<() => void>()
   readonly #stops: (() => void)[] = []
@@ -76,6 +72,7 @@ export class Hosting implements ContractBook {
 
   constructor(ports: Pick<Ports, 'clock' | 'random' | 'identity' | 'journal' | 'machine' | 'telemetry'>, roles: { readonly instances: InstanceHost; readonly view: MeshView; readonly catalogue: Pick<Catalogue, 'block'> }, config: HostingConfig) {
     this.#ports = ports
+    this.#journal = new ContractJournal(ports.journal)
     this.#random = ports.random.fork('hosting')
     this.#instances = roles.instances
     this.#view = roles.view
@@ -85,19 +82,12 @@ export class Hosting implements ContractBook {
 
   /** Reads the journal back: fences first, then every contract, whose instance starts again. */
   async open(): Promise<void> {
-    const { machine, journal } = this.#ports
-    const { total } = await machine.probe()
+    const { total } = await this.#ports.machine.probe()
     const { reserve } = this.#config
     const left = (has: number, kept: number): number => Math.max(0, has - kept)
     this.#ledger = openLedger({ ...total, cpuMilli: left(total.cpuMilli, reserve.cpuMilli), memoryMb: left(total.memoryMb, reserve.memoryMb), diskMb: left(total.diskMb, reserve.diskMb) })
-    for (const key of await journal.keys(FENCE)) {
-      const cell = await journal.get(key)
-      if (cell !== undefined) this.#fences.set(key.slice(FENCE.length), decode(z.int(), cell, 64, key))
-    }
-    for (const key of await journal.keys(CONTRACT)) {
-      const cell = await journal.get(key)
-      if (cell !== undefined) await this.#resume(key, cell)
-    }
+    for (const [block, epoch] of await this.#journal.fences()) this.#fences.set(block, epoch)
+    for (const [id, contract] of await this.#journal.contracts()) await this.#resume(id, contract)
   }
 
   /** Starts what was resumed, and watches leases and exits. */
@@ -225,7 +215,7 @@ export class Hosting implements ContractBook {
     if (epoch < this.highestEpoch(block.blockId)) {
       this.#ledger = release(this.#ledger, id)
       this.#byInstance.delete(instance)
-      await this.#ports.journal.set(CONTRACT + id, undefined)
+      await this.#journal.forget(id)
       return refused(`epoch ${epoch} ended while the contract was made`)
     }
     this.#entries.set(id, entry)
@@ -273,15 +263,14 @@ export class Hosting implements ContractBook {
     }).sort((a, b) => (a.instance < b.instance ? -1 : 1))
   }
 
-  async #resume(key: string, cell: Uint8Array): Promise<void> {
-    const { clock, identity, journal, telemetry } = this.#ports
-    const { contract: envelope, block, hold, bornEpoch, draining } = decode(saved, cell, SAVED_BYTES, key)
+  async #resume(id: ContractId, { contract: envelope, block, hold, bornEpoch, draining }: SavedContract): Promise<void> {
+    const { clock, identity, telemetry } = this.#ports
     const { value: contract } = unseal(identity, 'contract', contractSchema, envelope)
     this.#fences.set(contract.block, Math.max(this.highestEpoch(contract.block), contract.epoch))
     const fits = restore(this.#ledger, contract.id, contract.needs, contract.gpus)
     if (draining || !fits.ok) {
       if (!fits.ok) telemetry.event('warn', 'contract.not-resumed', { contract: contract.id, because: fits.because })
-      await journal.set(key, undefined)
+      await this.#journal.forget(id)
       return
     }
     this.#ledger = fits.value
@@ -353,7 +342,7 @@ export class Hosting implements ContractBook {
     this.#byInstance.delete(instance)
     this.#ended.set(id, { entry, at: this.#ports.clock.monotonic() })
     this.#changed()
-    await this.#ports.journal.set(CONTRACT + id, undefined)
+    await this.#journal.forget(id)
   }
 
   #move(entry: Entry, event: ContractEvent): boolean {
@@ -390,13 +379,13 @@ export class Hosting implements ContractBook {
 
   async #save(entry: Entry): Promise<void> {
     const { contract, bornEpoch, state } = entry.held
-    await this.#ports.journal.set(CONTRACT + contract.id, encode({ contract: entry.envelope, block: entry.block, hold: entry.hold, bornEpoch, draining: state === 'draining' }))
+    await this.#journal.keep(contract.id, { contract: entry.envelope, block: entry.block, hold: entry.hold, bornEpoch, draining: state === 'draining' })
   }
 
   async #raise(block: BlockId, epoch: number): Promise<void> {
     if (epoch <= this.highestEpoch(block)) return
     this.#fences.set(block, epoch)
-    await this.#ports.journal.set(FENCE + block, encode(epoch))
+    await this.#journal.fence(block, epoch)
   }
 
   #clampLease(leaseMs: Millis): Millis {

@@ -2,8 +2,7 @@ import { z } from 'zod'
 import { decode, encode } from '../../protocols/codec.ts'
 import { MeshError, type Verdict } from '../../protocols/errors.ts'
 import type { BlockId, Millis, PeerId } from '../../protocols/ids.ts'
-import { contract as contractSchema, lease, stewardBody, stewardMirror, type Explanation } from '../../protocols/placement.ts'
-import type { Signed } from '../../protocols/signed.ts'
+import { contract as contractSchema, lease, type Explanation } from '../../protocols/placement.ts'
 import type { BlockRecord } from '../../protocols/specs.ts'
 import { Lru } from '../lib/lru.ts'
 import type { Ports, Random } from '../ports.ts'
@@ -11,6 +10,7 @@ import type { Catalogue, MeshView } from '../roles.ts'
 import { seal, unseal } from '../trust/seal.ts'
 import type { Allocation } from './allocation.ts'
 import type { Bidder } from './bidder.ts'
+import { Mirrors } from './mirrors.ts'
 import { reconcile, surplus, type Observed } from './reconcile.ts'
 import { Stewardship } from './stewardship.ts'
 import { Succession } from './succession.ts'
@@ -60,6 +60,7 @@ export class Steward {
   readonly #hostEpoch: (block: BlockId) => number
   readonly #keep: (block: BlockRecord) => void
   readonly #config: StewardConfig
+  readonly #mirrors: Mirrors
   readonly #succession = new Succession()
   readonly #blocks = new Map<BlockId, BlockRecord>()
   /** Blocks withdrawn while we looked: their instances are released, not forgotten. */
@@ -67,15 +68,11 @@ export class Steward {
   readonly #stewardships = new Map<BlockId, Stewardship>()
   readonly #desired = new Lru<BlockId, number>(BLOCKS_BOUND)
   readonly #epochs = new Lru<BlockId, number>(BLOCKS_BOUND)
-  readonly #mirrors = new Lru<BlockId, { readonly epoch: number; readonly contracts: readonly Signed[] }>(4_096)
   readonly #explanations = new Lru<BlockId, Explanation>(EXPLANATIONS_BOUND)
   readonly #yields = new Lru<BlockId, { readonly times: number; readonly at: Millis }>(4_096)
   readonly #kicked = new Set<BlockId>()
   readonly #busy = new Set<BlockId>()
   readonly #leasing = new Set<string>()
-  readonly #mirroring = new Set<BlockId>()
-  /** What the mirrors were last told of each block. */
-  readonly #mirrored = new Lru<BlockId, string>(4_096)
   readonly #unfitHearers = new Set<() => void>()
   readonly #stops: (() => void)[] = []
   #cancelTick: (() => void) | undefined
@@ -97,11 +94,17 @@ export class Steward {
     this.#hostEpoch = roles.hostEpoch
     this.#keep = roles.keep
     this.#config = config
+    this.#mirrors = new Mirrors(ports, config, {
+      line: block => this.#succession.line(block),
+      isCurrent: stewardship => !this.#stopped && this.#stewardships.get(stewardship.block) === stewardship,
+      highestEpoch: block => Math.max(this.#highestSeen(block), this.#stewardships.get(block)?.epoch ?? 0),
+      onOutranked: (stewardship, highest) => this.#heardEpoch(stewardship, highest),
+    })
   }
 
   async start(): Promise<void> {
-    const { journal, network } = this.#ports
-    network.handle(stewardMirror, async (envelope, from) => ({ highestEpoch: this.#mirror(envelope, from) }))
+    const { journal } = this.#ports
+    this.#mirrors.start()
     for (const key of await journal.keys(EPOCH)) {
       const cell = await journal.get(key)
       if (cell !== undefined) this.#epochs.set(key.slice(EPOCH.length), decode(z.int(), cell, 64, key))
@@ -244,7 +247,8 @@ export class Steward {
     this.#epochs.set(block, epoch)
     if (!(await this.#persist(block, epoch)) || this.#stopped) return undefined
     const taken = new Stewardship(block, epoch)
-    this.#adoptMirrored(taken)
+    // Their ads may have been missed. Renewing finds out what became of them.
+    for (const { contract, envelope } of this.#mirrors.contracts(block)) if (this.#isLive(contract.host)) taken.holds(contract, envelope, this.#ports.clock.monotonic(), false)
     this.#stewardships.set(block, taken)
     this.#ports.telemetry.event('info', 'steward.took', { block, epoch })
     return taken
@@ -273,7 +277,7 @@ export class Steward {
 
   /** The highest epoch anybody has claimed, as far as we have heard. */
   #highestSeen(block: BlockId): number {
-    return Math.max(this.#hostEpoch(block), this.#mirrors.peek(block)?.epoch ?? 0, ...this.#view.instancesOf(block).map(({ ad }) => ad.epoch))
+    return Math.max(this.#hostEpoch(block), this.#mirrors.epoch(block), ...this.#view.instancesOf(block).map(({ ad }) => ad.epoch))
   }
 
   /** Two peers that each believe to be first would raise the epoch for ever: each time again costs a longer wait. */
@@ -321,7 +325,7 @@ export class Steward {
         }
       }
     }
-    this.#mirrorSoon(stewardship)
+    this.#mirrors.tellSoon(stewardship)
   }
 
   async #place(stewardship: Stewardship, record: BlockRecord, action: 'dry_run' | 'allocation' | 'scale' | 'reassignment'): Promise<void> {
@@ -388,54 +392,6 @@ export class Steward {
   #isLive(peer: PeerId): boolean {
     const state = this.#view.state(peer)
     return state === 'alive' || state === 'suspect'
-  }
-
-  #mirrorSoon(stewardship: Stewardship): void {
-    const { block, epoch } = stewardship
-    const news = (): string => JSON.stringify([epoch, stewardship.observed().map(({ contract, epoch }) => [contract, epoch])])
-    if (this.#mirroring.has(block) || this.#mirrored.peek(block) === news()) return
-    this.#mirroring.add(block)
-    this.#ports.clock.after(this.#config.mirrorMs, () => {
-      this.#mirroring.delete(block)
-      if (this.#stopped || this.#stewardships.get(block) !== stewardship) return
-      this.#mirrored.set(block, news())
-      this.#background(this.#tellMirrors(stewardship))
-    })
-  }
-
-  async #tellMirrors(stewardship: Stewardship): Promise<void> {
-    const { clock, identity, network } = this.#ports
-    const { block, epoch } = stewardship
-    const envelope = seal(identity, 'steward', { block, epoch, contracts: stewardship.envelopes().slice(0, 512), issuedAt: clock.unix() })
-    for (const peer of this.#succession.line(block)) {
-      if (peer === identity.peer) continue
-      const { highestEpoch } = await network.request(peer, stewardMirror, envelope, clock.deadline(this.#config.leaseDeadlineMs))
-      if (highestEpoch > epoch) this.#heardEpoch(stewardship, highestEpoch)
-    }
-  }
-
-  #mirror(envelope: Signed, from: PeerId): number {
-    const { clock, identity } = this.#ports
-    const { value, signer } = unseal(identity, 'steward', stewardBody, envelope, stewardMirror.limits.requestBytes)
-    if (signer !== from || !this.#config.maySteward(from).ok) throw new MeshError('FORBIDDEN', `${from} may not steward block ${value.block}`)
-    if (Math.abs(clock.unix() - value.issuedAt) > this.#config.skewMs) throw new MeshError('STALE', 'the mirrored state is too old')
-    const known = this.#mirrors.peek(value.block)
-    if (known === undefined || value.epoch >= known.epoch) this.#mirrors.set(value.block, { epoch: value.epoch, contracts: value.contracts })
-    return Math.max(this.#highestSeen(value.block), this.#stewardships.get(value.block)?.epoch ?? 0)
-  }
-
-  /** Contracts that the last steward made and whose ads we may have missed. Renewing finds out what became of them. */
-  #adoptMirrored(stewardship: Stewardship): void {
-    const { identity, clock, telemetry } = this.#ports
-    for (const envelope of this.#mirrors.peek(stewardship.block)?.contracts ?? []) {
-      try {
-        const { value, signer } = unseal(identity, 'contract', contractSchema, envelope, 16_384)
-        if (signer === value.host && value.block === stewardship.block && this.#isLive(value.host)) stewardship.holds(value, envelope, clock.monotonic(), false)
-      } catch (error) {
-        if (!(error instanceof MeshError)) throw error
-        telemetry.count('mirrored_contracts_refused_total')
-      }
-    }
   }
 
   #background(work: Promise<unknown>): void {
