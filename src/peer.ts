@@ -80,7 +80,7 @@ export function createPeer(ports: Ports, config: PeerConfig): Peer {
       await placement.open()
       placement.onChange(() => capacity.changed())
       calls.start()
-      await capacity.start({ free: () => placement.free(), instances: () => placement.instances(), holds: () => instances.holds() })
+      await capacity.start({ free: () => placement.free(), instances: () => placement.instances(), holds: () => placement.holds(), stewards: () => placement.stewards() })
       await placement.start()
       await runs.start()
       await runs.resume()

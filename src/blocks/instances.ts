@@ -2,11 +2,10 @@ import { z } from 'zod'
 import type { InstanceAd } from '../../protocols/capacity.ts'
 import { MeshError, granted, refused } from '../../protocols/errors.ts'
 import { packet as packetSchema, type Packet } from '../../protocols/invoke.ts'
-import type { BlockId, Cid, ContractId, InstanceId, Json, Millis } from '../../protocols/ids.ts'
+import type { BlockId, ContractId, InstanceId, Json, Millis } from '../../protocols/ids.ts'
 import type { Contract } from '../../protocols/placement.ts'
 import type { BlockRecord, ComponentManifest } from '../../protocols/specs.ts'
 import { isJsonObject, toJson } from '../lib/json.ts'
-import { Lru } from '../lib/lru.ts'
 import type { Ports, RunningInstance } from '../ports.ts'
 import type { Catalogue, InstanceHost, PolicyCalls } from '../roles.ts'
 import { AdmissionQueue } from './admission-queue.ts'
@@ -14,9 +13,6 @@ import { span } from './span.ts'
 
 /** AIOS's own keys of `blockInitData`; other keys are the component's business. */
 const queueKeys = z.object({ max_threads: z.coerce.number().int().min(1).max(256).default(4), max_queue_size: z.coerce.number().int().min(0).max(100_000).default(100) })
-
-/** As many as an ad tells. */
-const HELD_BOUND = 64
 
 const DRAIN_BEAT_MS = 50
 
@@ -44,7 +40,6 @@ export class Instances implements InstanceHost {
   readonly #policies: InstancePolicies
   readonly #clusterId: string
   readonly #running = new Map<InstanceId, Running>()
-  readonly #held = new Lru<Cid, true>(HELD_BOUND)
   readonly #changes = new Set<() => void>()
   readonly #exits = new Set<(instance: InstanceId, because: string, crashed: boolean) => void>()
 
@@ -89,16 +84,10 @@ export class Instances implements InstanceHost {
     void instance.exited.then(({ because, crashed }) => this.#gone(entry, because, crashed))
   }
 
-  /** Manifests whose bundles are here whole, newest first: placement prefers hosts that need not fetch. */
-  holds(): readonly Cid[] {
-    return [...this.#held].map(([cid]) => cid).reverse()
-  }
-
   /** Makes the whole bundle local, from every holder there is. */
   async #bring(block: BlockRecord, signal: AbortSignal): Promise<ComponentManifest> {
     const manifest = await this.#catalogue.componentByCid(block.component, signal)
     for (const file of manifest.files) await this.#ports.content.fetch(file.cid, { signal })
-    this.#held.set(block.component, true)
     return manifest
   }
 
