@@ -13,7 +13,7 @@ import { LogRing } from './supervisor-log.ts'
 import { Watch, type WatchLimits } from './supervisor-watch.ts'
 
 /** An instance that says nothing for this long after a caller gave up holds its thread in a loop. */
-const SILENCE_MS = 5_000
+const SILENCE_MS = 3_000
 const STOP_MS = 2_000
 const CALLS = 1_024
 /** Printed bytes read each second; beyond that the instance waits for us, not we for it. */
