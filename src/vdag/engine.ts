@@ -187,7 +187,7 @@ export class RunEngine {
   async #submit(run: RunId, { vdagUri, input, key, submitter }: Submission): Promise<{ readonly run: RunId; readonly existing: boolean }> {
     const held = this.#book.head(run)
     if (held?.end !== undefined || this.#drives.has(run)) return { run, existing: true }
-    if (this.#drives.size + this.#beginning.size > this.#config.activeRuns) throw new MeshError('OVERLOADED', `this peer drives ${this.#drives.size} runs already: submit to another one, or later`)
+    if (this.#drives.size + this.#beginning.size >= this.#config.activeRuns) throw new MeshError('OVERLOADED', `this peer drives ${this.#drives.size} runs already: submit to another one, or later`)
     const plan = await this.#compile(vdagUri, this.#ports.clock.deadline(COMPILE_MS))
     const [planCid, inputCid] = await Promise.all([putValue(this.#ports.content, plan), putValue(this.#ports.content, this.#packet(run, input))])
     try {

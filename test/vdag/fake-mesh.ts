@@ -48,6 +48,8 @@ export class FakeMesh {
   readonly blocks = new Map<string, BlockRecord>()
   readonly behaviours = new Map<string, Behaviour>()
   readonly rules = new Map<string, (input: Json, settings: Readonly<Record<string, Json>>) => Json>()
+  /** Blocks that answer nothing. */
+  readonly silent = new Set<string>()
   serviceMs: readonly [Millis, Millis] = [5, 60]
   readonly #dead = new Set<PeerId>()
 
@@ -106,6 +108,8 @@ export class FakeMesh {
   }
 
   async restart(index: number): Promise<void> {
+    // The others hear of the reset connections first.
+    await this.world.run(this.world.now + 100)
     this.#dead.delete(this.host(index).peer)
     await this.drive(this.world.start(this.host(index)))
     const { engine } = this.peer(index)
@@ -160,7 +164,7 @@ export class FakeMesh {
     await ports.clock.sleep(Math.round(least + draw * (most - least)), options.signal)
     const behaviour = this.behaviours.get(block)
     if (behaviour === undefined) throw new MeshError('NO_INSTANCE', `no instance of ${block}`)
-    yield { ...packet, data: behaviour(packet.data, { count: this.calls.filter(call => call.block === block).length, options }) }
+    if (!this.silent.has(block)) yield { ...packet, data: behaviour(packet.data, { count: this.calls.filter(call => call.block === block).length, options }) }
   }
 
   readonly policies: PolicyCalls = {
