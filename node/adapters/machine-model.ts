@@ -1,9 +1,9 @@
 /** The smallest ONNX models that show whether a provider works and how fast: written byte by byte, so nothing has to be shipped. */
-const FLOAT = 1
+const TYPES = { float32: 1, float16: 10 } as const
 
-/** `c = a × b` for square float32 matrices. Field numbers are those of onnx.proto3. */
-export function matmulModel(size: number): Uint8Array {
-  const tensorType = field(1, [...varint(tag(1, 0)), FLOAT, ...field(2, [...dimension(size), ...dimension(size)])])
+/** `c = a × b` for square matrices. Field numbers are those of onnx.proto3. */
+export function matmulModel(size: number, dtype: keyof typeof TYPES = 'float32'): Uint8Array {
+  const tensorType = field(1, [...varint(tag(1, 0)), TYPES[dtype], ...field(2, [...dimension(size), ...dimension(size)])])
   const value = (name: string): number[] => [...text(1, name), ...field(2, tensorType)]
   const node = [...text(1, 'a'), ...text(1, 'b'), ...text(2, 'c'), ...text(4, 'MatMul')]
   const graph = [...field(1, node), ...text(2, 'matmul'), ...field(11, value('a')), ...field(11, value('b')), ...field(12, value('c'))]

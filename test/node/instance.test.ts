@@ -112,7 +112,7 @@ describe('an instance', () => {
   })
 
   it('asks for its own policies only when its block has them', async () => {
-    assert.deepEqual(policies, [])
+    assert.equal(policies.length, 0)
     const own = await startOne({ files: { 'main.mjs': 'export default { data: entry => entry.data }' }, policies: { pre_processing: { policyRuleURI: 'p:1-stable' } }, packetPolicy: async (hook, packet) => { policies.push(hook); return packet } })
     assert.deepEqual(await answers(own.infer(packetOf('x'), never)), ['x'])
     assert.deepEqual(policies, ['pre_processing'])
