@@ -104,9 +104,9 @@ export class RunEngine {
     this.#succession.start()
   }
 
-  /** Takes up the runs this peer coordinated when it last stopped, unless somebody has taken them over. */
-  resume(): Promise<void> {
-    return this.#succession.resume()
+  /** Begins to take up the runs this peer coordinated when it last stopped, unless somebody has taken them over. */
+  async resume(): Promise<void> {
+    void this.#succession.resume()
   }
 
   /** Lets go of everything; others take over. */
