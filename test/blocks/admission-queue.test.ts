@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import fc from 'fast-check'
+import * as fc from 'fast-check'
 import { AdmissionQueue } from '../../src/blocks/admission-queue.ts'
 
 const never = new AbortController().signal

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import fc from 'fast-check'
+import * as fc from 'fast-check'
 import type { InstanceAd } from '../../protocols/capacity.ts'
 import { namedInstance, pickInstance, type Candidate } from '../../src/blocks/balance.ts'
 

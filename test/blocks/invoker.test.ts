@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import fc from 'fast-check'
+import { array, assert as holds, asyncProperty, jsonValue } from 'fast-check'
 import { MeshError } from '../../protocols/errors.ts'
 import { INLINE_BYTES } from '../../protocols/invoke.ts'
 import { ask, asking, BLOCK, collect, echo, packet, Village } from './village.ts'
@@ -288,7 +288,7 @@ describe('invoker', () => {
     })
 
     it('whatever a component streams arrives: as much, and in that order', async () => {
-      await fc.assert(fc.asyncProperty(fc.array(fc.jsonValue({ maxDepth: 2 }), { maxLength: 90 }), async values => {
+      await holds(asyncProperty(array(jsonValue({ maxDepth: 2 }), { maxLength: 90 }), async values => {
         const said = values.map(value => JSON.parse(JSON.stringify(value)))
         const village = await new Village(2).open()
         village.code = async function * (asked) {

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import fc from 'fast-check'
+import * as fc from 'fast-check'
 import { right, type CapabilityChain, type Right } from '../../protocols/membership.ts'
 import { KeyRing } from '../../simulations/identity.ts'
 import { SeededRandom } from '../../simulations/random.ts'
