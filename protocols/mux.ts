@@ -172,7 +172,8 @@ function isKind(value: number): value is Kind {
 export const laneOffer = defineProtocol({
   id: '/aios/lane/1',
   request: z.object({ fingerprint: bytes, port: z.int().min(0).max(65_535), token: bytes, dialMe: z.boolean() }),
-  response: z.object({ fingerprint: bytes, port: z.int().min(0).max(65_535), token: bytes }),
+  /** `path`: a Unix socket, for a peer of the same user on the same host; it shows `token` there and is shown the offer's. */
+  response: z.object({ fingerprint: bytes, port: z.int().min(0).max(65_535), token: bytes, path: z.string().max(200).optional() }),
   limits: { requestBytes: 512, responseBytes: 512, perPeerPerSecond: 2, deadlineMs: 5_000 },
 })
 

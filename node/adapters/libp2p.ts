@@ -23,8 +23,8 @@ export type NetworkOptions = Reach & {
   readonly bootstrap?: readonly string[]
   /** Port of the direct TLS lane; 0, the default, takes any. Set it where a firewall opens ports by number. */
   readonly lanePort?: number
-  /** Default true. */
-  readonly fastLane?: boolean
+  /** Direct sockets: TLS between hosts, Unix sockets within one (not with `tls`). Default true. */
+  readonly fastLane?: boolean | 'tls'
   /** Look for members and reconnect to lost ones by itself. Default true; conformance tests dial by hand. */
   readonly search?: boolean
   readonly clock: Clock
@@ -65,7 +65,7 @@ export async function createLibp2pNetwork(options: NetworkOptions): Promise<Open
     }),
     start: false,
   })
-  const network = new Libp2pNetwork({ libp2p, clock: options.clock, random: options.random, telemetry: options.telemetry, banned, fastLane: options.fastLane !== false })
+  const network = new Libp2pNetwork({ libp2p, clock: options.clock, random: options.random, telemetry: options.telemetry, banned, fastLane: options.fastLane ?? true })
   made.network = network
   let stopping: Promise<void> | undefined
   return {
@@ -73,7 +73,7 @@ export async function createLibp2pNetwork(options: NetworkOptions): Promise<Open
     libp2p,
     services: libp2p.services,
     datastore,
-    start: () => network.start({ loopback: loopbackOnly(options.listen), lanePort: options.lanePort ?? 0, given: options.bootstrap ?? [], search: options.search !== false }),
+    start: () => network.start({ loopback: loopbackOnly(options.listen), lanePort: options.lanePort ?? 0, localLane: options.fastLane !== 'tls', given: options.bootstrap ?? [], search: options.search !== false }),
     // libp2p does not close the datastore: the folder could not be opened again in this process.
     stop: () => (stopping ??= network.stop().finally(() => datastore.close())),
   }

@@ -27,13 +27,15 @@ describe('the network between real nodes', () => {
     await Promise.all(nodes.splice(0).map(node => node.close()))
   })
 
-  it('calls take the direct socket once there is one', async () => {
-    const [a, b] = [await start(), await start()]
-    b.network.handle(echo, async request => request)
-    await connect(a, b)
-    await until(() => a.network.isFast(b.network.self) && b.network.isFast(a.network.self))
-    assert.deepEqual(await a.network.request(b.network.self, echo, { text: 'over tls' }), { text: 'over tls' })
-    assert.deepEqual(a.tally.counts.get('fast_lane_up_total'), 1)
+  it('calls take a direct socket once there is one: a Unix socket within a host, TLS otherwise', async () => {
+    for (const [fastLane, lane] of [[true, 'unix'], ['tls', 'tls']] as const) {
+      const [a, b] = [await start({ fastLane }), await start({ fastLane })]
+      b.network.handle(echo, async request => request)
+      await connect(a, b)
+      await until(() => a.network.laneOf(b.network.self) === lane && b.network.laneOf(a.network.self) === lane)
+      assert.deepEqual(await a.network.request(b.network.self, echo, { text: lane }), { text: lane })
+      assert.equal(a.tally.counts.get('fast_lane_up_total'), 1)
+    }
   })
 
   it('without a direct socket everything runs over libp2p', async () => {
@@ -56,7 +58,7 @@ describe('the network between real nodes', () => {
   })
 
   it('small calls are answered while a bulk stream is under way, and every byte of it arrives', async () => {
-    for (const fastLane of [true, false]) {
+    for (const fastLane of [true, 'tls', false] as const) {
       const [a, b] = [await start({ fastLane }), await start({ fastLane })]
       b.network.handle(echo, async request => request)
       let received = 0
@@ -69,7 +71,7 @@ describe('the network between real nodes', () => {
         whole.resolve()
       })
       await connect(a, b)
-      if (fastLane) await until(() => a.network.isFast(b.network.self))
+      if (fastLane !== false) await until(() => a.network.isFast(b.network.self))
       const stream = await a.network.open(b.network.self, bulk, forever)
       const frame = new Uint8Array(3_000_001).fill(7)
       const sending = (async () => {

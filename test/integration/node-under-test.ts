@@ -26,7 +26,7 @@ export class Tally implements Telemetry {
 export type NodeUnderTest = OpenNetwork & { readonly clock: Clock; readonly tally: Tally; readonly dir: string; readonly store?: OpenContent; close(): Promise<void> }
 
 /** A real node on loopback that admits everybody who knows the secret. Nothing is searched for: tests dial by hand. */
-export async function startNode(options: { readonly secret?: Uint8Array; readonly content?: boolean; readonly dir?: string; readonly fastLane?: boolean; readonly search?: boolean; readonly bootstrap?: readonly string[]; readonly admits?: boolean; readonly clock?: Clock; readonly reserveBytes?: number; readonly findHolders?: () => Promise<readonly PeerId[]>; readonly identity?: Ed25519Identity } = {}): Promise<NodeUnderTest> {
+export async function startNode(options: { readonly secret?: Uint8Array; readonly content?: boolean; readonly dir?: string; readonly fastLane?: boolean | 'tls'; readonly search?: boolean; readonly bootstrap?: readonly string[]; readonly admits?: boolean; readonly clock?: Clock; readonly reserveBytes?: number; readonly findHolders?: () => Promise<readonly PeerId[]>; readonly identity?: Ed25519Identity } = {}): Promise<NodeUnderTest> {
   const dir = options.dir ?? await mkdtemp(join(tmpdir(), 'aios-node-'))
   const tally = new Tally()
   const mine = options.clock ?? clock

@@ -10,7 +10,7 @@ export type LaneEars = {
 
 /** A pipe of bytes to one authenticated peer, both ways, in order. */
 export interface Lane {
-  readonly name: 'libp2p' | 'tls'
+  readonly name: 'libp2p' | 'tls' | 'unix'
   /** Queues bytes. What is written within one task leaves in one write. */
   write(bytes: Uint8Array): void
   /** Written, but not yet with the operating system. */
@@ -24,17 +24,13 @@ export interface Lane {
 /** Writes of one task up to this many bytes are copied into one buffer: cheaper than a vectored write of many. */
 export const GATHER_BYTES = 65_536
 
-/** One buffer of all of them. */
-export function gather(chunks: readonly Uint8Array[], bytes: number): Uint8Array {
-  const [only] = chunks
-  if (chunks.length === 1 && only !== undefined) return only
-  const out = Buffer.allocUnsafe(bytes)
+/** Copies all of them into `out`, which has room. */
+export function gather(chunks: readonly Uint8Array[], out: Uint8Array): void {
   let at = 0
   for (const chunk of chunks) {
     out.set(chunk, at)
     at += chunk.byteLength
   }
-  return out
 }
 
 /**
@@ -45,7 +41,7 @@ export function gather(chunks: readonly Uint8Array[], bytes: number): Uint8Array
  * and memory is bounded by the credit of the streams above.
  */
 export class Libp2pLane implements Lane {
-  readonly name = 'libp2p'
+  readonly name = 'libp2p' as const
   readonly #stream: Stream
   #waiting: Uint8Array[] = []
   #waitingBytes = 0
@@ -67,7 +63,7 @@ export class Libp2pLane implements Lane {
     this.#waitingBytes += bytes.byteLength
     if (this.#flushing) return
     this.#flushing = true
-    queueMicrotask(() => this.#flush())
+    process.nextTick(this.#flush)
   }
 
   listen(ears: LaneEars): void {
@@ -102,7 +98,8 @@ export class Libp2pLane implements Lane {
     if (this.#stream.status === 'open') this.#stream.abort(new Error('the mux was closed'))
   }
 
-  #flush(): void {
+  /** After all promises of this turn have settled: what they write leaves together. */
+  readonly #flush = (): void => {
     this.#flushing = false
     if (this.#closed || this.#stream.writableNeedsDrain || this.#waiting.length === 0) return
     const chunks = this.#waiting
@@ -110,8 +107,11 @@ export class Libp2pLane implements Lane {
     this.#waiting = []
     this.#waitingBytes = 0
     try {
-      if (bytes <= GATHER_BYTES) this.#stream.send(gather(chunks, bytes))
-      else for (const chunk of chunks) this.#stream.send(chunk)
+      if (bytes <= GATHER_BYTES) {
+        const out = Buffer.allocUnsafe(bytes)
+        gather(chunks, out)
+        this.#stream.send(out)
+      } else for (const chunk of chunks) this.#stream.send(chunk)
       if (!this.#stream.writableNeedsDrain) this.#ears?.drained()
     } catch (error) {
       this.#stream.abort(error instanceof Error ? error : new Error(String(error)))

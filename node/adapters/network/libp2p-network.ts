@@ -16,7 +16,7 @@ import { type Acceptor, type Answerer, type Door, Mux } from './mux.ts'
 import { MuxStream } from './mux-stream.ts'
 import type { Services } from './options.ts'
 import { Session } from './session.ts'
-import type { TlsLane } from './tls-lane.ts'
+import type { SocketLane } from './socket-lane.ts'
 import { TokenBuckets } from './token-bucket.ts'
 
 /** How long a call may wait at a peer that has not admitted its caller yet: both are in the middle of their hellos. */
@@ -55,7 +55,7 @@ export class Libp2pNetwork implements Network, Door {
   #peers: readonly PeerId[] = []
   #stopped = false
 
-  constructor(options: { readonly libp2p: Libp2p<Services>; readonly clock: Clock; readonly random: Random; readonly telemetry: Telemetry; readonly banned: Lru<PeerId, { readonly until: Millis; readonly because: string }>; readonly fastLane: boolean }) {
+  constructor(options: { readonly libp2p: Libp2p<Services>; readonly clock: Clock; readonly random: Random; readonly telemetry: Telemetry; readonly banned: Lru<PeerId, { readonly until: Millis; readonly because: string }>; readonly fastLane: boolean | 'tls' }) {
     this.#libp2p = options.libp2p
     this.#clock = options.clock
     this.#telemetry = options.telemetry
@@ -63,7 +63,7 @@ export class Libp2pNetwork implements Network, Door {
     this.self = options.libp2p.peerId.toString()
     this.#buckets = new TokenBuckets(() => performance.now())
     this.#gossip = new Gossip({ pubsub: options.libp2p.services.pubsub, self: this.self, telemetry: options.telemetry, now: () => performance.now(), admitted: peer => this.#isAdmitted(peer), offended: peer => this.ban(peer, 'it floods us with gossip that no peer of ours sends') })
-    this.#lanes = options.fastLane ? new FastLanes({ network: this, clock: options.clock, random: options.random, telemetry: options.telemetry, hostOf: peer => directHost(this.#sessions.get(peer)?.carrier), up: (peer, lane, opener) => this.#laneUp(peer, lane, opener) }) : undefined
+    this.#lanes = options.fastLane !== false ? new FastLanes({ network: this, clock: options.clock, random: options.random, telemetry: options.telemetry, hostOf: peer => directHost(this.#sessions.get(peer)?.carrier), up: (peer, lane, opener) => this.#laneUp(peer, lane, opener) }) : undefined
     this.#keep = new KeepConnected({
       clock: options.clock,
       random: options.random,
@@ -74,7 +74,7 @@ export class Libp2pNetwork implements Network, Door {
   }
 
   /** Starts libp2p, then everything above it. `given`: addresses of members to come back to for ever. */
-  async start(options: { readonly loopback: boolean; readonly lanePort: number; readonly given: readonly string[]; readonly search: boolean }): Promise<void> {
+  async start(options: { readonly loopback: boolean; readonly lanePort: number; readonly localLane: boolean; readonly given: readonly string[]; readonly search: boolean }): Promise<void> {
     const { services } = this.#libp2p
     this.#libp2p.addEventListener('connection:open', event => this.#opened(event.detail))
     this.#libp2p.addEventListener('connection:close', event => this.#closed(event.detail))
@@ -82,7 +82,7 @@ export class Libp2pNetwork implements Network, Door {
     services.pubsub.addEventListener('gossipsub:heartbeat', () => this.#listenForSilence())
     await this.#libp2p.handle(MUX_ID, (stream, connection) => this.#muxOpened(stream, connection), { maxInboundStreams: 8, maxOutboundStreams: 8, runOnLimitedConnection: true })
     this.handle(neighbours, async () => ({ peers: await this.#neighbours() }))
-    await this.#lanes?.start(options.loopback, options.lanePort)
+    await this.#lanes?.start(options.loopback, options.lanePort, options.localLane)
     await this.#libp2p.start()
     this.#gossip.start()
     for (const address of options.given) this.#keep.learn(peerIn(address) ?? address, [address], true)
@@ -227,7 +227,12 @@ export class Libp2pNetwork implements Network, Door {
     return session?.fast?.rtt ?? session?.control?.rtt
   }
 
-  /** Whether calls to `peer` take the direct socket. */
+  /** What calls to `peer` take now: the libp2p connection, or a direct socket beside it. */
+  laneOf(peer: PeerId): 'libp2p' | 'tls' | 'unix' | undefined {
+    return this.#sessions.get(peer)?.mux?.lane.name
+  }
+
+  /** Whether calls to `peer` take a direct socket. */
   isFast(peer: PeerId): boolean {
     return this.#sessions.get(peer)?.fast !== undefined
   }
@@ -395,7 +400,7 @@ export class Libp2pNetwork implements Network, Door {
     })
   }
 
-  #laneUp(peer: PeerId, lane: TlsLane, opener: boolean): void {
+  #laneUp(peer: PeerId, lane: SocketLane, opener: boolean): void {
     const session = this.#sessions.get(peer)
     if (session === undefined || !session.admitted || session.ended) {
       lane.close()

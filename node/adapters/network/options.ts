@@ -69,6 +69,8 @@ export function libp2pOptions(options: {
     connectionGater,
     // Defaults refuse the sixth connection a second from one host, and the eleventh handshake at once.
     connectionManager: { maxConnections: 500, inboundConnectionThreshold: 100, maxIncomingPendingConnections: 100, reconnectRetries: 0 },
+    // It drops connections whose ping was late, which on a busy host is most of them; the mux has pings of its own.
+    connectionMonitor: { enabled: false },
     peerDiscovery: reach.mdns === true ? [mdns({ serviceTag: serviceTag(secret), interval: 10_000 })] : [],
     services: {
       identify: identify({ runOnLimitedConnection: true }),

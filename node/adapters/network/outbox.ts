@@ -6,6 +6,9 @@ const URGENT_BYTES = 16_384
 /** Bulk is handed over while the lane has less than this queued: enough to keep it busy, little to wait behind. */
 const WINDOW_BYTES = 524_288
 
+/** Copied behind its head; what is larger the lane copies once, with all that leaves with it. */
+const SMALL_BYTES = 512
+
 type Bulk = { readonly kind: Kind; readonly payload: Uint8Array; offset: number; readonly handed: () => void }
 
 /**
@@ -99,7 +102,7 @@ export class Outbox {
   }
 
   #frame(kind: Kind, call: number, payload: Uint8Array): void {
-    if (payload.byteLength <= URGENT_BYTES) {
+    if (payload.byteLength <= SMALL_BYTES) {
       const out = Buffer.allocUnsafe(HEAD_BYTES + payload.byteLength)
       writeHead(out, 0, payload.byteLength, kind, call)
       out.set(payload, HEAD_BYTES)
