@@ -4,7 +4,7 @@ import { isEntryParts, isOnDataResult, type BlockDefinition, type Entry } from '
 import { createContext, fieldsOf, forCall, type BlockHost, type BlockStart, type Call, type Context, type Fields, type Shared } from './context.ts'
 import { ComponentError, isComponentError } from './error.ts'
 import { kind, toJson } from './json.ts'
-import { Muxer } from './muxer.ts'
+import { alreadyJoined, Muxer } from './muxer.ts'
 import { Outlet } from './outlet.ts'
 
 /** Holds one loaded block and puts packets through it. The instance process and `BlockTester` both run blocks with this. */
@@ -85,7 +85,7 @@ export class BlockRunner {
   }
 
   async #process(arrived: Packet, call: Call, outlet: Outlet<Packet>): Promise<void> {
-    const joined = this.#muxer === undefined ? arrived : this.#muxer.process(arrived)
+    const joined = this.#join(arrived, call)
     if (joined === undefined) return
     const packet = (await this.#host.policy?.('pre_processing', joined, call.signal)) ?? joined
     const send = async (result: unknown): Promise<void> => {
@@ -96,6 +96,11 @@ export class BlockRunner {
     for (const entry of await this.#entries(packet, context)) {
       for await (const result of several(await this.#block.data(entry, context))) await send(result)
     }
+  }
+
+  #join(arrived: Packet, { vdag }: Call): Packet | undefined {
+    if (this.#muxer === undefined) return arrived
+    return vdag === null ? this.#muxer.process(arrived) : alreadyJoined(arrived)
   }
 
   async #entries(packet: Packet, context: Context): Promise<readonly Entry[]> {

@@ -92,6 +92,21 @@ describe('fan-in', () => {
     assert.deepEqual(await tester.run('d', { sessionId: 'x', seqNo: 1 }), [])
   })
 
+  it('a packet that was joined on the way passes; what only looks like one waits', async () => {
+    const tester = new BlockTester(defineBlock({ muxer: () => 2, data: given => given.data }))
+    assert.deepEqual(await tester.run({ inputs: ['a', 'b'] }), [{ inputs: ['a', 'b'] }])
+    assert.deepEqual(await tester.run({ inputs: ['a'] }, { sessionId: 'x', seqNo: 1 }), [])
+    assert.deepEqual(await tester.run({ inputs: ['b', 'c'], more: 1 }, { sessionId: 'x', seqNo: 1 }), [{ inputs: [{ inputs: ['a'] }, { inputs: ['b', 'c'], more: 1 }] }])
+  })
+
+  it('in a vDAG nothing waits: its engine has joined what arrived, also when that was less than usual', async () => {
+    const tester = new BlockTester(defineBlock({ muxer: () => 3, data: given => given.data }))
+    const vdag = { uri: 'v:1-stable', label: 'join', run: 'run-1' }
+    assert.deepEqual(await tester.run({ inputs: ['a', 'b', 'c'] }, { vdag }), [{ inputs: ['a', 'b', 'c'] }])
+    assert.deepEqual(await tester.run({ inputs: ['a', 'c'] }, { vdag }), [{ inputs: ['a', 'c'] }])
+    assert.deepEqual(await tester.run({ only: 'a' }, { vdag }), [{ inputs: [{ only: 'a' }] }])
+  })
+
   it('gives up on groups that never complete, by age and by number', () => {
     let now = 0
     const muxer = new Muxer(2, { pending: 3, waitMs: 10 }, { monotonic: () => now })
