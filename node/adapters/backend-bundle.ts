@@ -29,7 +29,8 @@ export function checkBundlePaths(files: readonly Pick<BundleFile, 'path'>[]): vo
 export class BundleShelf {
   readonly #content: Pick<ContentStore, 'cat'>
   readonly #folder: string
-  readonly #writing = new Map<string, Promise<void>>()
+  /** Writing and removing one file take turns: a start may meet the end of the last instance that held it. */
+  readonly #turns = new Map<string, Promise<void>>()
   /** How many instances hold a file. */
   readonly #held = new Map<string, number>()
 
@@ -64,19 +65,27 @@ export class BundleShelf {
       if (left > 0) this.#held.set(cid, left)
       else {
         this.#held.delete(cid)
-        await rm(join(this.#folder, cid), { force: true })
+        await this.#inTurn(cid, async () => {
+          if (!this.#held.has(cid)) await rm(join(this.#folder, cid), { force: true })
+        })
       }
     }
   }
 
-  async #keep(file: BundleFile, kept: string, signal: AbortSignal): Promise<void> {
-    const writing = this.#writing.get(file.cid)
-    if (writing !== undefined) return writing
-    const present = await lstat(kept).then(stat => stat.size === file.size, () => false)
-    if (present) return undefined
-    const begun = this.#writing.get(file.cid) ?? this.#write(file, kept, signal).finally(() => this.#writing.delete(file.cid))
-    this.#writing.set(file.cid, begun)
-    return begun
+  #keep(file: BundleFile, kept: string, signal: AbortSignal): Promise<void> {
+    return this.#inTurn(file.cid, async () => {
+      const present = await lstat(kept).then(stat => stat.size === file.size, () => false)
+      if (!present) await this.#write(file, kept, signal)
+    })
+  }
+
+  #inTurn(cid: string, job: () => Promise<void>): Promise<void> {
+    const before = this.#turns.get(cid) ?? Promise.resolve()
+    const mine = before.then(job, job)
+    // Whoever waits for it hears of its failure; the next in turn only waits for its end.
+    const ended = mine.catch(() => undefined).finally(() => { if (this.#turns.get(cid) === ended) this.#turns.delete(cid) })
+    this.#turns.set(cid, ended)
+    return mine
   }
 
   async #write(file: BundleFile, kept: string, signal: AbortSignal): Promise<void> {

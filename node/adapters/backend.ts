@@ -8,7 +8,7 @@ import type { BlockRecord, RuntimeName } from '../../protocols/specs.ts'
 import type { Backend, Clock, ContentStore, InstanceStart, Machine, RunningInstance, Telemetry } from '../../src/ports.ts'
 import type { Hook, InstanceConfig } from '../instance/frames.ts'
 import { BundleShelf } from './backend-bundle.ts'
-import { instanceCommand, type Isolation } from './fence.ts'
+import { instanceCommand, warmCompileCache, type Isolation } from './fence.ts'
 import { SupervisedInstance } from './supervisor.ts'
 
 export type BackendOptions = {
@@ -35,6 +35,8 @@ export function createBackend(options: BackendOptions): Backend {
   const dir = join(options.dir, 'instances')
   rmSync(dir, { recursive: true, force: true })
   mkdirSync(dir, { recursive: true, mode: 0o700 })
+  const compileCache = join(options.dir, 'compile-cache')
+  warmCompileCache(compileCache)
   const shelf = new BundleShelf(options.content, join(dir, 'files'))
   const require = createRequire(import.meta.url)
   const runtimes: readonly RuntimeName[] = ['node', ...PACKAGES.filter(([, name]) => resolves(require, name)).map(([runtime]) => runtime)]
@@ -62,7 +64,7 @@ export function createBackend(options: BackendOptions): Backend {
       }
       const { needs } = request.block
       const running = new SupervisedInstance({
-        ...instanceCommand(isolation, { bundle, scratch, memoryMb: needs.memoryMb, diskMb: needs.diskMb, gpus: request.gpus, cpuSeconds: cpuSeconds(request.block) }),
+        ...instanceCommand(isolation, { bundle, scratch, memoryMb: needs.memoryMb, diskMb: needs.diskMb, gpus: request.gpus, cpuSeconds: cpuSeconds(request.block), compileCache }),
         cwd: scratch,
         limits: { memoryMb: needs.memoryMb + RUNTIME_MB, diskMb: needs.diskMb, scratch },
       }, options.clock, hooksFor(options, request))

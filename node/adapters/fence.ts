@@ -1,6 +1,6 @@
 /** What an instance is fenced into, decided before it starts. `fence-launch.ts` builds it, from inside the new process. */
-import { execFile } from 'node:child_process'
-import { existsSync, readFileSync, realpathSync } from 'node:fs'
+import { execFile, spawn } from 'node:child_process'
+import { existsSync, mkdirSync, readFileSync, realpathSync } from 'node:fs'
 import { findPackageJSON } from 'node:module'
 import { join, sep } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -34,6 +34,8 @@ export type FenceRequest = {
   readonly diskMb: number
   readonly gpus: readonly string[]
   readonly cpuSeconds: number
+  /** Our own code as V8 compiled it, see `warmCompileCache`: an instance reads it and cannot write it. */
+  readonly compileCache: string
 }
 
 /** What Node and V8 map before the first byte of a block's own: measured 560 MB on Node 24. */
@@ -54,7 +56,23 @@ export function instanceCommand(isolation: Isolation, request: FenceRequest): { 
   const instance = ['--disable-warning=ExperimentalWarning', '--disable-warning=MODULE_TYPELESS_PACKAGE_JSON', `--max-old-space-size=${heapMb}`, INSTANCE]
   if (isolation === 'L0') return { command: process.execPath, args: instance, env }
   const order: FenceOrder = { ...paths(request), ...limits(request), gpus: request.gpus.length > 0, keep: [3], command: [process.execPath, ...instance], env }
-  return { command: process.execPath, args: ['--disable-warning=ExperimentalWarning', LAUNCHER, JSON.stringify(order)], env: {} }
+  return { command: process.execPath, args: ['--disable-warning=ExperimentalWarning', LAUNCHER, JSON.stringify(order)], env: { NODE_COMPILE_CACHE: request.compileCache } }
+}
+
+/**
+ * Compiles what every instance loads, once: it takes loading from about 230 ms to 50. Runs our own code only,
+ * with nobody's block, in a process that ends when its pipe does.
+ */
+export function warmCompileCache(folder: string): void {
+  mkdirSync(folder, { recursive: true, mode: 0o700 })
+  // The launcher becomes the instance before it could keep what it compiled, so it too is warmed apart.
+  for (const script of [[INSTANCE], [LAUNCHER, JSON.stringify({ check: true })]]) {
+    const child = spawn(process.execPath, ['--disable-warning=ExperimentalWarning', ...script], { stdio: ['ignore', 'ignore', 'ignore', 'pipe'], env: { NODE_COMPILE_CACHE: folder }, cwd: folder })
+    // Without it instances start as well, only later.
+    child.on('error', () => undefined)
+    child.stdio[3]?.destroy()
+    child.unref()
+  }
 }
 
 /** Whether this host can fence, asked in a process of its own because it calls into the kernel. */
@@ -68,20 +86,20 @@ export function checkFence(): Promise<{ readonly ok: true; readonly landlock: nu
   })
 }
 
-function environment({ scratch, gpus }: FenceRequest): Readonly<Record<string, string>> {
+function environment({ scratch, gpus, compileCache }: FenceRequest): Readonly<Record<string, string>> {
   const libraries = gpus.length > 0 ? process.env.LD_LIBRARY_PATH : undefined
   return {
-    HOME: scratch, TMPDIR: scratch, LANG: 'C.UTF-8', TZ: 'UTC', OPENSSL_CONF: '/dev/null', ORT_DISABLE_TELEMETRY: '1',
+    HOME: scratch, TMPDIR: scratch, LANG: 'C.UTF-8', TZ: 'UTC', OPENSSL_CONF: '/dev/null', NODE_COMPILE_CACHE: compileCache, ORT_DISABLE_TELEMETRY: '1',
     CUDA_VISIBLE_DEVICES: gpus.join(','), NVIDIA_VISIBLE_DEVICES: gpus.join(','),
     ...(libraries === undefined ? {} : { LD_LIBRARY_PATH: libraries }),
   }
 }
 
-function paths({ bundle, scratch, diskMb, gpus }: FenceRequest): Pick<FenceOrder, 'read' | 'execute' | 'write' | 'devices'> {
+function paths({ bundle, scratch, diskMb, gpus, compileCache }: FenceRequest): Pick<FenceOrder, 'read' | 'execute' | 'write' | 'devices'> {
   const withGpus = gpus.length > 0
   return {
     read: [
-      bundle, scratch, ...runtimeCode(), ...libraries(),
+      bundle, scratch, compileCache, ...runtimeCode(), ...libraries(),
       '/dev/zero', '/dev/urandom', '/proc/cpuinfo', '/proc/meminfo', '/proc/self/stat', '/proc/self/statm', '/sys/devices/system/cpu', '/usr/share/zoneinfo',
       ...(withGpus ? ['/proc/driver/nvidia', '/proc/devices', '/proc/self', '/sys/bus/pci', '/sys/devices', '/sys/class/drm', '/sys/module/nvidia', '/usr/share/vulkan', '/etc/vulkan', '/usr/local/cuda', '/usr/local/nvidia'] : []),
     ],

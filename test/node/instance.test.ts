@@ -1,8 +1,10 @@
 import assert from 'node:assert/strict'
-import { readdirSync } from 'node:fs'
+import { readdirSync, readFileSync } from 'node:fs'
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { MeshError } from '../../protocols/errors.ts'
-import { checkBundlePaths } from '../../node/adapters/backend-bundle.ts'
+import { BundleShelf, checkBundlePaths } from '../../node/adapters/backend-bundle.ts'
 import { checkFence, type Isolation } from '../../node/adapters/fence.ts'
 import { encodeFrame, FrameReader } from '../../node/instance/frames.ts'
 import type { Packet } from '../../protocols/invoke.ts'
@@ -179,6 +181,25 @@ describe('a bundle', () => {
     const wrong = (size: number) => ({ ...request, manifest: { ...request.manifest, files: [{ ...file!, size }] } })
     await assert.rejects(bench.backend.start(wrong(5), never), error => code(error) === 'CONTENT_CORRUPT')
     await assert.rejects(bench.backend.start(wrong(500), never), error => code(error) === 'CONTENT_CORRUPT')
+  })
+})
+
+describe('the bundle shelf', () => {
+  it('keeps a file for as long as somebody holds it, through starts and ends at the same time', async () => {
+    const folder = await mkdtemp(join(tmpdir(), 'aios-shelf-'))
+    const file = { path: 'a.txt', cid: 'bafytest', size: 3 }
+    const shelf = new BundleShelf({ async *cat() { yield Uint8Array.of(1, 2, 3) } }, join(folder, 'files'))
+    const live = async (n: number): Promise<void> => {
+      for (let round = 0; round < 10; round++) {
+        const target = join(folder, `${n}-${round}`)
+        await shelf.layOut([file], target, never)
+        assert.equal(readFileSync(join(target, 'a.txt')).length, 3)
+        await shelf.release([file])
+      }
+    }
+    await Promise.all([live(0), live(1), live(2)])
+    assert.deepEqual(readdirSync(join(folder, 'files')), [])
+    await rm(folder, { recursive: true })
   })
 })
 
