@@ -87,10 +87,11 @@ export class Advertiser {
     this.#poll()
   }
 
-  /** The machine knows itself better than at the start: says so. */
+  /** The machine knows its speed by now: says so. Its size stays what the ledger was opened with, for `free` is reckoned from that. */
   async measured(): Promise<void> {
-    this.#report = await this.#ports.machine.probe()
-    this.changed()
+    const { total } = this.#report ?? UNKNOWN
+    this.#report = { ...await this.#ports.machine.probe(), total }
+    await this.whole()
   }
 
   stop(): void {
