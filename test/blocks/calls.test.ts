@@ -58,6 +58,18 @@ describe('calls', () => {
       assert.equal(village.seen.ran.length, 1)
     })
 
+    it('ends when the last of its callers would have gone', async () => {
+      const village = await new Village(2).open()
+      village.code = slowly(1_000_000)
+      await village.place(1, 'in-a')
+      const before = village.world.now
+      for (const deadlineMs of [3_000, 1_000, 6_000, 2_000]) asking(village, 0, 1, { key: 'k', deadlineMs }).catch(() => undefined)
+      await village.world.run(before + 5_900)
+      assert.equal(village.at(1).instances.running()[0]?.inFlight, 1)
+      await village.world.run(before + 6_500)
+      assert.deepEqual([village.at(1).instances.running()[0]?.inFlight, village.seen.ran.length], [0, 1])
+    })
+
     it('a run that failed is no answer: the next caller gets another', async () => {
       const village = await new Village(2).open()
       village.code = () => {
@@ -160,6 +172,23 @@ describe('calls', () => {
       if (code !== undefined) assert.equal(value.header.code, code)
     }
     assert.deepEqual(await ask(village, 0, 1), [{ asked: 1, by: 'in-a' }])
+  })
+
+  it('a caller that does not read is let go at its deadline, and hung up on when it does not hear so', async () => {
+    const village = await new Village(2).open()
+    village.code = async function * (asked) {
+      for (;;) yield asked
+    }
+    await village.place(1, 'in-a')
+    const deaf = await raw(village)
+    await village.world.drive(deaf.send({ header: call({ deadlineMs: 2_000 }), body: encode(packet('endless')) }))
+    const running = (): number | undefined => village.at(1).instances.running()[0]?.inFlight
+    await village.world.run(village.world.now + 1_500)
+    assert.equal(running(), 1)
+    await village.world.run(village.world.now + 1_000)
+    assert.deepEqual([running(), deaf.signal.aborted], [0, false])
+    await village.world.run(village.world.now + 6_000)
+    assert.equal(deaf.signal.aborted, true)
   })
 
   it('a member whose rights ran out is refused, however old its connection', async () => {
