@@ -21,6 +21,8 @@ export type Outcome = {
   readonly crashes: number
   readonly partitions: number
   readonly settledInMs: Millis | undefined
+  /** What was missing last, after faults had stopped. */
+  readonly waitedFor: string | undefined
   readonly drawn: unknown
   readonly violation: string | undefined
 }
@@ -42,5 +44,5 @@ export async function live<P extends SimPeer>(scenario: Scenario<P>, seconds: nu
     if (!(error instanceof Violation)) throw error
     violation = error.message
   }
-  return { seed: world.seed, fingerprint: world.fingerprint(), delivered: world.network.counts.delivered, ...faults.counts, settledInMs, drawn, violation }
+  return { seed: world.seed, fingerprint: world.fingerprint(), delivered: world.network.counts.delivered, ...faults.counts, settledInMs, waitedFor: world.waitedFor, drawn, violation }
 }

@@ -57,6 +57,8 @@ export class World<P extends SimPeer> {
   readonly hosts: readonly SimulatedHost[]
   readonly peers = new Map<PeerId, P>()
   backendWeather: BackendWeather = STEADY
+  /** What `settle` waited for last. */
+  waitedFor: string | undefined
   readonly #options: WorldOptions<P>
   readonly #checkers: readonly Checker[]
   readonly #calm: Weather
@@ -156,6 +158,7 @@ export class World<P extends SimPeer> {
       await this.run(this.now + step)
       const missing = this.#pending()
       if (missing === undefined) return this.now - from
+      this.waitedFor = `${missing.checker}: ${missing.because}`
       if (this.now - from >= limit) throw new Violation(this.seed, this.now, missing.checker, `${limit} ms after faults stopped: ${missing.because}`)
     }
   }

@@ -16,6 +16,10 @@ export function overrides(word: { readonly state: LifeState; readonly incarnatio
   return belief === undefined || word.incarnation > belief.incarnation || (word.incarnation === belief.incarnation && RANK[word.state] > RANK[belief.state])
 }
 
+function isLiving(state: LifeState): boolean {
+  return state === 'alive' || state === 'suspect'
+}
+
 /** Who is believed alive, suspect, dead or gone. A join: order and repetition of the words make no difference. */
 export class Beliefs {
   readonly #self: PeerId
@@ -35,7 +39,7 @@ export class Beliefs {
     const before = this.#held.peek(peer)
     if (!overrides({ state, incarnation }, before)) return false
     this.#held.set(peer, { state, incarnation, since: now })
-    this.#living = undefined
+    if (before === undefined || isLiving(state) !== isLiving(before.state)) this.#living = undefined
     return true
   }
 
@@ -46,7 +50,7 @@ export class Beliefs {
 
   /** Alive and suspect peers and ourselves, sorted. */
   living(): readonly PeerId[] {
-    this.#living ??= [this.#self, ...[...this.#held].filter(([, { state }]) => state === 'alive' || state === 'suspect').map(([peer]) => peer)].sort()
+    this.#living ??= [this.#self, ...[...this.#held].filter(([, { state }]) => isLiving(state)).map(([peer]) => peer)].sort()
     return this.#living
   }
 

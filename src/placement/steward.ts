@@ -1,4 +1,5 @@
 import { z } from 'zod'
+import type { CapacityAd } from '../../protocols/capacity.ts'
 import { decode, encode } from '../../protocols/codec.ts'
 import { MeshError, type Verdict } from '../../protocols/errors.ts'
 import type { BlockId, Millis, PeerId } from '../../protocols/ids.ts'
@@ -48,6 +49,8 @@ export const STEWARD: Omit<StewardConfig, 'maySteward'> = {
 const EPOCH = 'placement/steward/'
 const BLOCKS_BOUND = 50_000
 const EXPLANATIONS_BOUND = 1_024
+/** Ticks between two looks at everybody's right to steward. */
+const SURVEY_TICKS = 5
 
 /** Keeps alive the blocks that fall to this peer: places, renews, replaces and drains, fenced by an epoch it took before it acted. */
 export class Steward {
@@ -78,6 +81,8 @@ export class Steward {
   #cancelTick: (() => void) | undefined
   #unfitUntil = -Infinity
   #kickPending = false
+  #surveyPending = false
+  #ticks = 0
   #stopped = false
 
   constructor(
@@ -173,18 +178,19 @@ export class Steward {
 
   #moved(peer: PeerId, what: 'ad' | 'alive' | 'suspect' | 'dead' | 'left'): void {
     if (what === 'suspect') return
-    if (this.#succession.update(this.#able())) {
-      for (const block of this.#blocks.keys()) this.#kick(block)
-      for (const [block] of this.#withdrawn) this.#kick(block)
-    }
+    if (this.#isAble(this.#view.ad(peer)) !== this.#succession.has(peer)) this.#survey()
     // New room may be what a block has been waiting for.
     if (what === 'alive') for (const stewardship of this.#stewardships.values()) stewardship.retryAt = Math.min(stewardship.retryAt, this.#ports.clock.monotonic() + this.#config.retryMs.first)
     if (what === 'ad') for (const { block } of this.#view.ad(peer)?.instances ?? []) if (this.#stewardships.has(block)) this.#kick(block)
     for (const stewardship of this.#stewardships.values()) if (stewardship.hosting().has(peer)) this.#kick(stewardship.block)
   }
 
+  #isAble(ad: CapacityAd | undefined): boolean {
+    return ad !== undefined && ad.stewards !== false && this.#config.maySteward(ad.peer).ok
+  }
+
   #able(): readonly PeerId[] {
-    return this.#view.ads().filter(({ peer, stewards }) => stewards !== false && this.#config.maySteward(peer).ok).map(({ peer }) => peer)
+    return this.#view.ads().filter(ad => this.#isAble(ad)).map(({ peer }) => peer)
   }
 
   #refresh(): void {
@@ -192,9 +198,22 @@ export class Steward {
     for (const block of this.#blocks.keys()) this.#kick(block)
   }
 
+  /** Who comes first of a block may have changed. Peers come and go together, and one look at all of them costs as much as they are. */
+  #survey(): void {
+    if (this.#surveyPending || this.#stopped) return
+    this.#surveyPending = true
+    this.#ports.clock.after(this.#config.kickMs, () => {
+      this.#surveyPending = false
+      if (this.#stopped || !this.#succession.update(this.#able())) return
+      for (const block of this.#blocks.keys()) this.#kick(block)
+      for (const [block] of this.#withdrawn) this.#kick(block)
+    })
+  }
+
   #tick(): void {
     this.#cancelTick = this.#ports.clock.after(Math.round(this.#config.tickMs * (0.9 + this.#random.float() * 0.2)), () => {
-      this.#succession.update(this.#able())
+      // Rights run out without a word.
+      if ((this.#ticks += 1) % SURVEY_TICKS === 0) this.#survey()
       for (const block of this.#stewardships.keys()) this.#kick(block)
       this.#tick()
     })

@@ -13,6 +13,11 @@ export class Succession {
   readonly #lines = new Lru<BlockId, readonly PeerId[]>(LINES_BOUND)
   #able: ReadonlySet<PeerId> = new Set()
 
+  /** Is it among those that may steward? */
+  has(peer: PeerId): boolean {
+    return this.#able.has(peer)
+  }
+
   /** Takes the peers that may steward now. True when they changed. */
   update(able: Iterable<PeerId>): boolean {
     const before = this.#able
