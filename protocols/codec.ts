@@ -30,6 +30,8 @@ export interface Protocol<Request, Response> {
 export interface StreamProtocol<Frame> {
   readonly id: ProtocolId
   encode(frame: Frame): Uint8Array
+  /** The pieces whose concatenation `encode` gives, so that a large body need not be copied to be sent. */
+  readonly pieces?: (frame: Frame) => readonly Uint8Array[]
   decode(bytes: Uint8Array): Frame
   readonly limits: {
     readonly frameBytes: number

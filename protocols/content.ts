@@ -20,17 +20,25 @@ export type BlockFrame = { readonly header: z.infer<typeof blockHeader>; readonl
 
 const EMPTY = new Uint8Array(0)
 
+function prefixed(header: BlockFrame['header']): Uint8Array {
+  const head = dagCbor.encode(header)
+  const out = new Uint8Array(2 + head.byteLength)
+  new DataView(out.buffer).setUint16(0, head.byteLength, true)
+  out.set(head, 2)
+  return out
+}
+
 /** Wants one way, blocks the other, each verified against its CID by the receiver: `u16le headerLength | header | bytes`. */
 export const contentBlocks = defineStream<BlockFrame>({
   id: '/aios/content-blocks/1',
   encode({ header, bytes }) {
-    const head = dagCbor.encode(header)
-    const out = new Uint8Array(2 + head.byteLength + bytes.byteLength)
-    new DataView(out.buffer).setUint16(0, head.byteLength, true)
-    out.set(head, 2)
-    out.set(bytes, 2 + head.byteLength)
+    const head = prefixed(header)
+    const out = new Uint8Array(head.byteLength + bytes.byteLength)
+    out.set(head, 0)
+    out.set(bytes, head.byteLength)
     return out
   },
+  pieces: ({ header, bytes }) => [prefixed(header), bytes],
   decode(frame) {
     const length = frame.byteLength < 2 ? Infinity : new DataView(frame.buffer, frame.byteOffset, frame.byteLength).getUint16(0, true)
     if (2 + length > frame.byteLength) throw new MeshError('MESSAGE_INVALID', 'content frame is shorter than its header')

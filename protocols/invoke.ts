@@ -1,7 +1,7 @@
-import * as dagCbor from '@ipld/dag-cbor'
 import { z } from 'zod'
 import { check, defineStream } from './codec.ts'
 import { MeshError } from './errors.ts'
+import { decodeFlat, encodeFlat } from './flat-cbor.ts'
 import { blockId, bytes, cid, epoch, instanceId, json, millis } from './ids.ts'
 
 /** A file that travels with a packet: inline when small, by CID when large. */
@@ -55,23 +55,31 @@ export type InvokeFrame = { readonly header: InvokeHeader; readonly body: Uint8A
 
 const EMPTY = new Uint8Array(0)
 
+function prefixed(header: InvokeHeader): Uint8Array {
+  const head = encodeFlat(header)
+  const out = new Uint8Array(4 + head.byteLength)
+  new DataView(out.buffer).setUint32(0, head.byteLength, true)
+  out.set(head, 4)
+  return out
+}
+
 export const invoke = defineStream<InvokeFrame>({
   id: '/aios/invoke/1',
   encode({ header, body }) {
-    const head = dagCbor.encode(header)
-    const out = new Uint8Array(4 + head.byteLength + body.byteLength)
-    new DataView(out.buffer).setUint32(0, head.byteLength, true)
-    out.set(head, 4)
-    out.set(body, 4 + head.byteLength)
+    const head = prefixed(header)
+    const out = new Uint8Array(head.byteLength + body.byteLength)
+    out.set(head, 0)
+    out.set(body, head.byteLength)
     return out
   },
+  pieces: ({ header, body }) => [prefixed(header), body],
   decode(bytes) {
     if (bytes.byteLength < 4) throw new MeshError('MESSAGE_INVALID', `invoke frame of ${bytes.byteLength} bytes has no header length`)
     const length = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength).getUint32(0, true)
     if (length > 4_096 || 4 + length > bytes.byteLength) throw new MeshError('MESSAGE_INVALID', `invoke frame says its header has ${length} bytes; it has ${bytes.byteLength - 4}`)
     let value: unknown
     try {
-      value = dagCbor.decode(bytes.subarray(4, 4 + length))
+      value = decodeFlat(bytes.subarray(4, 4 + length))
     } catch (cause) {
       throw new MeshError('MESSAGE_INVALID', 'invoke header is not DAG-CBOR', { cause })
     }

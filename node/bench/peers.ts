@@ -11,7 +11,7 @@ import type { Telemetry } from '../../src/ports.ts'
 
 export const clock = new SystemClock()
 export const random = new SystemRandom()
-export const silent: Telemetry = { count: (m) => { if (process.env.NOISY) console.error('count', m) }, gauge: () => undefined, observe: () => undefined, event: (...a) => { if (process.env.NOISY) console.error(JSON.stringify(a)) } }
+export const silent: Telemetry = { count: () => undefined, gauge: () => undefined, observe: () => undefined, event: () => undefined }
 
 /** The adapters of a daemon and nothing above them; whoever knows the benchmark's secret is admitted. */
 export async function startAdapters(dir: string, store: boolean): Promise<{ readonly open: OpenNetwork; readonly store: OpenContent | undefined; stop(): Promise<void> }> {

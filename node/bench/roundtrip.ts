@@ -8,9 +8,9 @@ import { invoke, type InvokeFrame } from '../../protocols/invoke.ts'
 import { clock, other, quantile, rounded, startAdapters, waitFor } from './peers.ts'
 
 const BODY_BYTES = 10_240
-const ROUNDS = 40
+const ROUNDS = 60
 const CALLS = 100
-const WARM_UP = 2_000
+const WARM_UP = 5_000
 const ready = z.object({ addresses: z.array(z.string()), port: z.int() })
 
 /**

@@ -2,12 +2,13 @@ import type { StreamProtocol } from '../../../protocols/codec.ts'
 import { asMeshError, MeshError } from '../../../protocols/errors.ts'
 import type { PeerId } from '../../../protocols/ids.ts'
 import type { Clock, Stream } from '../../../src/ports.ts'
+import { lengthOf } from './outbox.ts'
 
 /** What a stream asks of the mux it runs on. */
 export type StreamWire = {
   readonly clock: Clock
   /** Undefined when it left at once. */
-  message(call: number, bytes: Uint8Array): Promise<void> | undefined
+  message(call: number, pieces: readonly Uint8Array[]): Promise<void> | undefined
   credit(call: number, frames: number): void
   end(call: number): void
   fail(call: number, failure: MeshError): void
@@ -66,9 +67,10 @@ export class MuxStream<F> implements Stream<F> {
 
   async send(frame: F): Promise<void> {
     this.#mustBeOpen()
-    const bytes = this.#protocol.encode(frame)
+    const pieces = this.#protocol.pieces?.(frame) ?? [this.#protocol.encode(frame)]
     const { frameBytes } = this.#protocol.limits
-    if (bytes.byteLength > frameBytes) throw new MeshError('MESSAGE_TOO_LARGE', `a frame of ${this.#protocol.id} is ${bytes.byteLength} bytes; the limit is ${frameBytes}`, { details: { bytes: bytes.byteLength, limit: frameBytes } })
+    const bytes = lengthOf(pieces)
+    if (bytes > frameBytes) throw new MeshError('MESSAGE_TOO_LARGE', `a frame of ${this.#protocol.id} is ${bytes} bytes; the limit is ${frameBytes}`, { details: { bytes, limit: frameBytes } })
     if (this.#credit === 0 || this.#senders.length > 0) {
       if (this.#senders.length >= SENDERS_BOUND) throw new MeshError('OVERLOADED', `${SENDERS_BOUND} frames of ${this.#protocol.id} wait already: await each send`)
       // Whoever wakes us has taken the credit for us, so that a later send cannot overtake.
@@ -78,7 +80,7 @@ export class MuxStream<F> implements Stream<F> {
       this.#credit -= 1
     }
     this.#lastActive = this.#wire.clock.monotonic()
-    const sent = this.#wire.message(this.#call, bytes)
+    const sent = this.#wire.message(this.#call, pieces)
     if (sent === undefined) return
     await sent
     if (this.#failure !== undefined) throw this.#failure

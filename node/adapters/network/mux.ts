@@ -45,6 +45,7 @@ const QUEUE_BYTES = 268_435_456
 const PING_MS = 10_000
 const PINGS_MISSED = 3
 const EMPTY = new Uint8Array(0)
+const NOTHING: readonly Uint8Array[] = []
 
 /** Requests and streams of two peers over one lane. `protocols/mux.md` is what it speaks. */
 export class Mux implements StreamWire {
@@ -119,7 +120,7 @@ export class Mux implements StreamWire {
     const call = this.#number()
     const stream = new MuxStream(this.peer, protocol, this, call, signal)
     this.#calls.set(call, { what: 'stream', end: stream })
-    this.#send(KIND.open, call, idField(protocol.id))
+    this.#send(KIND.open, call, [idField(protocol.id)])
     return stream
   }
 
@@ -128,8 +129,8 @@ export class Mux implements StreamWire {
     this.#fail(because, false)
   }
 
-  message(call: number, bytes: Uint8Array): Promise<void> | undefined {
-    return this.#send(KIND.message, call, bytes)
+  message(call: number, pieces: readonly Uint8Array[]): Promise<void> | undefined {
+    return this.#send(KIND.message, call, pieces)
   }
 
   credit(call: number, frames: number): void {
@@ -139,7 +140,7 @@ export class Mux implements StreamWire {
   }
 
   end(call: number): void {
-    void this.#send(KIND.end, call, EMPTY)
+    void this.#send(KIND.end, call, NOTHING)
   }
 
   fail(call: number, failure: MeshError): void {
@@ -185,21 +186,20 @@ export class Mux implements StreamWire {
         },
       })
       const field = idField(id)
-      const payload = Buffer.allocUnsafe(field.byteLength + 4 + body.byteLength)
-      payload.set(field, 0)
-      writeU32(payload, field.byteLength, deadlineMs)
-      payload.set(body, field.byteLength + 4)
-      void this.#send(KIND.request, call, payload)
+      const head = new Uint8Array(field.byteLength + 4)
+      head.set(field, 0)
+      writeU32(head, field.byteLength, deadlineMs)
+      void this.#send(KIND.request, call, [head, body])
     })
   }
 
-  #send(kind: Frame['kind'], call: number, payload: Uint8Array): Promise<void> | undefined {
+  #send(kind: Frame['kind'], call: number, pieces: readonly Uint8Array[]): Promise<void> | undefined {
     if (this.#failure !== undefined) return undefined
     if (this.#outbox.queuedBytes > QUEUE_BYTES) {
       this.#fail(new MeshError('OVERLOADED', `${this.peer} does not read what it asked for`), true)
       return undefined
     }
-    return this.#outbox.post(kind, call, payload)
+    return this.#outbox.post(kind, call, pieces)
   }
 
   #number(): number {
@@ -339,7 +339,7 @@ export class Mux implements StreamWire {
       cancelTimer()
       this.#calls.delete(call)
       // Whoever cancelled or missed the deadline has already told its caller.
-      if (!controller.signal.aborted) void this.#send(kind, call, bytes)
+      if (!controller.signal.aborted) void this.#send(kind, call, [bytes])
     }
     this.#door.enter(this.peer, id, answerer.limits.perPeerPerSecond, refusal => {
       if (refusal !== undefined) {
