@@ -8,11 +8,12 @@ import { describe } from '../../sdk/mapping.ts'
 import { elements, isDtype, type Dtype, type Tensor, type TensorInfo } from '../../sdk/tensor.ts'
 import type { RuntimeModel } from './model-thread.ts'
 import type { ModelFormat, ModelOptions } from './models.ts'
+import { frozenModel } from './saved-model/frozen-model.ts'
+import { readSavedModelFile } from './saved-model/open.ts'
 
 /** TensorFlow.js as it loaded here. `native` only with the C library under it (tfjs-node). */
 export type Tensorflow = { readonly tf: typeof Tf; readonly backend: string; readonly native: NativeModels | undefined; readonly notes: readonly string[] }
-type NativeModels = { loadSavedModel(path: string): Promise<SavedModel> }
-type SavedModel = { predict(inputs: Tf.NamedTensorMap): Tf.NamedTensorMap | Tf.Tensor | Tf.Tensor[]; readonly inputs: readonly ModelTensor[]; readonly outputs: readonly ModelTensor[] }
+type NativeModels = { loadSavedModel(path: string, tags: string[], signature: string): Promise<{ predict(inputs: Tf.NamedTensorMap): Results }> }
 type ModelTensor = { readonly name: string; readonly dtype?: string; readonly shape?: readonly (number | null)[] | null }
 
 /** Native packages by the name `aios doctor` and manifests know them by, best first. */
@@ -66,7 +67,7 @@ async function scriptBackend(tf: typeof Tf, notes: string[]): Promise<string> {
   return 'cpu'
 }
 
-/** Opens a LayersModel, GraphModel or, with tfjs-node, a SavedModel. Throws RUNTIME_UNAVAILABLE or COMPONENT_ERROR. */
+/** Opens a LayersModel, a GraphModel or a SavedModel. Throws RUNTIME_UNAVAILABLE, COMPONENT_ERROR or SPEC_INVALID. */
 export async function openTensorflow(file: string, format: Exclude<ModelFormat, 'onnx'>, _options: ModelOptions): Promise<RuntimeModel> {
   const runtime = await tensorflow()
   const { tf } = runtime
@@ -81,11 +82,16 @@ export async function openTensorflow(file: string, format: Exclude<ModelFormat, 
 }
 
 async function openSaved(file: string, runtime: Tensorflow): Promise<RuntimeModel> {
-  if (runtime.native === undefined) {
-    throw new MeshError('RUNTIME_UNAVAILABLE', `a SavedModel needs tfjs-node, which does not load here (${runtime.notes.join('; ')}); convert it to a graph-model with tensorflowjs_converter`)
+  const { tf, native } = runtime
+  const saved = await readSavedModelFile(file)
+  const inputs = saved.inputs.map(infoOf)
+  const outputs = saved.outputs.map(infoOf)
+  if (native !== undefined) {
+    const model = await native.loadSavedModel(saved.folder, [...saved.graph.tags], saved.key)
+    return runtimeModel(runtime, inputs, outputs, feeds => model.predict(feeds))
   }
-  const model = await runtime.native.loadSavedModel(file.endsWith('.pb') ? dirname(file) : file)
-  return runtimeModel(runtime, model.inputs.map(infoOf), model.outputs.map(infoOf), feeds => model.predict(feeds))
+  const { predict, backend } = await frozenModel(tf, saved)
+  return { ...runtimeModel(runtime, inputs, outputs, predict), provider: backend }
 }
 
 function layersModel(tf: typeof Tf, model: Tf.LayersModel, runtime: Tensorflow): RuntimeModel {
