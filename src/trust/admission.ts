@@ -1,26 +1,23 @@
-import { z } from 'zod'
-import { check, encode, decode, hex } from '../../protocols/codec.ts'
+import { encode, hex } from '../../protocols/codec.ts'
 import { MeshError, asMeshError, granted, isErrorCode, refused, type Verdict } from '../../protocols/errors.ts'
 import type { Millis, PeerId } from '../../protocols/ids.ts'
-import { bearerBody, capabilityChain, hello, helloBody, membersPull, type CapabilityChain, type Right } from '../../protocols/membership.ts'
+import { bearerBody, hello, helloBody, type CapabilityChain, type Right } from '../../protocols/membership.ts'
 import { signingBytes, type Signed } from '../../protocols/signed.ts'
+import { retry } from '../lib/backoff.ts'
 import type { Ports, Random } from '../ports.ts'
 import { issue, proveChain, SKEW_MS } from './capability.ts'
 import { LINKS, readGenesis, type Membership } from './invitation.ts'
-import { Members, type MemberPage } from './members.ts'
+import { Roll } from './roll.ts'
 import { seal, unseal } from './seal.ts'
 
 const YEAR = 365 * 86_400_000
-/** How often this peer compares whom it knows with one other, and looks whose time is up. */
+/** How often this peer looks whose time is up. */
 const LOOK_MS = 30_000
-/** What is learned in that time is written at once: a whole village joining is one write, not a thousand. */
-const SAVE_MS = 1_000
 /** For a refusal to leave before the door closes. */
 const PARTING_MS = 500
-const PAGES = 200
-/** A peer whose list has more chains than this that prove nothing is not asked on. */
-const UNPROVEN = 16
-const membersFile = z.object({ members: z.array(z.object({ peer: z.string(), chain: capabilityChain })) })
+/** A host under load answers later than this rarely; a lost hello must not cost the connection. */
+const HELLO_MS = 2_000
+const HELLOS = { firstMs: 100, maxMs: 500, retries: 3 }
 
 /**
  * Decides who is one of us. On every new connection both sides prove, before anything else is said, that they know the
@@ -30,15 +27,13 @@ export class Admission {
   readonly #ports: Pick<Ports, 'clock' | 'random' | 'identity' | 'network' | 'journal' | 'telemetry'>
   readonly #owner: PeerId
   readonly #random: Random
-  readonly #members: Members
+  readonly #roll: Roll
   #membership: Membership
   #bearerKey: Uint8Array | undefined
   readonly #onGranted: (membership: Membership) => Promise<void>
   readonly #greeting = new Map<PeerId, Promise<void>>()
-  readonly #pulling = new Map<PeerId, Promise<void>>()
   /** Doors about to be closed on those who were refused. */
   readonly #closing = new Map<PeerId, () => void>()
-  #saving = false
   #cancelLook = (): void => undefined
 
   /** `bearerKey`: the one-time key of an invite, until the first member has made us one in our own name. */
@@ -49,23 +44,16 @@ export class Admission {
     this.#bearerKey = bearerKey
     this.#onGranted = onGranted
     this.#owner = readGenesis(ports.identity, membership.genesis).owner
-    this.#members = new Members(ports.identity, membership.network, this.#owner, ports.clock)
-    if (bearerKey === undefined) this.#members.learn(ports.identity.peer, membership.chain)
+    this.#roll = new Roll(ports, membership.network, this.#owner)
+    if (bearerKey === undefined) this.#roll.learn(ports.identity.peer, membership.chain)
   }
 
   async start(): Promise<void> {
-    const { network, journal, telemetry } = this.#ports
-    try {
-      const saved = await journal.get('members')
-      if (saved !== undefined) for (const { peer, chain } of decode(membersFile, saved, 64 * 1_048_576, 'members').members) this.#members.learn(peer, chain)
-    } catch (error) {
-      // A copy of what others know: not worth staying away for.
-      telemetry.event('warn', 'members.not-read', { because: asMeshError(error).message })
-    }
+    const { network } = this.#ports
+    await this.#roll.start()
     network.handle(hello, async (envelope, from) => this.#answer(envelope, from))
-    network.handle(membersPull, async ({ after, known }) => this.#page(after, known))
     network.onConnection((peer, direction) => {
-      if (direction === 'outbound') this.greet(peer).catch(error => telemetry.event('warn', 'admission.refused', { peer, because: asMeshError(error).message }))
+      if (direction === 'outbound') this.#introduce(peer)
     })
     this.#look()
   }
@@ -73,6 +61,7 @@ export class Admission {
   /** Takes nobody's time any more; what is known stays. */
   stop(): void {
     this.#cancelLook()
+    this.#roll.stop()
     for (const cancel of this.#closing.values()) cancel()
   }
 
@@ -86,7 +75,7 @@ export class Admission {
 
   /** Rights a peer has proved; empty when it has not, or they ran out. */
   rights(peer: PeerId): readonly Right[] {
-    return this.#members.get(peer)?.rights ?? []
+    return this.#roll.get(peer)?.rights ?? []
   }
 
   /** May `peer` do this here? The refusal says what it lacks. */
@@ -108,9 +97,19 @@ export class Admission {
     return shared(this.#greeting, peer, () => this.#greet(peer))
   }
 
+  /** A lost hello is said again while the connection may still wait for it: nothing else passes before it. */
+  #introduce(peer: PeerId): void {
+    const { clock, telemetry } = this.#ports
+    const say = (): Promise<void> => this.greet(peer).catch(error => {
+      const { code, message } = asMeshError(error)
+      throw new MeshError(code, message, { cause: error, retryable: code === 'DEADLINE' })
+    })
+    retry({ clock, random: this.#random }, HELLOS, say).catch(error => telemetry.event('warn', 'admission.refused', { peer, because: asMeshError(error).message }))
+  }
+
   async #greet(peer: PeerId): Promise<void> {
-    const { network, telemetry } = this.#ports
-    const answer = await network.request(peer, hello, this.#say(peer))
+    const { clock, network } = this.#ports
+    const answer = await network.request(peer, hello, this.#say(peer), clock.deadline(HELLO_MS))
     if (answer.hello === undefined) {
       const because = answer.refused?.because ?? 'no reason given'
       const code = answer.refused !== undefined && isErrorCode(answer.refused.code) ? answer.refused.code : 'NETWORK_REFUSED'
@@ -125,13 +124,13 @@ export class Admission {
     }
     if (this.#bearerKey !== undefined) await this.#enter(peer, answer.granted)
     network.admit(peer)
-    await this.pull(peer).catch(error => telemetry.event('warn', 'members.pull-failed', { peer, because: asMeshError(error).message }))
+    await this.#roll.met(peer)
   }
 
   /** Takes the membership that `peer` made of our invite. */
   async #enter(peer: PeerId, chain: CapabilityChain | undefined): Promise<void> {
     const { identity } = this.#ports
-    const verdict = chain === undefined ? refused('it sent none') : this.#members.learn(identity.peer, chain)
+    const verdict = chain === undefined ? refused('it sent none') : this.#roll.learn(identity.peer, chain)
     if (chain === undefined || !verdict.ok) throw new MeshError('NETWORK_REFUSED', `${peer} gave us no membership that holds: ${verdict.ok ? 'it sent none' : verdict.because}`)
     const membership = { ...this.#membership, chain }
     await this.#onGranted(membership)
@@ -139,39 +138,17 @@ export class Admission {
     this.#bearerKey = undefined
   }
 
-  /** Learns the members that `peer` knows; each proves itself, so it does not matter who says it. */
+  /** Learns the members that `peer` knows. */
   pull(peer: PeerId): Promise<void> {
-    return shared(this.#pulling, peer, () => this.#pull(peer))
+    return this.#roll.pull(peer)
   }
 
-  async #pull(peer: PeerId): Promise<void> {
-    const known = this.#members.digest()
-    let after: PeerId | undefined
-    let unproven = 0
-    for (let page = 0; page < PAGES && unproven <= UNPROVEN; page++) {
-      const { members, next } = await this.#ports.network.request(peer, membersPull, after === undefined ? { known } : { after })
-      for (const member of members) {
-        const verdict = this.#members.learn(member.peer, member.chain)
-        if (!verdict.ok) unproven += 1
-        else if (verdict.value) this.#save()
-      }
-      if (next === undefined || (after !== undefined && next <= after)) break
-      after = next
-    }
-    if (unproven > 0) this.#ports.telemetry.event('info', 'members.unproven', { peer, count: unproven })
-  }
-
-  /** Whoever joined elsewhere is heard of here; whose capability ran out is shown out, connection or not. */
+  /** Whose capability ran out is shown out, connection or not. */
   #look(): void {
-    const { clock, network, telemetry } = this.#ports
+    const { clock, network } = this.#ports
     this.#cancelLook = clock.after(Math.round(LOOK_MS * (0.75 + this.#random.float() / 2)), () => {
-      if (this.#members.forgetExpired() > 0) this.#save()
+      this.#roll.forgetExpired()
       for (const peer of network.peers()) if (this.rights(peer).length === 0) network.ban(peer, 'its capability has expired: it needs a new invite')
-      const peers = network.peers()
-      if (peers.length > 0) {
-        const peer = this.#random.pick(peers)
-        this.pull(peer).catch(error => telemetry.event('debug', 'members.pull-failed', { peer, because: asMeshError(error).message }))
-      }
       this.#look()
     })
   }
@@ -228,7 +205,7 @@ export class Admission {
       const proof = proveChain(identity, value.network, this.#owner, value.chain, now)
       if (!proof.ok) return proof
       if (proof.value.subject === from) {
-        const learned = this.#learn(from, value.chain)
+        const learned = this.#roll.learn(from, value.chain)
         return learned.ok ? granted({ granted: undefined }) : learned
       }
       if (proof.value.bearer === undefined || value.bearer === undefined) return refused('the capability belongs to somebody else')
@@ -245,42 +222,17 @@ export class Admission {
   /** Makes the bearer of a good invite a member in its own name, with at most our own rights. */
   #adopt(peer: PeerId, rights: readonly Right[], now: Millis): Verdict<{ readonly granted: Signed[] }> {
     const { identity, random } = this.#ports
-    const own = this.#members.get(identity.peer)
+    const own = this.#roll.get(identity.peer)
     if (own?.rights.includes('invite') !== true) return refused('this peer may not admit new ones: dial one that may invite', true)
     const rightsGiven = rights.filter(right => own.rights.includes(right))
     // It asks again because it lost our answer, or it was a member before: nothing to add.
-    const known = this.#members.get(peer)
+    const known = this.#roll.get(peer)
     if (known !== undefined && rightsGiven.every(right => known.rights.includes(right))) return granted({ granted: [...known.chain] })
     if (this.#membership.chain.length >= LINKS) return refused('the chain of invitations is too long here: dial a peer nearer to the owner', true)
     const link = issue(identity, { network: this.#membership.network, subject: peer, rights: rightsGiven, notBefore: now - SKEW_MS, expires: Math.min(now + YEAR, own.expires), nonce: hex(random.bytes(8)) })
     const chain = [link, ...this.#membership.chain]
-    const learned = this.#learn(peer, chain)
+    const learned = this.#roll.learn(peer, chain)
     return learned.ok ? granted({ granted: chain }) : learned
-  }
-
-  #learn(peer: PeerId, chain: CapabilityChain): Verdict<boolean> {
-    const learned = this.#members.learn(peer, chain)
-    if (learned.ok && learned.value) this.#save()
-    return learned
-  }
-
-  #page(after: PeerId | undefined, known: Uint8Array | undefined): MemberPage {
-    if (after === undefined && known !== undefined && hex(known) === hex(this.#members.digest())) return { members: [] }
-    return this.#members.page(after)
-  }
-
-  /** Soon, and once for all that comes until then. */
-  #save(): void {
-    if (this.#saving) return
-    this.#saving = true
-    this.#ports.clock.after(SAVE_MS, () => {
-      this.#saving = false
-      this.#write().catch(error => this.#ports.telemetry.event('warn', 'members.not-saved', { because: asMeshError(error).message }))
-    })
-  }
-
-  async #write(): Promise<void> {
-    await this.#ports.journal.set('members', encode(check(membersFile, { members: this.#members.all() }, 'members')))
   }
 }
 

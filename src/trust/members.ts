@@ -13,6 +13,9 @@ const BOUND = 20_000
 const PAGE = 128
 /** Half of what an answer may have: chains differ in length. */
 const PAGE_BYTES = 524_288
+/** Parts of the list that are compared one by one, so that two peers exchange what differs and little else. */
+const BUCKETS = 64
+const BUCKET_BYTES = 8
 /** What a link has beside its payload and signature. */
 const LINK_BYTES = 160
 
@@ -27,6 +30,7 @@ export class Members {
   readonly #clock: Pick<Clock, 'unix'>
   readonly #known = new Map<PeerId, Member>()
   readonly #sum = new Uint8Array(32)
+  readonly #buckets = new Uint8Array(BUCKETS * BUCKET_BYTES)
   #sorted: readonly PeerId[] | undefined
 
   constructor(identity: Identity, network: Cid, owner: PeerId, clock: Pick<Clock, 'unix'>) {
@@ -76,25 +80,47 @@ export class Members {
     return this.#sum.slice()
   }
 
-  /** Those after `after`, in order of their ids. */
-  page(after: PeerId | undefined): MemberPage {
+  /** A digest of each part of the list, one after the other. */
+  buckets(): Uint8Array {
+    return this.#buckets.slice()
+  }
+
+  /** Those after `after`, in order of their ids; only from parts of the list that differ from `theirs` where that is given. */
+  page(after: PeerId | undefined, theirs?: Uint8Array): MemberPage {
     this.#sorted ??= [...this.#known.keys()].sort()
     const from = after === undefined ? 0 : this.#sorted.findIndex(peer => peer > after)
     const members: MemberPage['members'] = []
     let bytes = 0
+    let last: PeerId | undefined
     if (from < 0) return { members }
-    for (const [at, peer] of this.#sorted.slice(from, from + PAGE + 1).entries()) {
+    const same = theirs === undefined ? undefined : Array.from({ length: BUCKETS }, (_, bucket) => this.#agrees(bucket, theirs))
+    for (let at = from; at < this.#sorted.length; at += 1) {
+      const peer = this.#sorted[at]!
+      if (same?.[bucketOf(peer)] === true) continue
       const member = this.get(peer)
-      const size = member?.chain.reduce((sum, { payload, signature }) => sum + payload.byteLength + signature.byteLength + LINK_BYTES, 0) ?? 0
-      if (at === PAGE || bytes + size > PAGE_BYTES) return { members, next: this.#sorted[from + at - 1] ?? peer }
+      if (member === undefined) continue
+      const size = member.chain.reduce((sum, { payload, signature }) => sum + payload.byteLength + signature.byteLength + LINK_BYTES, 0)
+      if (last !== undefined && (members.length === PAGE || bytes + size > PAGE_BYTES)) return { members, next: last }
       bytes += size
-      if (member !== undefined) members.push({ peer, chain: [...member.chain] })
+      last = peer
+      members.push({ peer, chain: [...member.chain] })
     }
     return { members }
   }
 
   all(): readonly { readonly peer: PeerId; readonly chain: CapabilityChain }[] {
     return [...this.#known].map(([peer, { chain }]) => ({ peer, chain }))
+  }
+
+  /** As it is kept on disk. */
+  saved(peer: PeerId): { readonly peer: PeerId; readonly chain: CapabilityChain } | undefined {
+    const member = this.#known.get(peer)
+    return member === undefined ? undefined : { peer, chain: member.chain }
+  }
+
+  #agrees(bucket: number, theirs: Uint8Array): boolean {
+    for (let at = bucket * BUCKET_BYTES; at < (bucket + 1) * BUCKET_BYTES; at += 1) if (this.#buckets[at] !== theirs[at]) return false
+    return true
   }
 
   #expired({ expires }: Member): boolean {
@@ -111,7 +137,10 @@ export class Members {
 
   /** Adds to the digest what is not in it, and takes out what is. */
   #mix(peer: PeerId, mark: string): void {
-    for (const [at, byte] of digest(utf8(`${peer}\0${mark}`)).entries()) this.#sum[at] = (this.#sum[at] ?? 0) ^ byte
+    const hash = digest(utf8(`${peer}\0${mark}`))
+    const bucket = bucketOf(peer) * BUCKET_BYTES
+    for (let at = 0; at < hash.length; at += 1) this.#sum[at]! ^= hash[at]!
+    for (let at = 0; at < BUCKET_BYTES; at += 1) this.#buckets[bucket + at]! ^= hash[at]!
   }
 }
 
@@ -124,4 +153,10 @@ function better(one: Member, other: Member): boolean {
 function markOf(chain: CapabilityChain): string {
   const [leaf] = chain
   return leaf === undefined ? '' : hex(leaf.signature)
+}
+
+function bucketOf(peer: PeerId): number {
+  let hash = 0
+  for (let at = 0; at < peer.length; at += 1) hash = (Math.imul(hash, 31) + peer.charCodeAt(at)) | 0
+  return (hash >>> 0) % BUCKETS
 }

@@ -2,6 +2,7 @@ import { decode, encode, type Schema } from '../../protocols/codec.ts'
 import { MeshError } from '../../protocols/errors.ts'
 import type { PeerId } from '../../protocols/ids.ts'
 import { signingBytes, type Signed } from '../../protocols/signed.ts'
+import { Lru } from '../lib/lru.ts'
 import type { Identity } from '../ports.ts'
 
 /** Signs a value for one purpose. `domain` keeps statements of one kind from being replayed as another. */
@@ -10,21 +11,46 @@ export function seal(identity: Identity, domain: string, value: unknown): Signed
   return { domain, payload, signer: identity.peer, signature: identity.sign(signingBytes(domain, payload)) }
 }
 
-const opened = new WeakMap<Signed, { readonly domain: string; readonly value: unknown }>()
+type Opened = { readonly domain: string; readonly value: unknown }
+
+const opened = new WeakMap<Signed, Opened>()
+/** Of envelopes that came again in another message: gossip, pulls and mirrors carry the same ones many times. */
+const checked = new Lru<string, Opened & { readonly signer: PeerId; readonly payload: Uint8Array }>(8_192)
+/** Larger payloads come rarely, and would make what is remembered large. */
+const REMEMBERED_BYTES = 8_192
 
 /**
  * Checks who signed and decodes. Throws SIGNATURE_INVALID, MESSAGE_INVALID, MESSAGE_TOO_LARGE.
- * The answer is remembered for as long as the envelope object lives, so that forwarding it costs nothing.
+ * The answer is remembered: nothing about it can change while signer, domain, payload and signature are the same bytes.
  */
 export function unseal<T>(identity: Identity, domain: string, schema: Schema<T>, envelope: Signed, limitBytes = 1_048_576): { readonly value: T; readonly signer: PeerId } {
   if (envelope.domain !== domain) throw new MeshError('SIGNATURE_INVALID', `expected a signed ${domain}, got a signed ${envelope.domain}`)
-  const known = opened.get(envelope)
   // The schema of a domain never varies, so a remembered value has the type asked for.
-  if (known !== undefined) return { value: known.value as T, signer: envelope.signer }
+  const known = opened.get(envelope) ?? remembered(domain, envelope)
+  if (known !== undefined && envelope.payload.byteLength <= limitBytes) return { value: known.value as T, signer: envelope.signer }
   if (!identity.verify(envelope.signer, signingBytes(domain, envelope.payload), envelope.signature)) {
     throw new MeshError('SIGNATURE_INVALID', `the ${domain} that claims to be from ${envelope.signer} was not signed by it`)
   }
   const value = decode(schema, envelope.payload, limitBytes, domain)
   opened.set(envelope, { domain, value })
+  if (envelope.payload.byteLength <= REMEMBERED_BYTES) checked.set(nameOf(envelope), { domain, value, signer: envelope.signer, payload: envelope.payload.slice() })
   return { value, signer: envelope.signer }
+}
+
+function remembered(domain: string, envelope: Signed): Opened | undefined {
+  const known = checked.get(nameOf(envelope))
+  if (known === undefined || known.domain !== domain || known.signer !== envelope.signer || !sameBytes(known.payload, envelope.payload)) return undefined
+  opened.set(envelope, known)
+  return known
+}
+
+/** Its signature as text: one unit a byte. */
+function nameOf({ signature }: Signed): string {
+  return String.fromCharCode(...signature)
+}
+
+function sameBytes(a: Uint8Array, b: Uint8Array): boolean {
+  if (a.byteLength !== b.byteLength) return false
+  for (let at = 0; at < a.byteLength; at += 1) if (a[at] !== b[at]) return false
+  return true
 }
