@@ -67,7 +67,7 @@ export function createPeer(ports: Ports, config: PeerConfig): Peer {
   const policies = new Policies(ports, catalogue)
   const instances = new Instances(ports, catalogue, policies, config.clusterId)
   const placement = new Placement(ports, { view: capacity, catalogue, policies, instances }, { ...PLACEMENT, ...config.placement, maySteward: peer => admission.may(peer, 'host') })
-  const calls = new Calls(ports, instances, placement)
+  const calls = new Calls(ports, instances, placement, (peer, right) => admission.may(peer, right))
   const invoker = new BlockInvoker(ports, capacity, calls, catalogue, policies)
   const runs = new RunEngine(ports, { view: capacity, invoker, policies, catalogue, compatible }, config.runs)
   const inventory = new Inventory(capacity, catalogue, policies)
@@ -89,7 +89,9 @@ export function createPeer(ports: Ports, config: PeerConfig): Peer {
       runs.stop()
       placement.stop()
       await instances.stopAll(drainMs)
+      policies.close()
       await capacity.stop()
+      admission.stop()
     },
   }
 }

@@ -1,10 +1,10 @@
 import { capacityTopic, type CapacityAd, type CapacityDelta, type InstanceAd } from '../../protocols/capacity.ts'
 import { decode, encode } from '../../protocols/codec.ts'
-import { MeshError } from '../../protocols/errors.ts'
 import type { Cid, Millis } from '../../protocols/ids.ts'
 import type { Resources } from '../../protocols/resources.ts'
 import type { Signed } from '../../protocols/signed.ts'
 import { z } from 'zod'
+import { background } from '../lib/background.ts'
 import type { MachineReport, Ports } from '../ports.ts'
 import { seal } from '../trust/seal.ts'
 import { describeSelf, difference, isNews, type AdBody } from './ad.ts'
@@ -188,10 +188,7 @@ export class Advertiser {
   }
 
   #background(work: Promise<unknown>): void {
-    work.catch(error => {
-      if (!(error instanceof MeshError)) throw error
-      this.#ports.telemetry.event('warn', 'ad.not-published', { because: error.message })
-    })
+    background(this.#ports.telemetry, 'ad.not-published', work, 'warn')
   }
 }
 

@@ -2,6 +2,7 @@ import { capacityAd, capacityDelta, capacityPull, capacityTopic, type CapacityAd
 import { MeshError } from '../../protocols/errors.ts'
 import type { BlockId, Millis, PeerId } from '../../protocols/ids.ts'
 import type { Signed } from '../../protocols/signed.ts'
+import { background } from '../lib/background.ts'
 import { Lru } from '../lib/lru.ts'
 import type { Ports, Random } from '../ports.ts'
 import type { MeshView } from '../roles.ts'
@@ -317,10 +318,7 @@ export class Capacity implements MeshView {
   }
 
   #background(work: Promise<unknown>): void {
-    work.catch(error => {
-      if (!(error instanceof MeshError)) throw error
-      this.#ports.telemetry.event('debug', 'capacity.failed', { because: error.message })
-    })
+    background(this.#ports.telemetry, 'capacity.failed', work)
   }
 }
 

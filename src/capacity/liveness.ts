@@ -2,6 +2,7 @@ import { livenessBody, livenessTopic, probe, type Rumour } from '../../protocols
 import { asMeshError, MeshError } from '../../protocols/errors.ts'
 import type { Millis, PeerId } from '../../protocols/ids.ts'
 import type { Signed } from '../../protocols/signed.ts'
+import { background } from '../lib/background.ts'
 import type { Ports, Random } from '../ports.ts'
 import { seal, unseal } from '../trust/seal.ts'
 import { Beliefs, overrides, type LifeState } from './beliefs.ts'
@@ -305,9 +306,6 @@ export class Liveness {
   }
 
   #background(work: Promise<unknown>): void {
-    work.catch(error => {
-      if (!(error instanceof MeshError)) throw error
-      this.#ports.telemetry.event('debug', 'liveness.failed', { because: error.message })
-    })
+    background(this.#ports.telemetry, 'liveness.failed', work)
   }
 }

@@ -6,6 +6,7 @@ import type { Needs, Resources } from '../../protocols/resources.ts'
 import type { Signed } from '../../protocols/signed.ts'
 import type { BlockRecord } from '../../protocols/specs.ts'
 import { Backoff } from '../lib/backoff.ts'
+import { background } from '../lib/background.ts'
 import { Lru } from '../lib/lru.ts'
 import type { Ports, Random } from '../ports.ts'
 import type { Catalogue, ContractBook, InstanceHost, MeshView } from '../roles.ts'
@@ -14,26 +15,7 @@ import { isLive, isOpen, step, type ContractEvent, type HeldContract } from './c
 import { ContractJournal, type SavedContract } from './contract-journal.ts'
 import { lapse } from './lapse.ts'
 import { award, expire, free, hold, openLedger, release, restore, type Ledger, type LedgerPromise } from './ledger.ts'
-
-export type HostingConfig = {
-  readonly leaseMs: readonly [least: Millis, most: Millis]
-  readonly tickMs: Millis
-  readonly drainMs: Millis
-  /** An instance that has not become ready by then has failed. */
-  readonly startMs: Millis
-  /** A crashed instance is started again here so many times within `restartWindowMs`; then its steward places it anew. */
-  readonly restarts: number
-  readonly restartWindowMs: Millis
-  /** How long a failure stays in the ad, so that the steward hears of it. */
-  readonly mournMs: Millis
-  /** Kept back from what the machine has, for the host itself. */
-  readonly reserve: Pick<Resources, 'cpuMilli' | 'memoryMb' | 'diskMb'>
-}
-
-export const HOSTING: HostingConfig = {
-  leaseMs: [5_000, 300_000], tickMs: 1_000, drainMs: 10_000, startMs: 120_000, restarts: 3, restartWindowMs: 60_000, mournMs: 20_000,
-  reserve: { cpuMilli: 0, memoryMb: 0, diskMb: 0 },
-}
+import type { HostingConfig } from './timings.ts'
 
 type Entry = {
   held: HeldContract
@@ -398,9 +380,6 @@ export class Hosting implements ContractBook {
   }
 
   #background(work: Promise<unknown>): void {
-    work.catch(error => {
-      if (!(error instanceof MeshError)) throw error
-      this.#ports.telemetry.event('warn', 'hosting.failed', { because: error.message })
-    })
+    background(this.#ports.telemetry, 'hosting.failed', work, 'warn')
   }
 }

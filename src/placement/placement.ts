@@ -10,9 +10,10 @@ import { Allocation, type AllocationConfig } from './allocation.ts'
 import { Bidder, BIDDER, type BidderConfig } from './bidder.ts'
 import { Bundles, BUNDLES, type BundlesConfig } from './bundles.ts'
 import { aiosFilter } from './cluster-document.ts'
-import { Hosting, HOSTING, type HostingConfig } from './hosting.ts'
+import { Hosting } from './hosting.ts'
 import type { LedgerPromise } from './ledger.ts'
-import { Steward, STEWARD, type StewardConfig } from './steward.ts'
+import { Steward } from './steward.ts'
+import { HOSTING, STEWARD, type HostingConfig, type StewardConfig } from './timings.ts'
 
 export type PlacementConfig = {
   /** May this peer award, renew and release here? Asked again for each message. */

@@ -1,10 +1,11 @@
 import { z } from 'zod'
 import type { CapacityAd } from '../../protocols/capacity.ts'
 import { decode, encode } from '../../protocols/codec.ts'
-import { MeshError, type Verdict } from '../../protocols/errors.ts'
+import { MeshError } from '../../protocols/errors.ts'
 import type { BlockId, Millis, PeerId } from '../../protocols/ids.ts'
 import { contract as contractSchema, lease, type Explanation } from '../../protocols/placement.ts'
 import type { BlockRecord } from '../../protocols/specs.ts'
+import { background } from '../lib/background.ts'
 import { Lru } from '../lib/lru.ts'
 import type { Ports, Random } from '../ports.ts'
 import type { Catalogue, MeshView } from '../roles.ts'
@@ -15,36 +16,7 @@ import { Mirrors } from './mirrors.ts'
 import { reconcile, surplus, type Observed } from './reconcile.ts'
 import { Stewardship } from './stewardship.ts'
 import { Succession } from './succession.ts'
-
-export type StewardConfig = {
-  readonly leaseMs: Millis
-  readonly renewEveryMs: Millis
-  readonly leaseDeadlineMs: Millis
-  /** Every stewardship is looked at this often; changes are looked at at once. */
-  readonly tickMs: Millis
-  /** Changes that arrive together are looked at together. */
-  readonly kickMs: Millis
-  readonly surplusMs: Millis
-  /** A contract that its host's ads do not show for this long is gone. */
-  readonly graceMs: Millis
-  /** A host where an instance failed is left alone for this long. */
-  readonly avoidMs: Millis
-  readonly retryMs: { readonly first: Millis; readonly most: Millis }
-  readonly placeAtOnce: number
-  readonly mirrorMs: Millis
-  /** How long a peer that could not write leaves stewardship to others. */
-  readonly unfitMs: Millis
-  readonly skewMs: Millis
-  /** After two stewards outranked each other, wait this long, doubling, before trying again. */
-  readonly yieldMs: { readonly first: Millis; readonly most: Millis; readonly calmMs: Millis }
-  /** Is this peer one whose awards, leases and mirrors count? */
-  readonly maySteward: (peer: PeerId) => Verdict<true>
-}
-
-export const STEWARD: Omit<StewardConfig, 'maySteward'> = {
-  leaseMs: 20_000, renewEveryMs: 4_000, leaseDeadlineMs: 2_000, tickMs: 1_000, kickMs: 10, surplusMs: 2_000, graceMs: 10_000, avoidMs: 30_000,
-  retryMs: { first: 300, most: 8_000 }, placeAtOnce: 4, mirrorMs: 250, unfitMs: 30_000, skewMs: 60_000, yieldMs: { first: 300, most: 8_000, calmMs: 30_000 },
-}
+import type { StewardConfig } from './timings.ts'
 
 const EPOCH = 'placement/steward/'
 const BLOCKS_BOUND = 50_000
@@ -414,10 +386,7 @@ export class Steward {
   }
 
   #background(work: Promise<unknown>): void {
-    work.catch(error => {
-      if (!(error instanceof MeshError)) throw error
-      this.#ports.telemetry.event('debug', 'steward.failed', { because: error.message })
-    })
+    background(this.#ports.telemetry, 'steward.failed', work)
   }
 }
 

@@ -48,8 +48,7 @@ describe('a hostile component', () => {
     const fence = await checkFence()
     if (!fence.ok) {
       console.log(`      no fence here: ${fence.because}`)
-      // Kernels without Landlock run instances only where the operator asks for none of this.
-      this.skip()
+      this.skip() // reason: this kernel has no Landlock, and instances run there only where the operator asks for no fence
     }
     bench = await openBench()
     folder = await mkdtemp(join(tmpdir(), 'aios-secret-'))
