@@ -53,11 +53,15 @@ export const registryNews = defineTopic({
   limits: { messageBytes: 65_536, perPeerPerSecond: 20 },
 })
 
-/** Every few seconds to one random peer: digests of my view, so that a lost update is found without a new write. */
+/**
+ * Every few seconds to one random peer: a digest of my view, so that a lost update is found without a new write. `root` is
+ * the sha2-256 of the 256 bucket digests one after the other; only where it differs the buckets follow.
+ */
 export const registryDigest = defineProtocol({
   id: '/aios/registry-digest/1',
-  request: z.object({ buckets: z.array(bytes).length(256) }),
-  response: z.object({ differing: z.array(z.int().min(0).max(255)) }),
+  request: z.object({ root: bytes.optional(), buckets: z.array(bytes).length(256).optional() }),
+  /** `differs`: whether the roots do. */
+  response: z.object({ differing: z.array(z.int().min(0).max(255)), differs: z.boolean().optional() }),
   limits: { requestBytes: 16_384, responseBytes: 4_096, perPeerPerSecond: 5, deadlineMs: 5_000 },
 })
 

@@ -1,11 +1,11 @@
 import { asMeshError, refused } from '../../protocols/errors.ts'
 import type { Millis, PeerId } from '../../protocols/ids.ts'
-import { hex, recordCid } from '../../protocols/codec.ts'
+import { digest, hex, recordCid } from '../../protocols/codec.ts'
 import { registryDigest, registryNews, registryPage } from '../../protocols/registry.ts'
 import type { Signed } from '../../protocols/signed.ts'
 import { Lru } from '../lib/lru.ts'
 import type { Clock, Network, Random, Telemetry } from '../ports.ts'
-import { BUCKETS, type HeldRecord } from './record.ts'
+import type { HeldRecord } from './record.ts'
 import type { Registries } from './store.ts'
 
 export type ReplicaPorts = { readonly clock: Clock; readonly random: Random; readonly network: Network; readonly telemetry: Telemetry }
@@ -30,6 +30,8 @@ const PAGES = 4_000
 /** Buckets asked for in one go: small enough that several peers share a first copy. */
 const RANGE = 16
 const PARALLEL_PEERS = 4
+/** Peers asked what there is, before a first copy. */
+const TELLERS = 2
 /** Buckets repaired in one round, so that a view that differs in everything is mended over several. */
 const REPAIR_BUCKETS = 64
 const NEWS_BYTES = 48_000
@@ -56,6 +58,7 @@ export class RegistryReplica {
   #synced = false
   #refused = 0
   #lastRepairAt: Millis | undefined
+  #comparedAt = -Infinity
   #outgoing: Signed[] = []
   #newsDue = false
   #stopped = false
@@ -68,7 +71,10 @@ export class RegistryReplica {
   /** Serves, listens and starts to copy from whoever is there. */
   start(): void {
     const { network } = this.#ports
-    network.handle(registryDigest, async ({ buckets }) => ({ differing: [...this.#store.view.differing(buckets)] }))
+    network.handle(registryDigest, async ({ root, buckets }) => {
+      const differing = buckets === undefined ? [] : [...this.#store.view.differing(buckets)]
+      return root === undefined ? { differing } : { differing, differs: hex(root) !== hex(this.#root()) }
+    })
     network.handle(registryPage, async ({ buckets, after, limit }) => {
       const page = this.#store.view.page(buckets, after, Math.min(limit, PAGE_RECORDS), PAGE_BYTES)
       return { records: [...page.records], ...(page.next === undefined ? {} : { next: page.next }) }
@@ -77,7 +83,7 @@ export class RegistryReplica {
       network.subscribe(registryNews, ({ records }, from) => void this.take(records, from, 'news').catch(error => this.#say('news', from, error))),
       this.#store.onWritten(records => this.#announce(records)),
       network.onPeer((peer, state) => {
-        if (state === 'joined') void (this.#synced ? this.#repair(peer) : this.copy())
+        if (state === 'joined') this.#joined(peer)
       }),
     )
     this.#scheduleRepair()
@@ -128,12 +134,22 @@ export class RegistryReplica {
     return { forged, unauthorised }
   }
 
+  /** Peers come in crowds, at a start and after a partition: one of them is compared with soon, the others in their turn. */
+  #joined(peer: PeerId): void {
+    if (!this.#synced) void this.copy()
+    else if (this.#ports.clock.monotonic() - this.#comparedAt > REPAIR_MS / 2) void this.#repair(peer)
+  }
+
   async #copyAll(): Promise<void> {
-    const ranges: number[][] = []
-    for (let bucket = 0; bucket < BUCKETS; bucket += RANGE) ranges.push(Array.from({ length: RANGE }, (_, i) => bucket + i))
     let peers = this.#shuffled(this.#trusted())
     if (peers.length === 0) return
     const started = this.#ports.clock.monotonic()
+    // Two say what there is to copy; what both leave out, the repair after the copy and those to come find.
+    const said = await Promise.all(peers.slice(0, TELLERS).map(peer => this.#differing(peer).catch(error => this.#say('digest', peer, error))))
+    if (said.every(buckets => buckets === undefined)) return
+    const wanted = [...new Set(said.flatMap(buckets => buckets ?? []))].sort((a, b) => a - b)
+    const ranges: number[][] = []
+    for (let at = 0; at < wanted.length; at += RANGE) ranges.push(wanted.slice(at, at + RANGE))
     // A peer that fails or lies leaves its range to the others; those that were good go another round for it.
     while (ranges.length > 0 && peers.length > 0 && !this.#stopped) {
       const waiting = peers
@@ -193,10 +209,11 @@ export class RegistryReplica {
   async #repair(peer: PeerId | undefined = this.#someone()): Promise<void> {
     if (peer === undefined || this.#repairing || this.#stopped) return
     this.#repairing = true
+    this.#comparedAt = this.#ports.clock.monotonic()
     try {
-      const { differing } = await this.#ports.network.request(peer, registryDigest, { buckets: [...this.#store.view.digests()] })
+      const differing = await this.#differing(peer)
       if (differing.length > 0) {
-        const buckets = this.#shuffled([...new Set(differing)]).slice(0, REPAIR_BUCKETS)
+        const buckets = this.#shuffled(differing).slice(0, REPAIR_BUCKETS)
         await this.#pull(peer, buckets)
         this.#ports.telemetry.count('registry_repaired_buckets_total', {}, buckets.length)
       }
@@ -206,6 +223,25 @@ export class RegistryReplica {
     } finally {
       this.#repairing = false
     }
+  }
+
+  /** The buckets in which a peer's view is not like ours. */
+  async #differing(peer: PeerId): Promise<number[]> {
+    const { network } = this.#ports
+    if ((await network.request(peer, registryDigest, { root: this.#root() })).differs === false) return []
+    const { differing } = await network.request(peer, registryDigest, { buckets: [...this.#store.view.digests()] })
+    return [...new Set(differing)]
+  }
+
+  #root(): Uint8Array {
+    const digests = this.#store.view.digests()
+    const all = new Uint8Array(digests.reduce((sum, { byteLength }) => sum + byteLength, 0))
+    let at = 0
+    for (const bytes of digests) {
+      all.set(bytes, at)
+      at += bytes.byteLength
+    }
+    return digest(all)
   }
 
   #someone(): PeerId | undefined {
@@ -265,7 +301,7 @@ export class RegistryReplica {
     return out
   }
 
-  #say(doing: string, peer: PeerId, error: unknown): void {
+  #say(doing: string, peer: PeerId, error: unknown): undefined {
     if (this.#stopped) return
     const { code, message } = asMeshError(error)
     this.#ports.telemetry.count('registry_failures_total', { doing, code })
