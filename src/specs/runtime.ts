@@ -81,8 +81,11 @@ const ALIASES: Readonly<Record<string, RuntimeName>> = { onnxruntime: 'onnx', te
 
 /** A path inside the bundle: relative, with no way out, and present where the files are known. */
 function readPath(fields: Fields, name: 'entry' | 'model', files: readonly string[] | undefined): string | undefined {
-  const path = fields.text([name], 300)?.replace(/^\.\//, '')
-  if (path === undefined) return undefined
+  const said = fields.text([name], 300)?.replace(/^\.\//, '')
+  if (said === undefined) return undefined
+  // TensorFlow calls the folder the SavedModel.
+  const inside = `${said.replace(/\/$/, '')}/saved_model.pb`
+  const path = name === 'model' && files?.includes(inside) === true ? inside : said
   if (path.startsWith('/') || path.includes('\\') || path.includes('\0') || path.split('/').some(part => part === '..' || part === '' || part === '.')) {
     fields.wrong(name, path, 'give a path inside the component directory, with "/" and without ".."')
     return undefined

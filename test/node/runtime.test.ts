@@ -77,11 +77,6 @@ describe('a model without code', () => {
     assert.deepEqual(await answers(running.infer(packetOf({ x: [1, 1] }), never)), [{ y: [4, 6] }])
     assert.deepEqual(await answers(running.infer(packetOf({ x: [[1, 0], [0, 1]] }), never)), [{ y: [[1, 2], [3, 4]] }])
   }).timeout(30_000)
-
-  it('as a SavedModel runs with tfjs-node, and without it is refused with the reason', async () => {
-    await assert.rejects(start({ files: { 'saved_model.pb': 'x' }, runtime: { name: 'tfjs', model: 'saved_model.pb', format: 'saved-model' } }), (error: MeshError) =>
-      error.code === 'COMPONENT_ERROR' || (error.code === 'RUNTIME_UNAVAILABLE' && /tfjs-node: not installed/.test(error.message)))
-  }).timeout(30_000)
 })
 
 describe('a block that runs a model of its bundle', () => {

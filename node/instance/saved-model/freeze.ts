@@ -6,6 +6,11 @@ import { restoredKeys, variableId } from './variables.ts'
 import { nearestType, readTensor, type Weight } from './weight.ts'
 
 const MAX_EMITTED = 200_000
+/** Together; a graph can say large constants in few bytes. */
+const MAX_CONSTANT_BYTES = 1_073_741_824
+/** TensorFlow's numbers of types. */
+const TEXT = 7
+const BOOLEAN = 10
 
 /** Attributes in protobuf's JSON form, as TensorFlow.js reads graphs. */
 type Json = { readonly [key: string]: unknown }
@@ -22,6 +27,8 @@ export type Frozen = {
   readonly variables: readonly { readonly name: string; readonly key: string }[]
   /** Whether it can only be run asynchronously. */
   readonly waiting: boolean
+  /** Whether the WASM backend would get it wrong: it takes texts for numbers, and reverses bits beyond its memory. */
+  readonly plain: boolean
 }
 
 /**
@@ -44,11 +51,14 @@ class Freezing {
   readonly #constants: { readonly name: string; readonly weight: Weight }[] = []
   readonly #variables = new Map<string, { readonly name: string; readonly key: string; readonly of: string }>()
   #waiting = false
+  #plain: boolean
+  #bytes = 0
 
   constructor(graph: MetaGraph, signature: Signature) {
     this.#signature = signature
     this.#scopes = new Scopes(graph, signature.inputs.map(input => input.tensor))
     this.#keys = restoredKeys(this.#scopes)
+    this.#plain = ![...signature.inputs, ...signature.outputs].some(({ type }) => type === TEXT)
   }
 
   run(): Frozen {
@@ -65,7 +75,7 @@ class Freezing {
     })
     for (let next = this.#queue.pop(); next !== undefined; next = this.#queue.pop()) this.#emit(next.scope, next.node, next.name)
     this.#refuseMemory()
-    return { nodes, functions: this.#functions, inputs, outputs, constants: this.#constants, variables: [...this.#variables.values()], waiting: this.#waiting }
+    return { nodes, functions: this.#functions, inputs, outputs, constants: this.#constants, variables: [...this.#variables.values()], waiting: this.#waiting, plain: this.#plain }
   }
 
   /** The name of a tensor in what is emitted; its node is emitted later. */
@@ -93,7 +103,11 @@ class Freezing {
     if (op === 'Const') {
       const value = node.attributes.get('value')
       if (value?.kind !== 'tensor') throw broken(`the constant "${node.name}" has no value`)
-      this.#constants.push({ name, weight: readTensor(value.value) })
+      const weight = readTensor(value.value)
+      this.#bytes += weight.data.byteLength
+      if (this.#bytes > MAX_CONSTANT_BYTES) throw broken(`its constants have more than ${MAX_CONSTANT_BYTES} bytes`)
+      if (weight.type === 'string') this.#plain = false
+      this.#constants.push({ name, weight })
       nodes.push({ name, op, input: [], attr: {} })
       return
     }
@@ -111,7 +125,10 @@ class Freezing {
     const input = node.inputs.map(reference => this.#tensor(this.#scopes.locate(scope, reference)))
     const attr: Record<string, unknown> = {}
     const defaults = this.#scopes.graph.operations.get(node.op)?.defaults
-    for (const [key, value] of new Map([...(defaults ?? []), ...node.attributes])) if (/^[a-z]\w{0,99}$/i.test(key)) attr[key] = attributeJson(value)
+    for (const [key, value] of new Map([...(defaults ?? []), ...node.attributes])) {
+      if (/^[a-z]\w{0,99}$/i.test(key)) attr[key] = attributeJson(value)
+      if (value.kind === 'type' && (value.value === TEXT || (value.value === BOOLEAN && op.startsWith('Reverse')))) this.#plain = false
+    }
     for (const attribute of BODIES.get(op) ?? []) attr[attribute] = { func: { name: this.#body(scope, node, attribute) } }
     nodes.push({ name, op, input, attr })
   }

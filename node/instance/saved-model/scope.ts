@@ -5,6 +5,7 @@ import { CALLS, PASSING } from './operations.ts'
 const MAX_DEPTH = 64
 const MAX_SCOPES = 20_000
 const MAX_STEPS = 5_000_000
+const MAX_STEPS_EACH = 10_000
 
 /** Where nodes are emitted to: the main graph, or the function of a loop or branch. `id` is 0 for the main graph. */
 export type Body = { readonly id: number }
@@ -85,8 +86,8 @@ export class Scopes {
   locate(from: Scope, reference: string): Source {
     let scope = from
     let wanted = reference
-    for (;;) {
-      if (++this.#steps > MAX_STEPS) throw broken('its graph takes too long to follow; it may run in a circle')
+    for (let steps = 0; ; steps++) {
+      if (steps > MAX_STEPS_EACH || ++this.#steps > MAX_STEPS) throw broken('its graph takes too long to follow; it may run in a circle')
       if (scope === this.main) {
         const fed = this.#fed.get(canonical(wanted))
         if (fed !== undefined) return { kind: 'input', index: fed }
