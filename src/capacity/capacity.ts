@@ -11,7 +11,7 @@ import { checkAd, checkDelta, type AdLimits } from './ad.ts'
 import { Advertiser, type AdSources, type AdvertiserConfig } from './advertiser.ts'
 import type { LifeState } from './beliefs.ts'
 import { Liveness, LIVENESS, type LivenessConfig } from './liveness.ts'
-import { AdView, isNewer } from './view.ts'
+import { AdView, isNewer, readMarks } from './view.ts'
 
 export type CapacityConfig = {
   readonly advertiser: AdvertiserConfig
@@ -47,6 +47,11 @@ export const CAPACITY: CapacityConfig = {
 }
 
 const MET = 'capacity/met'
+/** Peers asked for everything at once, until one has answered. */
+const WHOLE_PULLS = 2
+const ASK_AGAIN_MS = 1_000
+/** Versions an asker names as held; the ads of a larger mesh come in parts anyway. */
+const VERSIONS_A_PULL = 4_096
 const ADS_A_PULL = 256
 const PULL_BYTES = 6 * 1_048_576
 const UNPROVED_BYTES = 16_384
@@ -71,6 +76,7 @@ export class Capacity implements MeshView {
   #caughtUp = false
   #met = false
   #pulled = false
+  #wholePulls = 0
   #startedAt = 0
   #stopped = false
   #ads: readonly CapacityAd[] | undefined
@@ -106,7 +112,7 @@ export class Capacity implements MeshView {
   /** Probes the machine, says the first ad, and pulls those of others. Resolves when the first ad is out. */
   async start(sources: AdSources): Promise<void> {
     const { network, journal, clock } = this.#ports
-    network.handle(capacityPull, async ({ of }) => ({ ads: this.#passOn(of) }))
+    network.handle(capacityPull, async ({ of, held }) => ({ ads: this.#passOn(of, held) }))
     this.#stops.push(network.subscribe(capacityTopic, envelope => this.#hear(envelope)))
     this.#startedAt = clock.monotonic()
     this.#met = (await journal.get(MET)) !== undefined
@@ -190,19 +196,31 @@ export class Capacity implements MeshView {
       this.#background(this.#advertiser.whole())
     }
     // The first peers are asked for everything; later ones only for what they say of themselves.
-    if (!this.#pulled) this.#background(this.#pullAll(peer))
-    else if (this.#view.ad(peer) === undefined) this.#pullOne(peer)
+    if (!this.#pulled) {
+      if (this.#wholePulls < WHOLE_PULLS) this.#background(this.#pullAll(peer))
+    } else if (this.#view.ad(peer) === undefined) this.#pullOne(peer)
   }
 
   async #pullAll(peer: PeerId): Promise<void> {
-    await this.#pull(peer, {})
+    this.#wholePulls += 1
+    try {
+      await this.#pull(peer, {})
+    } finally {
+      this.#wholePulls -= 1
+    }
     this.#pulled = true
     await this.#catchUp()
   }
 
+  /** Everything one peer holds that we do not. Asked again, of another, until somebody answered. */
   #askSomebody(): void {
     const peers = this.#ports.network.peers()
-    if (peers.length > 0) this.#background(this.#pull(this.#random.pick(peers), {}))
+    if (this.#stopped || peers.length === 0) return
+    const again = (): void => void this.#stops.push(this.#ports.clock.after(ASK_AGAIN_MS + this.#random.below(ASK_AGAIN_MS), () => this.#askSomebody()))
+    this.#pullAll(this.#random.pick(peers)).catch(error => {
+      if (!(error instanceof MeshError)) throw error
+      again()
+    })
   }
 
   async #catchUp(): Promise<void> {
@@ -221,7 +239,8 @@ export class Capacity implements MeshView {
     this.#pulls.add(peer)
     this.#pulledAt.set(peer, this.#ports.clock.monotonic())
     try {
-      const { ads } = await this.#ports.network.request(peer, capacityPull, request, this.#ports.clock.deadline(this.#config.pullDeadlineMs))
+      const held = request.of === undefined && this.#view.size > 1 ? { held: this.#view.marks(VERSIONS_A_PULL) } : {}
+      const { ads } = await this.#ports.network.request(peer, capacityPull, { ...request, ...held }, this.#ports.clock.deadline(this.#config.pullDeadlineMs))
       this.#hearAll(ads)
     } finally {
       this.#pulls.delete(peer)
@@ -239,8 +258,9 @@ export class Capacity implements MeshView {
     }
   }
 
-  #passOn(of: readonly PeerId[] | undefined): Signed[] {
-    const wanted = of ?? [this.self, ...this.live().filter(peer => peer !== this.self)]
+  #passOn(of: readonly PeerId[] | undefined, held: Uint8Array | undefined): Signed[] {
+    const asker = held === undefined ? undefined : readMarks(held)
+    const wanted = of ?? [this.self, ...this.live().filter(peer => peer !== this.self && !(asker?.has(this.#view.mark(peer)) ?? false))]
     const ads: Signed[] = []
     let bytes = 0
     // In a mesh larger than one answer, each asker gets another part of it after our own.
@@ -264,6 +284,7 @@ export class Capacity implements MeshView {
       if (envelope.domain === 'capacity' && envelope.payload.byteLength <= UNPROVED_BYTES) this.#unproved.set(envelope.signer, envelope)
       return
     }
+    if (this.#view.holds(envelope)) return
     const now = clock.monotonic()
     if (envelope.domain === 'capacity-delta') {
       const { value, signer } = unseal(identity, 'capacity-delta', capacityDelta, envelope, AD_BYTES)

@@ -39,6 +39,8 @@ export type LivenessParts = {
   readonly onState: (peer: PeerId, state: LifeState) => void
 }
 
+/** The ring watches everybody; the peer probed besides is one that costs no new connection, except this often. */
+const STRANGER_PERIODS = 8
 const RUMOURS_A_MESSAGE = 32
 const OUTBOX_BOUND = 512
 const RELAYING_BOUND = 64
@@ -127,7 +129,7 @@ export class Liveness {
   #period(): void {
     this.#periods += 1
     const targets = new Set(this.#beliefs.watched(this.#config.watched))
-    const other = this.#anyLiving(1, [...targets])[0]
+    const other = this.#periods % STRANGER_PERIODS === 0 ? this.#anyLiving(1, [...targets])[0] : this.#anyConnected()
     if (other !== undefined) targets.add(other)
     if (this.#periods % this.#config.retryDeadPeriods === 0) {
       const dead = this.#beliefs.dead()
@@ -292,6 +294,11 @@ export class Liveness {
   async #settleSuspicion(peer: PeerId): Promise<void> {
     await this.#ports.clock.sleep(this.#config.suspectMs * 2 + this.#random.below(this.#config.suspectMs + 1))
     if (this.#beliefs.of(peer)?.state === 'suspect') await this.#check(peer, false)
+  }
+
+  #anyConnected(): PeerId | undefined {
+    const connected = this.#ports.network.peers()
+    return connected.length === 0 ? undefined : this.#random.pick(connected)
   }
 
   #anyLiving(count: number, except: readonly PeerId[]): readonly PeerId[] {

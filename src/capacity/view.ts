@@ -116,6 +116,31 @@ export class AdView {
     return heard.delta === undefined ? [heard.envelope] : [heard.envelope, heard.delta]
   }
 
+  /** Is this very envelope what its peer is known to have said last? Then it is no news. */
+  holds({ signer, signature, payload }: Signed): boolean {
+    const heard = this.#heard.peek(signer)
+    if (heard === undefined) return false
+    return [heard.envelope, heard.delta].some(held => held !== undefined && equal(held.signature, signature) && equal(held.payload, payload))
+  }
+
+  /** Names the newest word held of a peer in 32 bits. */
+  mark(peer: PeerId): number {
+    const heard = this.#heard.peek(peer)
+    return heard === undefined ? 0 : markOf(heard.ad)
+  }
+
+  /** The marks of all that is held, 4 bytes each, at most `most` of them. */
+  marks(most: number): Uint8Array {
+    const out = new DataView(new ArrayBuffer(4 * Math.min(most, this.#heard.size)))
+    let at = 0
+    for (const [, { ad }] of this.#heard) {
+      if (at >= out.byteLength) break
+      out.setUint32(at, markOf(ad))
+      at += 4
+    }
+    return new Uint8Array(out.buffer)
+  }
+
   /** Sorted. */
   peers(): readonly PeerId[] {
     return [...this.#heard].map(([peer]) => peer).sort()
@@ -156,4 +181,26 @@ function applied(base: CapacityAd, { changed, sequence, issuedAt }: CapacityDelt
   const ad: CapacityAd = { ...base, sequence, issuedAt }
   // Object.assign and not a spread: a field that is absent from the delta keeps its value.
   return Object.assign(ad, changed)
+}
+
+/** Reads `AdView.marks`. */
+export function readMarks(bytes: Uint8Array): ReadonlySet<number> {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength - (bytes.byteLength % 4))
+  const marks = new Set<number>()
+  for (let at = 0; at < view.byteLength; at += 4) marks.add(view.getUint32(at))
+  return marks
+}
+
+/** FNV-1a over who said it and when in its lives. Two words that share a mark are told apart by the next gossip or pull. */
+function markOf({ peer, incarnation, sequence }: CapacityAd): number {
+  let mark = 0x811c9dc5
+  for (let at = 0; at < peer.length; at += 1) mark = Math.imul(mark ^ peer.charCodeAt(at), 0x01000193)
+  mark = Math.imul(mark ^ incarnation, 0x01000193)
+  return Math.imul(mark ^ sequence, 0x01000193) >>> 0
+}
+
+function equal(a: Uint8Array, b: Uint8Array): boolean {
+  if (a.byteLength !== b.byteLength) return false
+  for (let at = 0; at < a.byteLength; at += 1) if (a[at] !== b[at]) return false
+  return true
 }
