@@ -11,7 +11,7 @@ import { checkAd, checkDelta, type AdLimits } from './ad.ts'
 import { Advertiser, type AdSources, type AdvertiserConfig } from './advertiser.ts'
 import type { LifeState } from './beliefs.ts'
 import { Liveness, LIVENESS, type LivenessConfig } from './liveness.ts'
-import { AdView, isNewer, readMarks } from './view.ts'
+import { AdView, isNewer, readMarks, type Version } from './view.ts'
 
 export type CapacityConfig = {
   readonly advertiser: AdvertiserConfig
@@ -26,6 +26,8 @@ export type CapacityConfig = {
   readonly pullsAtOnce: number
   /** When, after a start, everything is asked for again: peers that start together do not know each other at first. */
   readonly askAgainMs: readonly Millis[]
+  /** Between two comparisons of everything held with one peer. */
+  readonly compareMs: Millis
   /** How long a peer that has met others before waits for one of them before it counts itself alone. */
   readonly lonelyMs: Millis
   /** The same for one that never met anybody. */
@@ -42,6 +44,7 @@ export const CAPACITY: CapacityConfig = {
   pullEveryMs: 500,
   pullsAtOnce: 16,
   askAgainMs: [1_000, 4_000],
+  compareMs: 4_000,
   lonelyMs: 5_000,
   firstMs: 300,
 }
@@ -50,6 +53,11 @@ const MET = 'capacity/met'
 /** Peers asked for everything at once, until one has answered. */
 const WHOLE_PULLS = 2
 const ASK_AGAIN_MS = 1_000
+/** Up to this size asking at once costs nobody much. */
+const SMALL_MESH = 16
+/** How long gossip may take before it counts as lost. */
+const GOSSIP_MS = 500
+const MISSING_BOUND = 4_096
 /** Versions an asker names as held; the ads of a larger mesh come in parts anyway. */
 const VERSIONS_A_PULL = 4_096
 const ADS_A_PULL = 256
@@ -70,6 +78,7 @@ export class Capacity implements MeshView {
   readonly #advertiser: Advertiser
   readonly #hearers = new Set<Hearer>()
   readonly #pulls = new Set<PeerId>()
+  readonly #missing = new Set<PeerId>()
   readonly #pulledAt = new Lru<PeerId, Millis>(4_096)
   readonly #unproved = new Lru<PeerId, Signed>(256)
   readonly #stops: (() => void)[] = []
@@ -103,7 +112,7 @@ export class Capacity implements MeshView {
       own: () => this.#advertiser.version(),
       refute: incarnation => this.#background(this.#refute(incarnation)),
       onProbed: (peer, incarnation, sequence) => {
-        if (isNewer({ incarnation, sequence }, this.#view.ad(peer))) this.#pullOne(peer)
+        this.#pullMissing(peer, { incarnation, sequence })
       },
       onState: (peer, state) => this.#moved(peer, state),
     })
@@ -124,6 +133,7 @@ export class Capacity implements MeshView {
     for (const peer of network.peers()) this.#joined(peer)
     this.#stops.push(clock.after(this.#met ? this.#config.lonelyMs : this.#config.firstMs, () => this.#background(this.#catchUp())))
     for (const wait of this.#config.askAgainMs) this.#stops.push(clock.after(wait, () => this.#askSomebody()))
+    this.#compare()
     this.#expire()
   }
 
@@ -198,7 +208,7 @@ export class Capacity implements MeshView {
     // The first peers are asked for everything; later ones only for what they say of themselves.
     if (!this.#pulled) {
       if (this.#wholePulls < WHOLE_PULLS) this.#background(this.#pullAll(peer))
-    } else if (this.#view.ad(peer) === undefined) this.#pullOne(peer)
+    } else this.#pullMissing(peer)
   }
 
   async #pullAll(peer: PeerId): Promise<void> {
@@ -210,6 +220,17 @@ export class Capacity implements MeshView {
     }
     this.#pulled = true
     await this.#catchUp()
+  }
+
+  /** Gossip loses words: now and then somebody is asked what it holds that we do not. */
+  #compare(): void {
+    const { clock, network } = this.#ports
+    clock.after(Math.round(this.#config.compareMs * (0.75 + this.#random.float() / 2)), () => {
+      if (this.#stopped) return
+      const peers = network.peers()
+      if (peers.length > 0 && this.#pulled && this.#view.size <= VERSIONS_A_PULL) this.#background(this.#pull(this.#random.pick(peers), {}))
+      this.#compare()
+    })
   }
 
   /** Everything one peer holds that we do not. Asked again, of another, until somebody answered. */
@@ -227,6 +248,20 @@ export class Capacity implements MeshView {
     if (this.#caughtUp || this.#stopped) return
     this.#caughtUp = true
     await this.#advertiser.whole()
+  }
+
+  /** What a peer says of itself is usually on its way by gossip: only what has not come after a moment is asked for. */
+  #pullMissing(peer: PeerId, version: Version = { incarnation: 0, sequence: 0 }): void {
+    if (!isNewer(version, this.#view.ad(peer)) || this.#missing.size >= MISSING_BOUND || this.#missing.has(peer)) return
+    if (this.#view.size <= SMALL_MESH) {
+      this.#pullOne(peer)
+      return
+    }
+    this.#missing.add(peer)
+    this.#ports.clock.after(GOSSIP_MS + this.#random.below(GOSSIP_MS), () => {
+      this.#missing.delete(peer)
+      if (!this.#stopped && this.#isLive(peer) && isNewer(version, this.#view.ad(peer))) this.#pullOne(peer)
+    })
   }
 
   #pullOne(peer: PeerId): void {
@@ -291,7 +326,7 @@ export class Capacity implements MeshView {
       const verdict = checkDelta(value, signer, clock.unix(), this.#config.limits, this.#view.ad(signer)?.total)
       if (!verdict.ok) throw refusedAd(telemetry, signer, verdict.because)
       const change = this.#view.apply(value, envelope, now)
-      if (change === 'base-missing') this.#pullOne(signer)
+      if (change === 'base-missing') this.#pullMissing(signer, value)
       if (change !== 'stale') this.#liveness.heardFrom(signer, value.incarnation)
       if (change === 'newer') this.#changed(signer, 'ad')
       return
@@ -306,7 +341,7 @@ export class Capacity implements MeshView {
 
   #moved(peer: PeerId, state: LifeState): void {
     if (state === 'dead' || state === 'left') this.#view.forget(peer)
-    else if (state === 'alive' && this.#view.ad(peer) === undefined) this.#pullOne(peer)
+    else if (state === 'alive') this.#pullMissing(peer)
     this.#changed(peer, state)
   }
 

@@ -11,6 +11,8 @@ export type LivenessConfig = {
   /** Every peer we watch is probed once in this time. */
   readonly periodMs: Millis
   readonly probeMs: Millis
+  /** A probe of a peer that is not connected gets this much more: three round trips and a handshake. */
+  readonly dialMs: Millis
   /** A relay's own probe must end before the asker gives the relay up. */
   readonly relayMs: Millis
   readonly suspectMs: Millis
@@ -26,7 +28,7 @@ export type LivenessConfig = {
  * A silent death is noticed within period + probe + relay + suspicion + a last probe: 2.5 s. A broken connection starts the same
  * sequence at once, and a refused redial that every relay confirms ends it at once.
  */
-export const LIVENESS: LivenessConfig = { periodMs: 900, probeMs: 400, relayMs: 300, suspectMs: 400, watched: 3, relays: 3, retryDeadPeriods: 5, skewMs: 60_000 }
+export const LIVENESS: LivenessConfig = { periodMs: 900, probeMs: 400, dialMs: 800, relayMs: 300, suspectMs: 400, watched: 3, relays: 3, retryDeadPeriods: 5, skewMs: 60_000 }
 
 export type LivenessParts = {
   readonly isMember: (peer: PeerId) => boolean
@@ -145,7 +147,7 @@ export class Liveness {
     if (before === undefined || before.state === 'left') return
     this.#checking.add(peer)
     try {
-      const direct = await this.#ask(peer)
+      const direct = await this.#ask(peer, !connectionLost)
       if (direct === 'alive' || before.state === 'dead') return
       const relayed = await this.#askOthers(peer)
       if (relayed.some(answer => answer === 'alive')) return
@@ -163,11 +165,14 @@ export class Liveness {
     }
   }
 
-  async #ask(peer: PeerId): Promise<'alive' | 'refused' | 'silent'> {
+  /** `patient`: a peer we are not connected to may need the time of a dial besides. */
+  async #ask(peer: PeerId, patient = false): Promise<'alive' | 'refused' | 'silent'> {
+    const { probeMs, dialMs } = this.#config
+    const waitMs = probeMs + (patient && !this.#ports.network.peers().includes(peer) ? dialMs : 0)
     const belief = this.#beliefs.of(peer)
     const believed = belief?.state === 'suspect' || belief?.state === 'dead' ? { believed: belief.state } : {}
     try {
-      const answer = await this.#ports.network.request(peer, probe, { incarnation: belief?.incarnation ?? 0, ...believed }, this.#ports.clock.deadline(this.#config.probeMs))
+      const answer = await this.#ports.network.request(peer, probe, { incarnation: belief?.incarnation ?? 0, ...believed }, this.#ports.clock.deadline(waitMs))
       this.#set(peer, 'alive', answer.incarnation)
       if (answer.sequence !== undefined) this.#parts.onProbed(peer, answer.incarnation, answer.sequence)
       return this.#beliefs.of(peer)?.state === 'dead' ? 'silent' : 'alive'
@@ -179,7 +184,7 @@ export class Liveness {
   /** `absent`: the relay itself is gone and says nothing about the peer. */
   async #askOthers(peer: PeerId): Promise<readonly ('alive' | 'refused' | 'silent' | 'absent')[]> {
     const incarnation = this.#beliefs.of(peer)?.incarnation ?? 0
-    return Promise.all(this.#anyLiving(this.#config.relays, [peer]).map(async relay => {
+    return Promise.all(this.#relaysFor(peer).map(async relay => {
       try {
         const answer = await this.#ports.network.request(relay, probe, { of: peer, incarnation }, this.#ports.clock.deadline(this.#config.relayMs + 100))
         return answer.alive ? 'alive' : 'refused'
@@ -294,6 +299,15 @@ export class Liveness {
   async #settleSuspicion(peer: PeerId): Promise<void> {
     await this.#ports.clock.sleep(this.#config.suspectMs * 2 + this.#random.below(this.#config.suspectMs + 1))
     if (this.#beliefs.of(peer)?.state === 'suspect') await this.#check(peer, false)
+  }
+
+  /** Connected ones first: a relay that must be dialled answers too late. */
+  #relaysFor(peer: PeerId): readonly PeerId[] {
+    const { relays } = this.#config
+    const connected = this.#ports.network.peers().filter(other => other !== peer && this.#beliefs.of(other)?.state === 'alive')
+    const from = this.#random.below(Math.max(1, connected.length))
+    const chosen = [...connected.slice(from), ...connected.slice(0, from)].slice(0, relays)
+    return chosen.length < relays ? [...chosen, ...this.#anyLiving(relays - chosen.length, [peer, ...chosen])] : chosen
   }
 
   #anyConnected(): PeerId | undefined {
