@@ -53,6 +53,8 @@ describe('a SavedModel without tfjs-node', () => {
     ['conv', 'of convolutions, with two outputs'],
     ['ledger', 'of a module with functions, a loop, a branch and variables of several types'],
     ['lstm', 'of a recurrent layer'],
+    ['pairs', 'with an operation that only the cpu backend has'],
+    ['names', 'of texts and reversed bits'],
     ['first', 'of TensorFlow 1, with a signature of its own name'],
   ]
   for (const [name, what] of cases) {

@@ -54,9 +54,20 @@ export async function frozenArtifacts({ folder, graph, signature }: SavedModelFi
       format: 'graph-model',
       modelTopology: { node: frozen.nodes, library: { function: frozen.functions }, versions: { producer: 1, minConsumer: 1 } },
       weightSpecs: weights.map(({ name, weight }) => ({ name, dtype: weight.type, shape: [...weight.shape] })),
-      weightData: weights.map(({ weight }) => weight.data),
+      weightData: joined(weights.map(({ weight }) => weight.data)),
     },
   }
+}
+
+/** One buffer: in a list of them, TensorFlow.js 4.22 finds the wrong one where all but the last have the same size. */
+function joined(parts: readonly ArrayBuffer[]): ArrayBuffer {
+  const whole = new Uint8Array(parts.reduce((total, part) => total + part.byteLength, 0))
+  let at = 0
+  for (const part of parts) {
+    whole.set(new Uint8Array(part), at)
+    at += part.byteLength
+  }
+  return whole.buffer
 }
 
 function pickGraph(graphs: readonly MetaGraph[]): MetaGraph {
