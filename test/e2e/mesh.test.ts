@@ -164,6 +164,20 @@ describe('a mesh of three real peers', function () {
     assert.match(metrics, /^aios_peers_live 3$/m)
   })
 
+  it('AIOS\'s parser makes clusters, adds nodes, registers images, sends commands, and searches by a published policy', async () => {
+    const { client } = net.peer(1)
+    const act = async (action: string, values: Json): Promise<Json> => z.object({ success: z.literal(true), task_id: z.string(), result: z.json() }).parse(await client.send('POST', `/api/${action}`, { header: { templateUri: 'Parser/V1', parameters: {} }, body: { spec: { values } } })).result as Json
+    await published(client, fileURLToPath(new URL('../fixtures/policies/newest-first', import.meta.url)), 'policies')
+    await act('createCluster', { id: 'lab-1', regionId: 'eu', nodes: { count: 1, nodeData: [{ id: 'n1', memory: 1_000, vcpus: { count: 8 } }] } })
+    const grown = z.object({ memory: z.number(), nodes: z.object({ count: z.number() }) }).parse(await act('addNode', { clusterId: 'lab-1', nodeData: { id: 'n2', memory: 500 } }))
+    assert.deepEqual([grown.memory, grown.nodes.count], [1_500, 2])
+    assert.match(JSON.stringify(await act('addComponent', { componentId: { name: 'yolo', version: '1.0.0', releaseTag: 'stable' }, componentType: 'model', containerRegistryInfo: { containerImage: 'registry/yolo:1', componentMode: 'aios' } })), /model\.yolo:1\.0\.0-stable/)
+    const answers = z.record(z.string(), z.object({ error: z.object({ message: z.string() }).loose() })).parse(await act('executeMgmtCommand', { blockId: 'triage-report', service: 'instances', mgmtCommand: 'stats', mgmtData: {} }))
+    assert.match(Object.values(answers)[0]?.error.message ?? '', /no management commands/)
+    const found = z.array(z.object({ blockId: z.string() }).loose()).parse(await act('search', { matchType: 'block', rankingPolicyRule: { values: { policyRuleURI: 'newest-first:1.0-stable', parameters: { filterRule: { matchType: 'block', filter: { blockQuery: { variable: 'minInstances', operator: '>=', value: '2' } } } } } } }))
+    assert.deepEqual(found.map(({ blockId }) => blockId), ['triage-classify'])
+  })
+
   it('kill -9 of a peer: its instances come up elsewhere, runs go on; restarted it is the same peer with what it had', async function () {
     this.timeout(90_000)
     const block = 'triage-normalise'
@@ -196,8 +210,8 @@ describe('a mesh of three real peers', function () {
   })
 })
 
-async function published(client: DevPeer['client'], directory: string): Promise<Json> {
+async function published(client: DevPeer['client'], directory: string, kind = 'components'): Promise<Json> {
   let last: Json = null
-  for await (const line of client.lines('POST', '/mesh/components', { directory })) last = line
+  for await (const line of client.lines('POST', `/mesh/${kind}`, { directory })) last = line
   return last
 }
