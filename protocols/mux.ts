@@ -71,11 +71,17 @@ export function readU32(from: Uint8Array, at: number): number {
   return (from[at]! | (from[at + 1]! << 8) | (from[at + 2]! << 16) | (from[at + 3]! << 24)) >>> 0
 }
 
-/** `u8 length | protocol id` as it opens a call. */
+const IDS_BOUND = 256
+const fields = new Map<string, Uint8Array>()
+
+/** `u8 length | protocol id` as it opens a call. Not to be changed: it is kept. */
 export function idField(id: string): Uint8Array {
+  const known = fields.get(id)
+  if (known !== undefined) return known
   const out = new Uint8Array(1 + id.length)
   out[0] = id.length
   for (let at = 0; at < id.length; at += 1) out[at + 1] = id.charCodeAt(at)
+  if (fields.size < IDS_BOUND) fields.set(id, out)
   return out
 }
 
@@ -84,9 +90,16 @@ export function readId(from: Uint8Array, at: number): { readonly id: string; rea
   const length = from[at] ?? 0
   const next = at + 1 + length
   if (length === 0 || length > 120 || next > from.byteLength) throw new MeshError('MESSAGE_INVALID', 'a mux frame opens a call without a protocol id')
+  // Ids that this side names itself are recognised by their bytes, without making a string of them.
+  for (const [id, field] of fields) if (field.byteLength === length + 1 && same(from, at, field)) return { id, next }
   let id = ''
   for (let index = at + 1; index < next; index += 1) id += String.fromCharCode(from[index]!)
   return { id, next }
+}
+
+function same(from: Uint8Array, at: number, field: Uint8Array): boolean {
+  for (let index = field.byteLength - 1; index > 0; index -= 1) if (from[at + index] !== field[index]) return false
+  return true
 }
 
 export type Frame = { readonly kind: Kind; readonly more: boolean; readonly call: number; readonly payload: Uint8Array }

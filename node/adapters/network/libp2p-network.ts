@@ -17,7 +17,6 @@ import { MuxStream } from './mux-stream.ts'
 import type { Services } from './options.ts'
 import { Session } from './session.ts'
 import type { SocketLane } from './socket-lane.ts'
-import { TokenBuckets } from './token-bucket.ts'
 
 /** How long a call may wait at a peer that has not admitted its caller yet: both are in the middle of their hellos. */
 const ADMISSION_MS = 2_000
@@ -50,7 +49,6 @@ export class Libp2pNetwork implements Network, Door {
   readonly #onConnection: Hears<[PeerId, 'inbound' | 'outbound']> = new Set()
   readonly #onPeer: Hears<[PeerId, 'joined' | 'gone']> = new Set()
   readonly #banned: Lru<PeerId, { readonly until: Millis; readonly because: string }>
-  readonly #buckets: TokenBuckets
   readonly #deaf = new Map<PeerId, number>()
   #peers: readonly PeerId[] = []
   #stopped = false
@@ -61,7 +59,6 @@ export class Libp2pNetwork implements Network, Door {
     this.#telemetry = options.telemetry
     this.#banned = options.banned
     this.self = options.libp2p.peerId.toString()
-    this.#buckets = new TokenBuckets(() => performance.now())
     this.#gossip = new Gossip({ pubsub: options.libp2p.services.pubsub, self: this.self, telemetry: options.telemetry, now: () => performance.now(), admitted: peer => this.#isAdmitted(peer), offended: peer => this.ban(peer, 'it floods us with gossip that no peer of ours sends') })
     this.#lanes = options.fastLane !== false ? new FastLanes({ network: this, clock: options.clock, random: options.random, telemetry: options.telemetry, hostOf: peer => directHost(this.#sessions.get(peer)?.carrier), up: (peer, lane, opener) => this.#laneUp(peer, lane, opener) }) : undefined
     this.#keep = new KeepConnected({
@@ -246,15 +243,17 @@ export class Libp2pNetwork implements Network, Door {
   }
 
   enter(from: PeerId, id: string, perSecond: number, go: (refusal: MeshError | undefined) => void): void {
-    if (!this.#buckets.take(`${id} ${from}`, perSecond)) {
+    const session = this.#sessions.get(from)
+    if (session === undefined) {
+      go(notAdmitted(this.self, from))
+    } else if (!session.rates.take(id, perSecond)) {
       this.#telemetry.count('rate_limited_total', { protocol: id })
       go(new MeshError('RATE_LIMITED', `you used ${id} more than ${perSecond} times a second`))
-      return
+    } else if (session.admitted || id === hello.id) {
+      go(undefined)
+    } else {
+      session.whenAdmitted(ADMISSION_MS, admitted => go(admitted ? undefined : notAdmitted(this.self, from)))
     }
-    const session = this.#sessions.get(from)
-    if (session?.admitted === true || id === hello.id) go(undefined)
-    else if (session === undefined) go(notAdmitted(this.self, from))
-    else session.whenAdmitted(ADMISSION_MS, admitted => go(admitted ? undefined : notAdmitted(this.self, from)))
   }
 
   bug(error: unknown, id: string): void {

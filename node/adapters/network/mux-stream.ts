@@ -39,7 +39,6 @@ export class MuxStream<F> implements Stream<F> {
   #failure: MeshError | undefined
   #deaf = false
   #lastActive: number
-  #stopWatching: () => void
   #unlink: (() => void) | undefined
 
   constructor(peer: PeerId, protocol: StreamProtocol<F>, wire: StreamWire, call: number, signal?: AbortSignal) {
@@ -49,7 +48,6 @@ export class MuxStream<F> implements Stream<F> {
     this.#call = call
     this.#credit = protocol.limits.queuedFrames
     this.#lastActive = wire.clock.monotonic()
-    this.#stopWatching = this.#watch(protocol.limits.idleMs)
     if (signal !== undefined) {
       const follow = (): void => this.abort(reasonOf(signal))
       signal.addEventListener('abort', follow, { once: true })
@@ -159,6 +157,15 @@ export class MuxStream<F> implements Stream<F> {
     if (!this.#closed()) this.#settle(failure)
   }
 
+  get idleMs(): number {
+    return this.#protocol.limits.idleMs
+  }
+
+  /** Told now and then by the mux. */
+  checkIdle(now: number): void {
+    if (now - this.#lastActive >= this.idleMs) this.abort(new MeshError('DEADLINE', `the stream ${this.#protocol.id} was silent for ${this.idleMs} ms`))
+  }
+
   get limitBytes(): number {
     return this.#protocol.limits.frameBytes
   }
@@ -215,7 +222,6 @@ export class MuxStream<F> implements Stream<F> {
   }
 
   #close(): void {
-    this.#stopWatching()
     this.#unlink?.()
     this.#wire.done(this.#call)
   }
@@ -223,15 +229,6 @@ export class MuxStream<F> implements Stream<F> {
   #mustBeOpen(): void {
     if (this.#failure !== undefined) throw this.#failure
     if (this.#sentEnd) throw new MeshError('CANCELLED', `the stream ${this.#protocol.id} was ended; nothing more can be sent`)
-  }
-
-  #watch(wait: number): () => void {
-    return this.#wire.clock.after(wait, () => {
-      const { idleMs } = this.#protocol.limits
-      const silent = this.#wire.clock.monotonic() - this.#lastActive
-      if (silent >= idleMs) this.abort(new MeshError('DEADLINE', `the stream ${this.#protocol.id} was silent for ${idleMs} ms`))
-      else this.#stopWatching = this.#watch(Math.max(1, idleMs - silent))
-    })
   }
 }
 

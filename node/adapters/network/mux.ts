@@ -15,7 +15,7 @@ export type Answerer = {
 }
 
 /** The near end of an accepted stream, its frame type closed over. */
-export type Accepted = Pick<MuxStream<unknown>, 'hear' | 'hearEnd' | 'hearCredit' | 'hearFailure' | 'finish' | 'limitBytes'> & { abort(error: Error): void }
+export type Accepted = Pick<MuxStream<unknown>, 'hear' | 'hearEnd' | 'hearCredit' | 'hearFailure' | 'finish' | 'limitBytes' | 'idleMs' | 'checkIdle'> & { abort(error: Error): void }
 export type Acceptor = {
   readonly limits: StreamProtocol<unknown>['limits']
   readonly begin: (from: PeerId, wire: StreamWire, call: number) => { readonly end: Accepted; readonly serve: () => Promise<void> }
@@ -43,6 +43,7 @@ const ASSEMBLY_BYTES = 67_108_864
 /** A peer that reads nothing while it asks for much is dropped here. */
 const QUEUE_BYTES = 268_435_456
 const PING_MS = 10_000
+const SWEEP_MS = 25
 const PINGS_MISSED = 3
 const EMPTY = new Uint8Array(0)
 const NOTHING: readonly Uint8Array[] = []
@@ -62,6 +63,8 @@ export class Mux implements StreamWire {
   #next: number
   #failure: MeshError | undefined
   #stopPing: () => void = () => undefined
+  #stopSweep: () => void = () => undefined
+  #sweepMs = Infinity
   #pinged: { readonly at: number; readonly number: number } | undefined
   #missed = 0
   #rtt: Millis | undefined
@@ -120,6 +123,7 @@ export class Mux implements StreamWire {
     const call = this.#number()
     const stream = new MuxStream(this.peer, protocol, this, call, signal)
     this.#calls.set(call, { what: 'stream', end: stream })
+    this.#watchIdle(stream.idleMs)
     this.#send(KIND.open, call, [idField(protocol.id)])
     return stream
   }
@@ -367,6 +371,7 @@ export class Mux implements StreamWire {
     }
     const { end, serve } = acceptor.begin(this.peer, this, call)
     this.#calls.set(call, { what: 'stream', end })
+    this.#watchIdle(end.idleMs)
     this.#door.enter(this.peer, id, acceptor.limits.perPeerPerSecond, refusal => {
       if (refusal !== undefined) {
         end.abort(refusal)
@@ -386,6 +391,25 @@ export class Mux implements StreamWire {
 
   #refuse(call: number, failure: MeshError): void {
     this.#outbox.urgent(KIND.failure, call, encodeFailure(failure))
+  }
+
+  /** One timer for all streams, as often as the least patient of them needs. */
+  #watchIdle(idleMs: Millis): void {
+    const every = Math.max(SWEEP_MS, idleMs >> 2)
+    if (every >= this.#sweepMs) return
+    this.#stopSweep()
+    this.#sweepMs = every
+    this.#stopSweep = this.clock.after(every, () => this.#sweep())
+  }
+
+  #sweep(): void {
+    this.#sweepMs = Infinity
+    const now = this.clock.monotonic()
+    for (const call of this.#calls.values()) {
+      if (call.what !== 'stream') continue
+      call.end.checkIdle(now)
+      this.#watchIdle(call.end.idleMs)
+    }
   }
 
   #ping(): void {
@@ -410,6 +434,7 @@ export class Mux implements StreamWire {
     if (this.#failure !== undefined) return
     this.#failure = because
     this.#stopPing()
+    this.#stopSweep()
     this.#outbox.dropAll()
     const calls = [...this.#calls.values()]
     this.#calls.clear()

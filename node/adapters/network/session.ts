@@ -3,6 +3,7 @@ import { MeshError } from '../../../protocols/errors.ts'
 import type { Millis, PeerId } from '../../../protocols/ids.ts'
 import type { Clock } from '../../../src/ports.ts'
 import type { Mux } from './mux.ts'
+import { TokenBuckets } from './token-bucket.ts'
 
 /** Calls of a peer that wait for its admission. */
 const HELD_BOUND = 64
@@ -14,6 +15,8 @@ export class Session {
   readonly peer: PeerId
   readonly since: Millis
   readonly connections = new Set<Connection>()
+  /** What the peer asks of us, by protocol. */
+  readonly rates = new TokenBuckets(() => performance.now())
   /** A control mux is being opened. */
   opening = false
   readonly #clock: Clock
