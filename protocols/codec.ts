@@ -3,6 +3,7 @@ import { sha256 } from '@noble/hashes/sha2.js'
 import { CID } from 'multiformats/cid'
 import * as Digest from 'multiformats/hashes/digest'
 import { z } from 'zod'
+import { decodeAny, encodePlain } from './dag-cbor.ts'
 import { MeshError } from './errors.ts'
 import type { Cid, Millis } from './ids.ts'
 
@@ -64,7 +65,7 @@ export function defineTopic<Message>(topic: Topic<Message>): Topic<Message> {
 
 /** Canonical DAG-CBOR: one value has one encoding, so it can be signed and named by hash. `undefined` fields are left out. */
 export function encode(value: unknown): Uint8Array {
-  return dagCbor.encode(withoutUndefined(value))
+  return encodePlain(value) ?? dagCbor.encode(withoutUndefined(value))
 }
 
 /** Decodes and checks one message. Throws MESSAGE_TOO_LARGE or MESSAGE_INVALID naming the field. */
@@ -74,7 +75,7 @@ export function decode<T>(schema: Schema<T>, bytes: Uint8Array, limitBytes: numb
   }
   let value: unknown
   try {
-    value = dagCbor.decode(bytes)
+    value = decodeAny(bytes)
   } catch (cause) {
     throw new MeshError('MESSAGE_INVALID', `${what} is not DAG-CBOR: ${cause instanceof Error ? cause.message : String(cause)}`, { cause })
   }
