@@ -12,6 +12,7 @@ type Task = { run: (() => void) | undefined; readonly life: Life }
 
 /** Work kept doing zero-length steps: virtual time would never move again. */
 const TASKS_PER_INSTANT = 5_000_000
+const REASONS = 1_000
 
 const ETERNAL: Life = { alive: true }
 const EPOCH = 1_700_000_000_000
@@ -27,6 +28,7 @@ export class Kernel {
   readonly seed: number
   readonly random: SeededRandom
   readonly #instants = new Heap<Millis>((a, b) => a < b)
+  readonly #reasons = new Map<Millis, MeshError>()
   readonly #due = new Map<Millis, Task[]>()
   #now: Millis = 0
   #tasksRun = 0
@@ -149,6 +151,15 @@ export class Kernel {
     this.#due.delete(when)
   }
 
+  /** Most deadlines pass long after the work is done: they share their reason. */
+  #passed(duration: Millis): MeshError {
+    const known = this.#reasons.get(duration)
+    if (known !== undefined) return known
+    const made = new MeshError('DEADLINE', `the deadline of ${duration} ms passed`)
+    if (this.#reasons.size < REASONS) this.#reasons.set(duration, made)
+    return made
+  }
+
   #sleep(duration: Millis, signal: AbortSignal | undefined, life: Life): Promise<void> {
     return new Promise((resolve, reject) => {
       if (signal === undefined) {
@@ -183,7 +194,7 @@ export class Kernel {
     }
     const cancel = this.after(duration, () => {
       parent?.removeEventListener('abort', inherit)
-      controller.abort(new MeshError('DEADLINE', `the deadline of ${duration} ms passed`))
+      controller.abort(this.#passed(duration))
     }, life)
     parent?.addEventListener('abort', inherit, { once: true })
     return controller.signal

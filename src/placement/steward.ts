@@ -89,7 +89,8 @@ export class Steward {
     this.#stops.push(this.#catalogue.onBlock((id, block) => this.#registered(id, block)))
     for (const block of await this.#catalogue.blocks()) this.#registered(block.blockId, block)
     this.#stops.push(this.#view.onChange((peer, what) => this.#moved(peer, what)))
-    this.#refresh()
+    this.#succession.update(this.#able())
+    this.#kickAll()
     this.#tick()
   }
 
@@ -150,7 +151,7 @@ export class Steward {
 
   #moved(peer: PeerId, what: 'ad' | 'alive' | 'suspect' | 'dead' | 'left'): void {
     if (what === 'suspect') return
-    if (this.#isAble(this.#view.ad(peer)) !== this.#succession.has(peer)) this.#survey()
+    if (this.#succession.note(peer, this.#isAble(this.#view.ad(peer)))) this.#survey()
     // New room may be what a block has been waiting for.
     if (what === 'alive') for (const stewardship of this.#stewardships.values()) stewardship.retryAt = Math.min(stewardship.retryAt, this.#ports.clock.monotonic() + this.#config.retryMs.first)
     if (what === 'ad') for (const { block } of this.#view.ad(peer)?.instances ?? []) if (this.#stewardships.has(block)) this.#kick(block)
@@ -165,30 +166,28 @@ export class Steward {
     return this.#view.ads().filter(ad => this.#isAble(ad)).map(({ peer }) => peer)
   }
 
-  #refresh(): void {
-    this.#succession.update(this.#able())
-    for (const block of this.#blocks.keys()) this.#kick(block)
-  }
-
-  /** Who comes first of a block may have changed. Peers come and go together, and one look at all of them costs as much as they are. */
+  /** Who comes first of a block may have changed. Peers come and go together: one look serves for all of them. */
   #survey(): void {
     if (this.#surveyPending || this.#stopped) return
     this.#surveyPending = true
     this.#ports.clock.after(this.#config.kickMs, () => {
       this.#surveyPending = false
-      if (this.#stopped || !this.#succession.update(this.#able())) return
-      for (const block of this.#blocks.keys()) this.#kick(block)
-      for (const [block] of this.#withdrawn) this.#kick(block)
+      if (this.#succession.settle() && !this.#stopped) this.#kickAll()
     })
   }
 
   #tick(): void {
     this.#cancelTick = this.#ports.clock.after(Math.round(this.#config.tickMs * (0.9 + this.#random.float() * 0.2)), () => {
       // Rights run out without a word.
-      if ((this.#ticks += 1) % SURVEY_TICKS === 0) this.#survey()
+      if ((this.#ticks += 1) % SURVEY_TICKS === 0 && this.#succession.update(this.#able())) this.#kickAll()
       for (const block of this.#stewardships.keys()) this.#kick(block)
       this.#tick()
     })
+  }
+
+  #kickAll(): void {
+    for (const block of this.#blocks.keys()) this.#kick(block)
+    for (const [block] of this.#withdrawn) this.#kick(block)
   }
 
   #kick(block: BlockId): void {

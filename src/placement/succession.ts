@@ -11,16 +11,30 @@ const MANY = 32
 /** Who stewards a block, and who is next: the same for all who believe in the same peers. Kept, so that one peer's coming or going costs little per block. */
 export class Succession {
   readonly #lines = new Lru<BlockId, readonly PeerId[]>(LINES_BOUND)
+  readonly #noted = new Map<PeerId, boolean>()
   #able: ReadonlySet<PeerId> = new Set()
 
-  /** Is it among those that may steward? */
-  has(peer: PeerId): boolean {
-    return this.#able.has(peer)
+  /** Hears whether a peer may steward; counts from the next `settle` on. True when that is news. */
+  note(peer: PeerId, able: boolean): boolean {
+    if (able === this.#able.has(peer) && !this.#noted.has(peer)) return false
+    this.#noted.set(peer, able)
+    return true
+  }
+
+  /** Takes what was noted, all at once. True when it changed who may steward. */
+  settle(): boolean {
+    const able = new Set(this.#able)
+    for (const [peer, may] of this.#noted) {
+      if (may) able.add(peer)
+      else able.delete(peer)
+    }
+    return this.update(able)
   }
 
   /** Takes the peers that may steward now. True when they changed. */
   update(able: Iterable<PeerId>): boolean {
     const before = this.#able
+    this.#noted.clear()
     const now = new Set(able)
     const added = [...now].filter(peer => !before.has(peer))
     const gone = [...before].filter(peer => !now.has(peer))
