@@ -14,8 +14,8 @@ export const random = new SystemRandom()
 export const silent: Telemetry = { count: () => undefined, gauge: () => undefined, observe: () => undefined, event: () => undefined }
 
 /** The adapters of a daemon and nothing above them; whoever knows the benchmark's secret is admitted. */
-export async function startAdapters(dir: string, store: boolean): Promise<{ readonly open: OpenNetwork; readonly store: OpenContent | undefined; stop(): Promise<void> }> {
-  const open = await createLibp2pNetwork({ dir, identity: openIdentity(join(dir, 'key')), secret: new Uint8Array(32).fill(1), listen: ['/ip4/127.0.0.1/tcp/0'], search: false, clock, random, telemetry: silent })
+export async function startAdapters(dir: string, store: boolean, fastLane: boolean | 'tls' = true): Promise<{ readonly open: OpenNetwork; readonly store: OpenContent | undefined; stop(): Promise<void> }> {
+  const open = await createLibp2pNetwork({ dir, identity: openIdentity(join(dir, 'key')), secret: new Uint8Array(32).fill(1), listen: ['/ip4/127.0.0.1/tcp/0'], search: false, fastLane, clock, random, telemetry: silent })
   open.network.onConnection(peer => open.network.admit(peer))
   const content = store ? createContentStore({ dir, network: open, clock, telemetry: silent }) : undefined
   await open.start()

@@ -4,8 +4,8 @@ import { createServer } from 'node:net'
 import { invoke } from '../../protocols/invoke.ts'
 import { startAdapters } from './peers.ts'
 
-const [dir = ''] = process.argv.slice(2)
-const { open } = await startAdapters(dir, false)
+const [dir = '', lane = ''] = process.argv.slice(2)
+const { open } = await startAdapters(dir, false, lane === 'tls' ? 'tls' : true)
 open.network.accept(invoke, async stream => {
   for await (const { body } of stream) await stream.send({ header: { kind: 'output', last: true }, body })
 })

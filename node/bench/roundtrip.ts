@@ -8,19 +8,25 @@ import { invoke, type InvokeFrame } from '../../protocols/invoke.ts'
 import { clock, other, quantile, rounded, startAdapters, waitFor } from './peers.ts'
 
 const BODY_BYTES = 10_240
-const ROUNDS = 60
-const CALLS = 100
+const CALLS = 4_000
 const WARM_UP = 5_000
 const ready = z.object({ addresses: z.array(z.string()), port: z.int() })
 
 /**
- * A call with a 10 KiB packet from one process to another on loopback and back, a new stream each, encrypted, as daemons
- * make it; against the same bytes echoed over one bare TCP connection, turn by turn in the same run.
+ * A call with a 10 KiB packet from one process to another on loopback and back, a new stream each, as daemons make it;
+ * against the same bytes echoed over one bare TCP connection, call by call in turn, so that caches and scheduler treat
+ * both alike. Daemons of one user on one host talk over a Unix socket; `tls_…` is the same over TLS, as between hosts.
  */
 export async function run(): Promise<Record<string, number>> {
+  const local = await measure(true)
+  const tls = await measure('tls')
+  return { ...local, tls_ratio_p50: tls['ratio_p50'] ?? 0, tls_p50_ms: tls['p50_ms'] ?? 0 }
+}
+
+async function measure(lane: true | 'tls'): Promise<Record<string, number>> {
   const dir = await mkdtemp(join(tmpdir(), 'aios-roundtrip-'))
-  const { child, said } = await other('./roundtrip-echo.ts', [join(dir, 'other')])
-  const mine = await startAdapters(join(dir, 'mine'), false)
+  const { child, said } = await other('./roundtrip-echo.ts', [join(dir, 'other'), String(lane)])
+  const mine = await startAdapters(join(dir, 'mine'), false, lane)
   try {
     const { addresses, port } = ready.parse(said)
     const { network } = mine.open
@@ -44,13 +50,11 @@ export async function run(): Promise<Record<string, number>> {
     }
     const mesh: number[] = []
     const tcp: number[] = []
-    for (let round = 0; round < ROUNDS; round += 1) {
+    for (let at = 0; at < CALLS; at += 1) {
       for (const [measured, once] of [[mesh, call], [tcp, bare]] as const) {
-        for (let at = 0; at < CALLS; at += 1) {
-          const began = performance.now()
-          await once()
-          measured.push(performance.now() - began)
-        }
+        const began = performance.now()
+        await once()
+        measured.push(performance.now() - began)
       }
     }
     socket.destroy()

@@ -118,14 +118,16 @@ describe('the network between real nodes', () => {
   })
 
   it('garbage on the mux drops that connection and nothing else', async () => {
-    const frames: Record<string, Uint8Array> = { noise: new Uint8Array(64).fill(0xa5), 'too long': head(1 << 30, KIND.message, 1), 'unknown kind': head(0, 60, 1), 'a call of ours': Buffer.concat([head(2, KIND.open, 0), Buffer.from([1, 65])]), 'parts of nothing known': Buffer.concat([head(8, KIND.open | 0x80, 3), new Uint8Array(8)]) }
+    const frames = (ours: number): Record<string, Uint8Array> => ({ noise: new Uint8Array(64).fill(0xa5), 'too long': head(1 << 30, KIND.message, 1), 'unknown kind': head(0, 60, 1), 'a call of ours': Buffer.concat([head(2, KIND.open, ours), Buffer.from([1, 65])]), 'parts of nothing known': Buffer.concat([head(8, KIND.open | 0x80, 3), new Uint8Array(8)]) })
     const [a, friend] = [await start({ fastLane: false }), await start({ fastLane: false })]
     a.network.handle(echo, async request => request)
     await connect(friend, a)
-    for (const [what, bytes] of Object.entries(frames)) {
+    for (const what of Object.keys(frames(0))) {
       const attacker = await start({ fastLane: false, admits: false })
       // The peer with the lower id opens the mux: an attacker with the higher one has it opened to it.
-      const stream = attacker.network.self < a.network.self
+      const opens = attacker.network.self < a.network.self
+      const bytes = frames(opens ? 2 : 1)[what] ?? new Uint8Array(0)
+      const stream = opens
         ? await (await attacker.libp2p.dial(a.libp2p.getMultiaddrs())).newStream(MUX_ID)
         : await muxFrom(attacker, a)
       await until(() => a.libp2p.getConnections(attacker.libp2p.peerId).length > 0)

@@ -1,6 +1,6 @@
 import type { Connection, Libp2p, Stream as Libp2pStream } from '@libp2p/interface'
 import { peerIdFromString } from '@libp2p/peer-id'
-import { multiaddr, type Multiaddr } from '@multiformats/multiaddr'
+import type { Multiaddr } from '@multiformats/multiaddr'
 import { decode, encode, type Protocol, type StreamProtocol, type Topic } from '../../../protocols/codec.ts'
 import { MeshError } from '../../../protocols/errors.ts'
 import type { Millis, PeerId } from '../../../protocols/ids.ts'
@@ -8,7 +8,9 @@ import { hello } from '../../../protocols/membership.ts'
 import { MUX_ID, neighbours } from '../../../protocols/mux.ts'
 import { Lru } from '../../../src/lib/lru.ts'
 import type { Clock, Network, Random, Stream, Telemetry } from '../../../src/ports.ts'
+import { directHost, isAddress, parseAddress, peerIn, unreachable } from './addresses.ts'
 import { FastLanes } from './fast-lanes.ts'
+import { GossipWatch } from './gossip-watch.ts'
 import { Gossip } from './gossip.ts'
 import { KeepConnected } from './keep-connected.ts'
 import { Libp2pLane } from './lane.ts'
@@ -26,8 +28,6 @@ const DIAL_MS = 10_000
 const MUX_MS = 5_000
 const REOPEN_MS = 200
 const BAN_MS = 60_000
-const DEAF_BEATS = 3
-const DEAF_AFTER_MS = 5_000
 const MEMBER_TAG = 'aios-member'
 const NEIGHBOURS = 64
 
@@ -49,7 +49,6 @@ export class Libp2pNetwork implements Network, Door {
   readonly #onConnection: Hears<[PeerId, 'inbound' | 'outbound']> = new Set()
   readonly #onPeer: Hears<[PeerId, 'joined' | 'gone']> = new Set()
   readonly #banned: Lru<PeerId, { readonly until: Millis; readonly because: string }>
-  readonly #deaf = new Map<PeerId, number>()
   #peers: readonly PeerId[] = []
   #stopped = false
 
@@ -76,7 +75,13 @@ export class Libp2pNetwork implements Network, Door {
     this.#libp2p.addEventListener('connection:open', event => this.#opened(event.detail))
     this.#libp2p.addEventListener('connection:close', event => this.#closed(event.detail))
     this.#libp2p.addEventListener('peer:discovery', event => this.#keep.learn(event.detail.id.toString(), event.detail.multiaddrs.map(String)))
-    services.pubsub.addEventListener('gossipsub:heartbeat', () => this.#listenForSilence())
+    const watch = new GossipWatch(services.pubsub, this.#clock)
+    services.pubsub.addEventListener('gossipsub:heartbeat', () => {
+      for (const session of watch.deaf(this.#sessions.values())) {
+        this.#telemetry.count('gossip_deaf_total')
+        this.#drop(session.peer, new MeshError('PEER_UNREACHABLE', `gossip with ${session.peer} had stopped`))
+      }
+    })
     await this.#libp2p.handle(MUX_ID, (stream, connection) => this.#muxOpened(stream, connection), { maxInboundStreams: 8, maxOutboundStreams: 8, runOnLimitedConnection: true })
     this.handle(neighbours, async () => ({ peers: await this.#neighbours() }))
     await this.#lanes?.start(options.loopback, options.lanePort, options.localLane)
@@ -434,7 +439,6 @@ export class Libp2pNetwork implements Network, Door {
   #end(session: Session, because: MeshError): void {
     if (this.#sessions.get(session.peer) !== session) return
     this.#sessions.delete(session.peer)
-    this.#deaf.delete(session.peer)
     this.#lanes?.leave(session.peer)
     session.end(because)
     this.#keep.lost(session.peer)
@@ -456,31 +460,6 @@ export class Libp2pNetwork implements Network, Door {
       return { peer, addresses: addresses.slice(0, 8).map(({ multiaddr }) => `${multiaddr.toString()}/p2p/${peer}`).filter(address => address.length <= 300) }
     }))
     return found.filter(({ addresses }) => addresses.length > 0)
-  }
-
-  /**
-   * One oversize message ends a peer's gossip stream for good while its connection stays up: it hears nothing any more and
-   * nobody can tell. A connection without gossip both ways is therefore dropped, and made anew.
-   */
-  #listenForSilence(): void {
-    const { pubsub } = this.#libp2p.services
-    // What the library still reads; its streams stay open, unread, when it has given up on them.
-    const read: unknown = 'streamsInbound' in pubsub ? pubsub.streamsInbound : undefined
-    for (const session of this.#sessions.values()) {
-      if (!session.admitted || this.#clock.monotonic() - session.since < DEAF_AFTER_MS) continue
-      const streams = [...session.connections].flatMap(connection => connection.streams).filter(stream => stream.protocol.startsWith('/meshsub/') && stream.status === 'open')
-      const speaking = streams.some(stream => stream.direction === 'outbound')
-      const hearing = streams.some(stream => stream.direction === 'inbound' && stream.remoteWriteStatus !== 'closed') && (!(read instanceof Map) || read.has(session.peer))
-      if (speaking && hearing) {
-        this.#deaf.delete(session.peer)
-        continue
-      }
-      const beats = (this.#deaf.get(session.peer) ?? 0) + 1
-      this.#deaf.set(session.peer, beats)
-      if (beats < DEAF_BEATS) continue
-      this.#telemetry.count('gossip_deaf_total')
-      this.#drop(session.peer, new MeshError('PEER_UNREACHABLE', `gossip with ${session.peer} had stopped`))
-    }
   }
 
   #isAdmitted(peer: PeerId): boolean {
@@ -505,53 +484,4 @@ export class Libp2pNetwork implements Network, Door {
 
 function notAdmitted(self: PeerId, from: PeerId): MeshError {
   return new MeshError('UNAUTHENTICATED', `${self} has not admitted ${from}: say hello first`)
-}
-
-function parseAddress(address: string): Multiaddr {
-  try {
-    return multiaddr(address)
-  } catch (cause) {
-    throw new MeshError('BAD_INPUT', `${address} is no address like /ip4/192.0.2.1/tcp/4001/p2p/12D3KooW…`, { cause })
-  }
-}
-
-function isAddress(address: string): boolean {
-  try {
-    multiaddr(address)
-    return true
-  } catch {
-    return false
-  }
-}
-
-/** The peer that an address names last: behind a relay, that is not the relay. */
-function peerIn(address: string): PeerId | undefined {
-  if (!isAddress(address)) return undefined
-  return multiaddr(address).getComponents().findLast(({ name }) => name === 'p2p')?.value
-}
-
-function directHost(connection: Connection | undefined): string | undefined {
-  if (connection === undefined || connection.limits !== undefined) return undefined
-  const parts = connection.remoteAddr.getComponents()
-  if (parts.some(({ name }) => name === 'p2p-circuit')) return undefined
-  return parts.find(({ name }) => name === 'ip4' || name === 'ip6' || name.startsWith('dns'))?.value
-}
-
-/** What a failed dial means to whoever asked for it. */
-function unreachable(error: unknown, addresses: readonly string[], signal: AbortSignal): MeshError {
-  if (error instanceof MeshError) return error
-  const causes = allErrors(error)
-  const ours = causes.find(cause => cause instanceof MeshError)
-  if (causes.some(cause => cause.name === 'EncryptionFailedError' || /noise|handshake/i.test(cause.message))) {
-    return new MeshError('NETWORK_REFUSED', `${addresses.join(', ')} answers but does not share our network secret: the invite belongs to another network or was revoked`, { cause: error })
-  }
-  if (signal.aborted) return signal.reason instanceof MeshError ? signal.reason : new MeshError('CANCELLED', 'the dial was cancelled', { cause: signal.reason })
-  if (ours instanceof MeshError) return ours
-  return new MeshError('PEER_UNREACHABLE', `nobody answers at ${addresses.join(', ')}: ${causes.at(-1)?.message ?? String(error)}`, { cause: error })
-}
-
-function allErrors(error: unknown, depth = 6): Error[] {
-  if (!(error instanceof Error) || depth === 0) return []
-  const inner: readonly unknown[] = error instanceof AggregateError ? error.errors : 'errors' in error && Array.isArray(error.errors) ? error.errors : []
-  return [error, ...inner.flatMap(one => allErrors(one, depth - 1)), ...allErrors(error.cause, depth - 1)]
 }
