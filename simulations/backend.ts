@@ -8,7 +8,7 @@ import type { Kernel, Life } from './kernel.ts'
 import type { SeededRandom } from './random.ts'
 
 /** One time an instance really ran something. */
-export type Execution = { readonly at: Millis; readonly peer: PeerId; readonly instance: InstanceId; readonly block: BlockId; readonly session: string; readonly seqNo: number; readonly vdag: Json; readonly finished: boolean }
+export type Execution = { readonly startedAt: Millis; readonly at: Millis; readonly peer: PeerId; readonly instance: InstanceId; readonly block: BlockId; readonly session: string; readonly seqNo: number; readonly vdag: Json; readonly finished: boolean }
 
 export type BackendWeather = {
   readonly startMs: readonly [Millis, Millis]
@@ -85,13 +85,14 @@ class SimulatedInstance implements RunningInstance {
     this.#mustRun()
     const { serviceMs: [least, most], crash } = this.#weather()
     // Most calls are quick and a few are slow, as with real inputs.
+    const startedAt = this.#kernel.now
     const serviceMs = least + Math.round((most - least) * this.#random.float() ** 3)
     await this.#kernel.clock(this.#life).sleep(serviceMs, signal)
     this.#mustRun()
     this.#cpuMs += serviceMs
     const dies = crash > 0 && this.#random.float() < crash
     const { instance, peer, block } = this.#request
-    this.#log.add({ at: this.#kernel.now, peer, instance, block: block.blockId, session: packet.sessionId, seqNo: packet.seqNo, vdag, finished: !dies })
+    this.#log.add({ startedAt, at: this.#kernel.now, peer, instance, block: block.blockId, session: packet.sessionId, seqNo: packet.seqNo, vdag, finished: !dies })
     if (dies) {
       this.#leave('it crashed on an input', true)
       throw new MeshError('INSTANCE_FAILED', `instance ${instance} crashed on this input`)

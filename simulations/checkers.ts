@@ -79,7 +79,7 @@ export function highestEpochObeyed(): Checker {
   }
 }
 
-/** Invariant 4, first half: two finished executions of one node of one run are a re-run. */
+/** Invariant 4, first half: a node that began to run after it had been completed ran again. */
 export function noCompletedNodeRunAgain(identify: (execution: Execution) => string | undefined, completedBefore: (execution: Execution) => number | undefined): Checker {
   let read = 0
   return {
@@ -89,7 +89,7 @@ export function noCompletedNodeRunAgain(identify: (execution: Execution) => stri
         const execution = executions[read]!
         const node = identify(execution)
         const completedAt = completedBefore(execution)
-        if (node !== undefined && completedAt !== undefined && completedAt < execution.at) return `${node} was completed at ${completedAt} ms and ran again at ${execution.at} ms on ${execution.peer}`
+        if (node !== undefined && completedAt !== undefined && completedAt < execution.startedAt) return `${node} was completed at ${completedAt} ms and ran again at ${execution.startedAt} ms on ${execution.peer}`
       }
       return undefined
     },

@@ -14,6 +14,8 @@ export type FaultPlan = {
   readonly silent: number
   /** Part of the crashes that wait for a write under way. */
   readonly spiteful: number
+  /** The first cut comes at this time; those after it as chance has it. */
+  readonly firstPartitionMs?: Millis
   readonly partitionEveryMs: Millis
   readonly partitionMs: readonly [least: Millis, most: Millis]
   /** Chance that an inference kills its instance. */
@@ -53,7 +55,12 @@ export class Faults<P extends SimPeer> {
   start(): void {
     this.#world.backendWeather = { ...this.#world.backendWeather, crash: this.#plan.instanceCrash }
     this.#again(this.#plan.crashEveryMs, () => this.#crashSomebody())
-    this.#again(this.#plan.partitionEveryMs, () => this.#splitMesh())
+    if (this.#plan.firstPartitionMs === undefined) this.#again(this.#plan.partitionEveryMs, () => this.#splitMesh())
+    else this.#world.kernel.after(this.#plan.firstPartitionMs, () => {
+      if (this.#stopped) return
+      this.#splitMesh()
+      this.#again(this.#plan.partitionEveryMs, () => this.#splitMesh())
+    })
   }
 
   stop(): void {

@@ -1,5 +1,6 @@
 import { refused } from '../protocols/errors.ts'
 import type { Millis, PeerId } from '../protocols/ids.ts'
+import type { Resources } from '../protocols/resources.ts'
 import type { Identity, Ports } from '../src/ports.ts'
 import { Registries } from '../src/registries/store.ts'
 import { RegistryReplica } from '../src/registries/replica.ts'
@@ -66,6 +67,11 @@ export class SimulatedHost {
     this.#machine = drawMachine(this.#random.fork('machine'))
     // Wall clocks of real hosts disagree by some tens of milliseconds even with NTP.
     this.#skewMs = this.#random.fork('skew').below(101) - 50
+  }
+
+  /** What the hardware really has, whatever its peer believes. */
+  get total(): Resources {
+    return this.#machine.total
   }
 
   get running(): boolean {

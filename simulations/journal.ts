@@ -40,6 +40,11 @@ export class SimulatedDisk {
     return this.#unsynced.length > 0
   }
 
+  /** Writes not synced yet. */
+  get backlog(): number {
+    return this.#unsynced.length
+  }
+
   journal(life: Life): Journal {
     return {
       append: (stream, entries) => {

@@ -7,7 +7,7 @@ import { live, type Outcome, type ScenarioOptions } from './scenario.ts'
 import { drawScenario, SCENARIOS, type ScenarioName } from './scenarios.ts'
 
 type Order = Omit<ScenarioOptions, 'seed'> & { readonly scenario: ScenarioName; readonly seeds: readonly number[] }
-type Figures = { readonly seeds: number; readonly violations: number; readonly seconds: number; readonly fingerprint: string }
+type Figures = { readonly seeds: number; readonly violations: number; readonly seconds: number; readonly cpu_s: number; readonly peers: number; readonly virtual_s: number; readonly fingerprint: string }
 
 const USAGE = `usage: node simulations/run.ts [--scenario ${Object.keys(SCENARIOS).join('|')}] [--peers 200] [--seeds 50] [--from 1] [--seconds 20]
   [--loss 0.05] [--churn 0.05] [--bug NAME] [--threads 2] [--json]
@@ -30,8 +30,9 @@ async function main(): Promise<number> {
   const total = new Fingerprint()
   for (const { fingerprint } of outcomes.sort((a, b) => a.seed - b.seed)) total.mix(hash32(fingerprint, 0))
   const violations = outcomes.filter(outcome => outcome.violation !== undefined)
-  const figures: Figures = { seeds: outcomes.length, violations: violations.length, seconds: Math.round((performance.now() - started) / 10) / 100, fingerprint: total.toString() }
-  if (!order.json) process.stdout.write(`${figures.seeds} seeds, ${figures.violations} violations, ${figures.seconds} s, fingerprint ${figures.fingerprint}\n`)
+  const cpu = process.cpuUsage()
+  const figures: Figures = { seeds: outcomes.length, violations: violations.length, seconds: Math.round((performance.now() - started) / 10) / 100, cpu_s: Math.round((cpu.user + cpu.system) / 10_000) / 100, peers: order.peers, virtual_s: Math.round(outcomes.reduce((sum, { virtualMs }) => sum + virtualMs, 0) / 1_000), fingerprint: total.toString() }
+  if (!order.json) process.stdout.write(`${figures.seeds} seeds, ${figures.violations} violations, ${figures.seconds} s (${figures.cpu_s} s of CPU, ${figures.virtual_s} s of virtual time), fingerprint ${figures.fingerprint}\n`)
   else process.stdout.write(`${JSON.stringify(figures)}\n`)
   return violations.length === 0 ? 0 : 1
 }

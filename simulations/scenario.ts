@@ -8,7 +8,9 @@ export type ScenarioOptions = { readonly seed: number; readonly peers: number; r
 export type Scenario<P extends SimPeer> = {
   readonly drawn: { readonly faults: FaultPlan; readonly [choice: string]: unknown }
   readonly world: World<P>
-  /** Starts the work that the mesh is given; called once all peers are up. */
+  /** Lets the mesh find itself before anything goes wrong. */
+  readonly prepare?: () => Promise<void>
+  /** Starts the work that the mesh is given. */
   readonly work: () => void
   /** Fault-free time after which everything must be well again. */
   readonly settleMs: Millis
@@ -18,6 +20,7 @@ export type Outcome = {
   readonly seed: number
   readonly fingerprint: string
   readonly delivered: number
+  readonly virtualMs: Millis
   readonly crashes: number
   readonly partitions: number
   readonly settledInMs: Millis | undefined
@@ -34,7 +37,8 @@ export async function live<P extends SimPeer>(scenario: Scenario<P>, seconds: nu
   let violation: string | undefined
   let settledInMs: Millis | undefined
   try {
-    await world.startAll()
+    await world.startAll(Math.max(1, Math.min(10, Math.round(1_000 / world.hosts.length))))
+    if (scenario.prepare !== undefined) await world.drive(scenario.prepare(), 120_000)
     scenario.work()
     faults.start()
     await world.run(world.now + seconds * 1_000)
@@ -44,5 +48,5 @@ export async function live<P extends SimPeer>(scenario: Scenario<P>, seconds: nu
     if (!(error instanceof Violation)) throw error
     violation = error.message
   }
-  return { seed: world.seed, fingerprint: world.fingerprint(), delivered: world.network.counts.delivered, ...faults.counts, settledInMs, waitedFor: world.waitedFor, drawn, violation }
+  return { seed: world.seed, fingerprint: world.fingerprint(), delivered: world.network.counts.delivered, virtualMs: world.now, ...faults.counts, settledInMs, waitedFor: world.waitedFor, drawn, violation }
 }

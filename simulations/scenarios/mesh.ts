@@ -4,45 +4,57 @@ import { componentManifest } from '../../protocols/specs.ts'
 import { createPeer, type Peer } from '../../src/peer.ts'
 import { ALL_RIGHTS, issue } from '../../src/trust/capability.ts'
 import { foundNetwork, type Membership } from '../../src/trust/invitation.ts'
-import { acknowledgedSurvives, blocksReachTheirLeast, highestEpochObeyed, type Inspection, ledgerNeverOverPromised, NOTHING_TO_SEE, oneResultPerRun, queuesBounded, viewsConverge } from '../checkers.ts'
-import { drawFaults } from '../faults.ts'
+import { acknowledgedSurvives, blocksReachTheirLeast, highestEpochObeyed, type Inspection, ledgerNeverOverPromised, noCompletedNodeRunAgain, oneResultPerRun, queuesBounded, viewsConverge } from '../checkers.ts'
+import { drawFaults, type FaultPlan } from '../faults.ts'
 import type { SimulatedHost } from '../host.ts'
 import { keepConnected } from '../overlay.ts'
 import { SeededRandom } from '../random.ts'
 import type { Scenario, ScenarioOptions } from '../scenario.ts'
 import { type SimPeer, World } from '../world.ts'
+import { Evidence } from './evidence.ts'
+import { PLANTED, plantedBug } from './planted.ts'
 
 const YEAR = 365 * 86_400_000
 const DEGREE = 6
 const COMPONENT = 'node.simulated:1.0.0-stable'
+const VDAG = 'simulated:1.0.0-stable'
 
-type Work = { readonly blocks: number; readonly instances: number; readonly runEveryMs: number }
+const WRITES_UNDER_WAY = 4_096
+/** Part of the runs that somebody asks for again, elsewhere. */
+const ASKED_AGAIN = 0.3
+
+type Work = { readonly blocks: number; readonly instances: number; readonly cpuMilli: number; readonly runEveryMs: number }
 
 /** The peer itself, whole, as the daemon composes it. */
-class MeshPeer implements SimPeer {
+export class MeshPeer implements SimPeer {
   readonly peer: Peer
-  readonly #blocks: readonly string[]
-  readonly #instances: number
+  readonly #host: SimulatedHost
+  readonly #least: number
 
-  constructor(peer: Peer, blocks: readonly string[], instances: number) {
+  constructor(peer: Peer, host: SimulatedHost, least: number) {
     this.peer = peer
-    this.#blocks = blocks
-    this.#instances = instances
+    this.#host = host
+    this.#least = least
   }
 
   inspect(): Inspection {
-    const { view, placement, runs } = this.peer
+    const { view, placement, runs, instances } = this.peer
     const contracts = placement.contracts()
-    const mine = this.#blocks.filter(block => placement.stewardOf(block) === view.self)
+    const ended = runs.inspect()
     return {
-      ...NOTHING_TO_SEE,
-      total: placement.total(),
+      // Not what the peer believes to have.
+      total: this.#host.total,
       promised: placement.promised(),
       epochs: placement.epochs(),
       contracts: contracts.map(({ contract: { id, block, instance, epoch, steward } }) => ({ id, block, instance, epoch, steward })),
-      runs: runs.inspect(),
+      runs: ended,
       live: view.live(),
-      stewarded: mine.map(block => ({ block, ready: view.instancesOf(block).filter(({ ad }) => ad.state === 'ready').length, least: this.#instances })),
+      queues: [
+        { name: 'the disk', size: this.#host.disk.backlog, limit: WRITES_UNDER_WAY },
+        ...instances.running().flatMap(({ instance, queued, inFlight }) => [{ name: `the queue of ${instance}`, size: queued, limit: 100 }, { name: `the calls of ${instance}`, size: inFlight, limit: 4 }]),
+      ],
+      stewarded: placement.stewarded().map(({ block }) => ({ block, ready: view.instancesOf(block).filter(({ ad }) => ad.state === 'ready').length, least: this.#least })),
+      acknowledged: ended.filter(({ state }) => state !== 'running').map(({ run }) => run),
     }
   }
 
@@ -51,33 +63,49 @@ class MeshPeer implements SimPeer {
   }
 }
 
-/** Members of one network that publish, place, keep and use blocks, under faults. */
-export function drawMesh({ seed, peers, loss, churn }: ScenarioOptions): Scenario<MeshPeer> {
+/** Members of one network that publish, place, keep and use blocks, under faults. `bug`: a mistake made on every host, for the checkers to find. */
+export function drawMesh({ seed, peers, seconds, loss, churn, bug }: ScenarioOptions): Scenario<MeshPeer> {
   const random = new SeededRandom(`mesh ${seed}`)
-  const faults = drawFaults(random.fork('faults'), peers, { ...(loss === undefined ? {} : { loss }), ...(churn === undefined ? {} : { churn }) })
-  const work: Work = { blocks: 1 + random.below(4), instances: 1 + random.below(3), runEveryMs: 500 + random.below(1_500) }
+  const drawn = drawFaults(random.fork('faults'), peers, { ...(loss === undefined ? {} : { loss }), ...(churn === undefined ? {} : { churn }) })
+  const spanMs = seconds * 1_000
+  // Whatever the span, something happens in it: a cut in its first half, and time for the crashed to come back.
+  const faults: FaultPlan = { ...drawn, firstPartitionMs: Math.round(spanMs * (0.1 + random.float() * 0.4)), partitionEveryMs: spanMs, partitionMs: [500, Math.min(4_000, Math.round(spanMs / 2))], downMs: [200, Math.min(4_000, Math.round(spanMs / 2))] }
+  const work: Work = { blocks: 1 + random.below(4), instances: 1 + random.below(3), cpuMilli: 500 * (1 + random.below(4)), runEveryMs: 100 + random.below(400) }
   const blocks = Array.from({ length: work.blocks }, (_, at) => `block-${at}`)
+  const evidence = new Evidence(() => world.now, () => world.network.links.whole)
+  const planted = plantedBug(bug)
   let members: readonly Membership[] = []
   const world: World<MeshPeer> = new World<MeshPeer>({
     seed,
     peers,
     weather: faults.weather,
-    checkEveryMs: peers > 50 ? 250 : 50,
-    checkers: [ledgerNeverOverPromised(), highestEpochObeyed(), oneResultPerRun(), acknowledgedSurvives(), queuesBounded(), viewsConverge(), blocksReachTheirLeast()],
-    factory: async (ports, host) => {
+    checkEveryMs: 250,
+    checkers: [
+      ledgerNeverOverPromised(), highestEpochObeyed(), oneResultPerRun(), noCompletedNodeRunAgain(execution => evidence.node(execution), execution => evidence.completedAt(execution)),
+      acknowledgedSurvives(), evidence.acknowledgedRunsEnd(), evidence.acknowledgedBlocksAreKept(), queuesBounded(), viewsConverge(), blocksReachTheirLeast(),
+    ],
+    ...(planted === undefined ? {} : { corrupt: PLANTED[planted] }),
+    factory: async (given, host) => {
       const membership = members[host.index]
       if (membership === undefined) throw new Error(`host ${host.index} is no member`)
+      const ports = { ...given, journal: evidence.watch(given.journal, host) }
       host.rights = { mayWrite: () => refused('the peer is still starting', true) }
       const peer = createPeer(ports, { membership, bearerKey: undefined, onGranted: async () => {}, clusterId: ports.identity.peer, labels: {} })
       host.rights = { mayWrite: (writer, registry) => peer.mayWrite(writer, registry), mayOperate: writer => peer.admission.may(writer, 'operate') }
       await peer.admission.start()
       keepConnected({ clock: ports.clock, network: ports.network, random: ports.random.fork('overlay') }, { addresses: world.hosts.map(({ address }) => address), degree: DEGREE, everyMs: 1_000 })
       await peer.start()
-      return new MeshPeer(peer, blocks, work.instances)
+      return new MeshPeer(peer, host, work.instances)
     },
   })
   members = foundMesh(world.hosts, random.fork('network'), world.kernel.clock().unix())
-  return { drawn: { faults, work }, world, work: () => employ(world, blocks, work, random.fork('work')), settleMs: 120_000 }
+  return {
+    drawn: { faults, work },
+    world,
+    prepare: () => publish(world, blocks, work, evidence),
+    work: () => employ(world, work, evidence, random.fork('work')),
+    settleMs: 60_000,
+  }
 }
 
 /** The first host founded the network and signed everybody's capability before the story begins. */
@@ -92,37 +120,40 @@ function foundMesh(hosts: readonly SimulatedHost[], random: SeededRandom, now: M
   })
 }
 
-function employ(world: World<MeshPeer>, blocks: readonly string[], work: Work, random: SeededRandom): void {
+/** Asks anybody for a run now and then, and somebody else for the same run again. */
+function employ(world: World<MeshPeer>, work: Work, evidence: Evidence, random: SeededRandom): void {
   const clock = world.kernel.clock()
-  const anybody = (): Peer | undefined => {
+  const ask = async (at: number): Promise<void> => {
     const running = [...world.peers.values()]
-    return running.length === 0 ? undefined : random.pick(running).peer
-  }
-  /** Refused and unreachable is everyday; anything else surfaces. */
-  const attempt = (doing: Promise<unknown>): void => {
-    doing.catch(error => {
+    if (running.length === 0) return
+    try {
+      const { run } = await random.pick(running).peer.actions.submit(VDAG, { at }, { key: `key-${at}` })
+      evidence.runAcknowledged(run)
+    } catch (error) {
+      // Refused and unreachable is everyday; anything else surfaces.
       if (!(error instanceof MeshError)) throw error
-    })
+    }
   }
-  attempt(publish(world, blocks, work))
-  const submit = (at: number): void => {
-    attempt(anybody()?.actions.submit('simulated:1.0.0-stable', { at }, { key: `key-${at}` }) ?? Promise.resolve())
-    clock.after(work.runEveryMs, () => submit(at + 1))
+  const again = (at: number): void => {
+    void ask(at)
+    if (random.float() < ASKED_AGAIN) clock.after(random.below(2_000), () => void ask(at))
+    clock.after(work.runEveryMs, () => again(at + 1))
   }
-  clock.after(3_000, () => submit(0))
+  again(0)
 }
 
-async function publish(world: World<MeshPeer>, blocks: readonly string[], work: Work): Promise<void> {
+async function publish(world: World<MeshPeer>, blocks: readonly string[], work: Work, evidence: Evidence): Promise<void> {
   const [first] = world.peers.values()
   if (first === undefined) return
   const { catalogue, actions, ports } = first.peer
   await catalogue.publishComponent(componentManifest.parse({
     componentURI: COMPONENT, componentId: { name: 'simulated', version: '1.0.0', releaseTag: 'stable' }, componentType: 'node', runtime: { name: 'node', entry: 'main.ts' }, files: [],
-    needs: { cpuMilli: 500, memoryMb: 256 }, author: ports.identity.peer,
+    needs: { cpuMilli: work.cpuMilli, memoryMb: 256 }, author: ports.identity.peer,
   }))
   for (const blockId of blocks) {
     const document: Json = { blockId, blockComponentURI: COMPONENT, minInstances: work.instances, maxInstances: work.instances + 2 }
     await actions.createBlock(document)
+    evidence.blockAcknowledged(blockId)
   }
   const nodes = blocks.map(blockId => ({ label: blockId, nodeType: 'block', assignmentPolicyRule: {}, manualBlockId: blockId }))
   const connections = blocks.slice(1).map((blockId, at) => ({ nodeLabel: blockId, inputs: [{ nodeLabel: blocks[at] ?? '' }] }))
