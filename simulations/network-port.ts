@@ -198,7 +198,10 @@ export class NetworkPort implements Network {
   #answer(call: Call, from: PeerId): void {
     const { id, controller, deadlineMs, reply } = call
     const connection = this.connections.get(from)
-    if (connection === undefined) return
+    if (connection === undefined) {
+      this.#reset(from)
+      return
+    }
     if (!connection.admitted && id !== hello.id) {
       this.connections.whenAdmitted(connection, Math.min(ADMISSION_MS, deadlineMs), () => this.#answer(call, from), () => reply(new MeshError('UNAUTHENTICATED', `${this.self} has not admitted ${from}`)))
       return
@@ -222,7 +225,10 @@ export class NetworkPort implements Network {
   /** Welcomes a stream whose other end is `theirs`; says how it went. */
   #welcome<F>(from: PeerId, protocol: StreamProtocol<F>, theirs: StreamEnd<F>, done: (failure?: MeshError) => void): void {
     const connection = this.connections.get(from)
-    if (connection === undefined) return
+    if (connection === undefined) {
+      this.#reset(from)
+      return
+    }
     if (!connection.admitted) {
       this.connections.whenAdmitted(connection, ADMISSION_MS, () => this.#welcome(from, protocol, theirs, done), () => done(new MeshError('UNAUTHENTICATED', `${this.self} has not admitted ${from}`)))
       return
@@ -288,13 +294,27 @@ export class NetworkPort implements Network {
     }, connection.port.life)
   }
 
-  /** Something that TCP carries reliably: late when a segment is lost, never when the link is cut. */
+  /** Somebody speaks over a connection that we have given up: as TCP does, we say so. */
+  #reset(from: PeerId): void {
+    const other = this.#net.host(from)
+    const port = other?.port
+    if (other === undefined || port === undefined) return
+    const { kernel, links } = this.#net
+    kernel.after(links.delay(this.host.index, other.index), () => {
+      if (!links.severed(this.host.index, other.index)) port.connections.lose(this.self, this)
+    }, port.life)
+  }
+
+  /** Something that TCP carries reliably: late when a segment is lost, and when the link is cut until it heals or the connection is given up. */
   #later(connection: Connection, run: () => void): void {
     const { kernel, links } = this.#net
     const [from, to] = [this.host.index, connection.host.index]
-    kernel.after(links.delay(from, to) + (links.lost() ? RETRANSMIT_MS : 0), () => {
-      if (this.life.alive && !links.severed(from, to)) run()
-    }, connection.port.life)
+    const arrive = (): void => {
+      if (!this.life.alive) return
+      if (!links.severed(from, to)) run()
+      else if (this.connections.get(connection.host.peer) === connection) kernel.after(RETRANSMIT_MS, arrive, connection.port.life)
+    }
+    kernel.after(links.delay(from, to) + (links.lost() ? RETRANSMIT_MS : 0), arrive, connection.port.life)
   }
 }
 

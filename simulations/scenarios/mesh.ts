@@ -103,7 +103,7 @@ export function drawMesh({ seed, peers, seconds, loss, churn, bug }: ScenarioOpt
     drawn: { faults, work },
     world,
     prepare: () => publish(world, blocks, work, evidence),
-    work: () => employ(world, work, evidence, random.fork('work')),
+    work: () => employ(world, work, evidence, random.fork('work'), spanMs),
     settleMs: 60_000,
   }
 }
@@ -120,9 +120,10 @@ function foundMesh(hosts: readonly SimulatedHost[], random: SeededRandom, now: M
   })
 }
 
-/** Asks anybody for a run now and then, and somebody else for the same run again. */
-function employ(world: World<MeshPeer>, work: Work, evidence: Evidence, random: SeededRandom): void {
+/** For `spanMs`, asks anybody for a run now and then, and somebody else for the same run again. */
+function employ(world: World<MeshPeer>, work: Work, evidence: Evidence, random: SeededRandom, spanMs: Millis): void {
   const clock = world.kernel.clock()
+  const end = clock.monotonic() + spanMs
   const ask = async (at: number): Promise<void> => {
     const running = [...world.peers.values()]
     if (running.length === 0) return
@@ -135,6 +136,7 @@ function employ(world: World<MeshPeer>, work: Work, evidence: Evidence, random: 
     }
   }
   const again = (at: number): void => {
+    if (clock.monotonic() >= end) return
     void ask(at)
     if (random.float() < ASKED_AGAIN) clock.after(random.below(2_000), () => void ask(at))
     clock.after(work.runEveryMs, () => again(at + 1))
