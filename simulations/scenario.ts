@@ -10,6 +10,8 @@ export type Scenario<P extends SimPeer> = {
   readonly world: World<P>
   /** Lets the mesh find itself before anything goes wrong. */
   readonly prepare?: () => Promise<void>
+  /** Runs acknowledged so far. */
+  readonly runs?: () => number
   /** Starts the work that the mesh is given. */
   readonly work: () => void
   /** Fault-free time after which everything must be well again. */
@@ -21,6 +23,10 @@ export type Outcome = {
   readonly fingerprint: string
   readonly delivered: number
   readonly virtualMs: Millis
+  /** Calls that instances have answered. */
+  readonly executions: number
+  /** Runs that the mesh has answered for. */
+  readonly runs: number
   readonly crashes: number
   readonly partitions: number
   readonly settledInMs: Millis | undefined
@@ -48,5 +54,5 @@ export async function live<P extends SimPeer>(scenario: Scenario<P>, seconds: nu
     if (!(error instanceof Violation)) throw error
     violation = error.message
   }
-  return { seed: world.seed, fingerprint: world.fingerprint(), delivered: world.network.counts.delivered, virtualMs: world.now, ...faults.counts, settledInMs, waitedFor: world.waitedFor, drawn, violation }
+  return { seed: world.seed, fingerprint: world.fingerprint(), delivered: world.network.counts.delivered, virtualMs: world.now, executions: world.executions.count, runs: scenario.runs?.() ?? 0, ...faults.counts, settledInMs, waitedFor: world.waitedFor, drawn, violation }
 }

@@ -104,6 +104,7 @@ export function drawMesh({ seed, peers, seconds, loss, churn, bug }: ScenarioOpt
     world,
     prepare: () => publish(world, blocks, work, evidence),
     work: () => employ(world, work, evidence, random.fork('work'), spanMs),
+    runs: () => evidence.runs,
     settleMs: 60_000,
   }
 }
