@@ -4,14 +4,11 @@ import type { Libp2p } from '@libp2p/interface'
 import { LevelDatastore } from 'datastore-level'
 import { createLibp2p } from 'libp2p'
 import { MeshError } from '../../protocols/errors.ts'
-import type { Millis, PeerId } from '../../protocols/ids.ts'
-import { Lru } from '../../src/lib/lru.ts'
 import type { Clock, Random, Telemetry } from '../../src/ports.ts'
 import type { Ed25519Identity } from './identity.ts'
+import { Bans } from './network/bans.ts'
 import { Libp2pNetwork } from './network/libp2p-network.ts'
 import { libp2pOptions, loopbackOnly, type Reach, type Services } from './network/options.ts'
-
-const BANS_BOUND = 4_096
 
 export type NetworkOptions = Reach & {
   /** Where libp2p keeps what it knows of other peers. */
@@ -52,7 +49,7 @@ export async function createLibp2pNetwork(options: NetworkOptions): Promise<Open
   } catch (cause) {
     throw new MeshError('STORAGE_FAILED', `${join(options.dir, 'libp2p')} cannot be opened: is another peer using this folder?`, { cause })
   }
-  const banned = new Lru<PeerId, { readonly until: Millis; readonly because: string }>(BANS_BOUND)
+  const bans = new Bans(options.clock)
   const made: { network?: Libp2pNetwork } = {}
   const libp2p = await createLibp2p<Services>({
     ...libp2pOptions({
@@ -60,12 +57,12 @@ export async function createLibp2pNetwork(options: NetworkOptions): Promise<Open
       secret: options.secret,
       datastore,
       reach: options,
-      refused: peer => (banned.peek(peer)?.until ?? 0) > options.clock.monotonic(),
+      refused: peer => bans.because(peer) !== undefined,
       topicAllowed: topic => made.network?.topicAllowed(topic) === true,
     }),
     start: false,
   })
-  const network = new Libp2pNetwork({ libp2p, clock: options.clock, random: options.random, telemetry: options.telemetry, banned, fastLane: options.fastLane ?? true })
+  const network = new Libp2pNetwork({ libp2p, clock: options.clock, random: options.random, telemetry: options.telemetry, bans, fastLane: options.fastLane ?? true })
   made.network = network
   let stopping: Promise<void> | undefined
   return {

@@ -31,7 +31,7 @@ async function measure(lane: true | 'tls'): Promise<Record<string, number>> {
     const { addresses, port } = ready.parse(said)
     const { network } = mine.open
     const peer = await network.dial(addresses, clock.deadline(10_000))
-    await waitFor(() => network.isFast(peer))
+    await waitFor(() => (network.laneOf(peer) ?? 'libp2p') !== 'libp2p')
     const body = encode({ sessionId: 'bench', seqNo: 0, ts: 0, data: null, files: [{ metadata: null, bytes: new Uint8Array(BODY_BYTES).fill(42) }] })
     const frame: InvokeFrame = { header: { kind: 'call', block: 'echo', instance: 'in-bench', epoch: 1, method: 'infer', deadlineMs: 10_000 }, body }
     const same = invoke.encode(frame)

@@ -43,7 +43,7 @@ describe('the network between real nodes', () => {
     b.network.handle(echo, async request => request)
     await connect(a, b)
     assert.deepEqual(await a.network.request(b.network.self, echo, { text: 'x'.repeat(300_000) }), { text: 'x'.repeat(300_000) })
-    assert.equal(a.network.isFast(b.network.self), false)
+    assert.equal((a.network.laneOf(b.network.self) ?? 'libp2p') !== 'libp2p', false)
   })
 
   it('two peers that dial each other at the same moment end with one mux, and both can call', async () => {
@@ -71,7 +71,7 @@ describe('the network between real nodes', () => {
         whole.resolve()
       })
       await connect(a, b)
-      if (fastLane !== false) await until(() => a.network.isFast(b.network.self))
+      if (fastLane !== false) await until(() => (a.network.laneOf(b.network.self) ?? 'libp2p') !== 'libp2p')
       const stream = await a.network.open(b.network.self, bulk, forever)
       const frame = new Uint8Array(3_000_001).fill(7)
       const sending = (async () => {
@@ -93,7 +93,7 @@ describe('the network between real nodes', () => {
     try {
       const [address] = await once(createInterface(child.stdout), 'line')
       const peer = await a.network.dial([String(address)], a.clock.deadline(5_000))
-      await until(() => a.network.isFast(peer))
+      await until(() => (a.network.laneOf(peer) ?? 'libp2p') !== 'libp2p')
       a.network.admit(peer)
       const gone = new Promise<void>(resolve => a.network.onPeer((_, state) => state === 'gone' && resolve()))
       const pending = assert.rejects(a.network.request(peer, { ...echo, limits: { ...echo.limits, deadlineMs: 60_000 } }, { text: 'x' }), { code: /PEER_UNREACHABLE|PROTOCOL_UNSUPPORTED/ })

@@ -1,40 +1,36 @@
 import type { Connection, Libp2p, Stream as Libp2pStream } from '@libp2p/interface'
 import { peerIdFromString } from '@libp2p/peer-id'
 import type { Multiaddr } from '@multiformats/multiaddr'
-import { decode, encode, type Protocol, type StreamProtocol, type Topic } from '../../../protocols/codec.ts'
+import type { Protocol, StreamProtocol, Topic } from '../../../protocols/codec.ts'
 import { MeshError } from '../../../protocols/errors.ts'
 import type { Millis, PeerId } from '../../../protocols/ids.ts'
 import { hello } from '../../../protocols/membership.ts'
 import { MUX_ID, neighbours } from '../../../protocols/mux.ts'
-import { Lru } from '../../../src/lib/lru.ts'
 import type { Clock, Network, Random, Stream, Telemetry } from '../../../src/ports.ts'
 import { directHost, isAddress, parseAddress, peerIn, unreachable } from './addresses.ts'
+import { Acquaintances } from './acquaintances.ts'
+import { Bans } from './bans.ts'
+import { OpenDoor } from './door.ts'
 import { FastLanes } from './fast-lanes.ts'
 import { GossipWatch } from './gossip-watch.ts'
 import { Gossip } from './gossip.ts'
+import { Hears } from './hears.ts'
 import { KeepConnected } from './keep-connected.ts'
 import { Libp2pLane } from './lane.ts'
-import { type Acceptor, type Answerer, type Door, Mux } from './mux.ts'
-import { MuxStream } from './mux-stream.ts'
+import { Mux } from './mux.ts'
 import type { Services } from './options.ts'
+import { guardProtocol } from './protocol-guard.ts'
 import { Session } from './session.ts'
 import type { SocketLane } from './socket-lane.ts'
 
-/** How long a call may wait at a peer that has not admitted its caller yet: both are in the middle of their hellos. */
-const ADMISSION_MS = 2_000
 /** A connection that has not proved membership by then is closed. */
 const STRANGER_MS = 10_000
 const DIAL_MS = 10_000
 const MUX_MS = 5_000
 const REOPEN_MS = 200
-const BAN_MS = 60_000
-const MEMBER_TAG = 'aios-member'
-const NEIGHBOURS = 64
-
-type Hears<A extends readonly unknown[]> = Set<(...args: A) => void>
 
 /** The Network port over libp2p: one mux a pair of peers, on a direct TLS socket where one can be had. */
-export class Libp2pNetwork implements Network, Door {
+export class Libp2pNetwork implements Network {
   readonly self: PeerId
   readonly #libp2p: Libp2p<Services>
   readonly #clock: Clock
@@ -44,26 +40,31 @@ export class Libp2pNetwork implements Network, Door {
   readonly #keep: KeepConnected
   readonly #sessions = new Map<PeerId, Session>()
   readonly #dials = new Map<PeerId, Promise<Session>>()
-  readonly #answerers = new Map<string, Answerer>()
-  readonly #acceptors = new Map<string, Acceptor>()
-  readonly #onConnection: Hears<[PeerId, 'inbound' | 'outbound']> = new Set()
-  readonly #onPeer: Hears<[PeerId, 'joined' | 'gone']> = new Set()
-  readonly #banned: Lru<PeerId, { readonly until: Millis; readonly because: string }>
+  readonly #door: OpenDoor
+  readonly #onConnection: Hears<[PeerId, 'inbound' | 'outbound']>
+  readonly #onPeer: Hears<[PeerId, 'joined' | 'gone']>
+  readonly #acquaintances: Acquaintances
+  readonly #bans: Bans
+  readonly #isAdmitted = (peer: PeerId): boolean => this.#sessions.get(peer)?.admitted === true
   #peers: readonly PeerId[] = []
   #stopped = false
 
-  constructor(options: { readonly libp2p: Libp2p<Services>; readonly clock: Clock; readonly random: Random; readonly telemetry: Telemetry; readonly banned: Lru<PeerId, { readonly until: Millis; readonly because: string }>; readonly fastLane: boolean | 'tls' }) {
+  constructor(options: { readonly libp2p: Libp2p<Services>; readonly clock: Clock; readonly random: Random; readonly telemetry: Telemetry; readonly bans: Bans; readonly fastLane: boolean | 'tls' }) {
     this.#libp2p = options.libp2p
     this.#clock = options.clock
     this.#telemetry = options.telemetry
-    this.#banned = options.banned
+    this.#bans = options.bans
     this.self = options.libp2p.peerId.toString()
-    this.#gossip = new Gossip({ pubsub: options.libp2p.services.pubsub, self: this.self, telemetry: options.telemetry, now: () => performance.now(), admitted: peer => this.#isAdmitted(peer), offended: peer => this.ban(peer, 'it floods us with gossip that no peer of ours sends') })
+    this.#door = new OpenDoor(this.self, options.telemetry, peer => this.#sessions.get(peer))
+    this.#onConnection = new Hears(error => this.#door.bug(error, 'listener'))
+    this.#onPeer = new Hears(error => this.#door.bug(error, 'listener'))
+    this.#acquaintances = new Acquaintances(options.libp2p.peerStore)
+    this.#gossip = new Gossip({ pubsub: options.libp2p.services.pubsub, self: this.self, telemetry: options.telemetry, now: () => performance.now(), admitted: this.#isAdmitted, offended: peer => this.ban(peer, 'it floods us with gossip that no peer of ours sends') })
     this.#lanes = options.fastLane !== false ? new FastLanes({ network: this, clock: options.clock, random: options.random, telemetry: options.telemetry, hostOf: peer => directHost(this.#sessions.get(peer)?.carrier), up: (peer, lane, opener) => this.#laneUp(peer, lane, opener) }) : undefined
     this.#keep = new KeepConnected({
       clock: options.clock,
       random: options.random,
-      connected: key => this.#sessions.has(key) || this.#isBanned(key),
+      connected: key => this.#sessions.has(key) || this.#bans.because(key) !== undefined,
       count: () => this.#sessions.size,
       dial: (key, addresses) => this.#redial(key, addresses),
     })
@@ -83,12 +84,12 @@ export class Libp2pNetwork implements Network, Door {
       }
     })
     await this.#libp2p.handle(MUX_ID, (stream, connection) => this.#muxOpened(stream, connection), { maxInboundStreams: 8, maxOutboundStreams: 8, runOnLimitedConnection: true })
-    this.handle(neighbours, async () => ({ peers: await this.#neighbours() }))
+    this.handle(neighbours, async () => ({ peers: await this.#acquaintances.addressesOf(this.#peers) }))
     await this.#lanes?.start(options.loopback, options.lanePort, options.localLane)
     await this.#libp2p.start()
     this.#gossip.start()
     for (const address of options.given) this.#keep.learn(peerIn(address) ?? address, [address], true)
-    for (const peer of await this.#libp2p.peerStore.all()) if (peer.tags.has(MEMBER_TAG)) this.#keep.learn(peer.id.toString(), [], true)
+    for (const peer of await this.#acquaintances.known()) this.#keep.learn(peer, [], true)
     if (options.search) this.#keep.start()
   }
 
@@ -130,16 +131,7 @@ export class Libp2pNetwork implements Network, Door {
   }
 
   handle<Q, R>(protocol: Protocol<Q, R>, answer: (request: Q, from: PeerId, signal: AbortSignal) => Promise<R>): void {
-    if (this.#answerers.has(protocol.id)) throw new Error(`bug: ${protocol.id} is already answered`)
-    const { requestBytes, responseBytes } = protocol.limits
-    this.#answerers.set(protocol.id, {
-      limits: protocol.limits,
-      answer: async (bytes, from, signal) => {
-        const out = encode(await answer(decode(protocol.request, bytes, requestBytes, `a request of ${protocol.id}`), from, signal))
-        if (out.byteLength > responseBytes) throw new MeshError('MESSAGE_TOO_LARGE', `the answer to ${protocol.id} is ${out.byteLength} bytes; the limit is ${responseBytes}`, { details: { bytes: out.byteLength, limit: responseBytes } })
-        return out
-      },
-    })
+    this.#door.handle(protocol, answer)
   }
 
   async open<F>(to: PeerId, protocol: StreamProtocol<F>, signal: AbortSignal): Promise<Stream<F>> {
@@ -149,14 +141,7 @@ export class Libp2pNetwork implements Network, Door {
   }
 
   accept<F>(protocol: StreamProtocol<F>, serve: (stream: Stream<F>, from: PeerId) => Promise<void>): void {
-    if (this.#acceptors.has(protocol.id)) throw new Error(`bug: ${protocol.id} is already accepted`)
-    this.#acceptors.set(protocol.id, {
-      limits: protocol.limits,
-      begin: (from, wire, call) => {
-        const end = new MuxStream(from, protocol, wire, call)
-        return { end, serve: () => serve(end, from) }
-      },
-    })
+    this.#door.accept(protocol, serve)
   }
 
   publish<M>(topic: Topic<M>, message: M): Promise<void> {
@@ -174,16 +159,7 @@ export class Libp2pNetwork implements Network, Door {
 
   /** Resets streams of a libp2p protocol of another library (OrbitDB, bitswap) that come from peers not admitted. */
   guardProtocol(protocol: string): void {
-    const guard: Parameters<Libp2p['use']>[1] = (stream, connection, next) => {
-      // libp2p 3.3 appends each stream's handler to the list it keeps of middleware: said anew, the list is ours alone again.
-      this.#libp2p.use(protocol, guard)
-      if (stream.direction === 'inbound' && !this.#isAdmitted(connection.remotePeer.toString())) {
-        stream.abort(new Error('not admitted'))
-        return
-      }
-      next(stream, connection)
-    }
-    this.#libp2p.use(protocol, guard)
+    guardProtocol(this.#libp2p, protocol, this.#isAdmitted)
   }
 
   topicAllowed(topic: string): boolean {
@@ -191,15 +167,14 @@ export class Libp2pNetwork implements Network, Door {
   }
 
   onConnection(hear: (peer: PeerId, direction: 'inbound' | 'outbound') => void): () => void {
-    this.#onConnection.add(hear)
-    return () => void this.#onConnection.delete(hear)
+    return this.#onConnection.add(hear)
   }
 
   admit(peer: PeerId): void {
     const session = this.#sessions.get(peer)
     if (session === undefined || !session.admit()) return
     this.#peers = [...this.#peers, peer].sort()
-    this.#tell(this.#onPeer, peer, 'joined')
+    this.#onPeer.tell(peer, 'joined')
     this.#seekLane(session)
     void this.#remember(peer).catch(error => this.#telemetry.event('debug', 'network.not-remembered', { peer, because: String(error) }))
   }
@@ -209,19 +184,18 @@ export class Libp2pNetwork implements Network, Door {
   }
 
   onPeer(hear: (peer: PeerId, state: 'joined' | 'gone') => void): () => void {
-    this.#onPeer.add(hear)
-    return () => void this.#onPeer.delete(hear)
+    return this.#onPeer.add(hear)
   }
 
   /** For a minute, or until `allow`: a peer that was refused may come back with a better invite. */
   ban(peer: PeerId, because: string): void {
     this.#telemetry.event('warn', 'network.banned', { peer, because })
-    this.#banned.set(peer, { until: this.#clock.monotonic() + BAN_MS, because })
+    this.#bans.ban(peer, because)
     this.#drop(peer, new MeshError('NETWORK_REFUSED', because))
   }
 
   allow(peer: PeerId): void {
-    this.#banned.delete(peer)
+    this.#bans.lift(peer)
   }
 
   rtt(peer: PeerId): Millis | undefined {
@@ -232,37 +206,6 @@ export class Libp2pNetwork implements Network, Door {
   /** What calls to `peer` take now: the libp2p connection, or a direct socket beside it. */
   laneOf(peer: PeerId): 'libp2p' | 'tls' | 'unix' | undefined {
     return this.#sessions.get(peer)?.mux?.lane.name
-  }
-
-  /** Whether calls to `peer` take a direct socket. */
-  isFast(peer: PeerId): boolean {
-    return this.#sessions.get(peer)?.fast !== undefined
-  }
-
-  answerer(id: string): Answerer | undefined {
-    return this.#answerers.get(id)
-  }
-
-  acceptor(id: string): Acceptor | undefined {
-    return this.#acceptors.get(id)
-  }
-
-  enter(from: PeerId, id: string, perSecond: number, go: (refusal: MeshError | undefined) => void): void {
-    const session = this.#sessions.get(from)
-    if (session === undefined) {
-      go(notAdmitted(this.self, from))
-    } else if (!session.rates.take(id, perSecond)) {
-      this.#telemetry.count('rate_limited_total', { protocol: id })
-      go(new MeshError('RATE_LIMITED', `you used ${id} more than ${perSecond} times a second`))
-    } else if (session.admitted || id === hello.id) {
-      go(undefined)
-    } else {
-      session.whenAdmitted(ADMISSION_MS, admitted => go(admitted ? undefined : notAdmitted(this.self, from)))
-    }
-  }
-
-  bug(error: unknown, id: string): void {
-    this.#telemetry.event('error', 'network.bug', { protocol: id, because: error instanceof Error ? error.stack : String(error) })
   }
 
   /** The mux that calls to an admitted peer take right now. */
@@ -288,8 +231,8 @@ export class Libp2pNetwork implements Network, Door {
   }
 
   async #dialPeer(to: PeerId, signal: AbortSignal): Promise<Session> {
-    const banned = this.#isBanned(to)
-    if (banned) throw new MeshError('NETWORK_REFUSED', `${to} is banned here: ${this.#banned.peek(to)?.because ?? ''}`)
+    const banned = this.#bans.because(to)
+    if (banned !== undefined) throw new MeshError('NETWORK_REFUSED', `${to} is banned here: ${banned}`)
     try {
       await this.#libp2p.dial(peerIdFromString(to), { signal })
     } catch (error) {
@@ -319,7 +262,7 @@ export class Libp2pNetwork implements Network, Door {
 
   #opened(connection: Connection): void {
     const peer = connection.remotePeer.toString()
-    if (this.#stopped || this.#isBanned(peer)) {
+    if (this.#stopped || this.#bans.because(peer) !== undefined) {
       connection.abort(new Error('refused'))
       return
     }
@@ -359,7 +302,7 @@ export class Libp2pNetwork implements Network, Door {
 
   #muxOpened(stream: Libp2pStream, connection: Connection): void {
     const peer = connection.remotePeer.toString()
-    if (this.#stopped || this.self < peer || this.#isBanned(peer)) {
+    if (this.#stopped || this.self < peer || this.#bans.because(peer) !== undefined) {
       stream.abort(new Error('not yours to open'))
       return
     }
@@ -373,11 +316,11 @@ export class Libp2pNetwork implements Network, Door {
       stream.abort(new Error('the session is over'))
       return
     }
-    const mux: Mux = new Mux({ peer: session.peer, lane: new Libp2pLane(stream), opener, door: this, clock: this.#clock, telemetry: this.#telemetry, onClose: (because, hostile) => this.#muxClosed(session, mux, because, hostile) })
+    const mux: Mux = new Mux({ peer: session.peer, lane: new Libp2pLane(stream), opener, door: this.#door, clock: this.#clock, telemetry: this.#telemetry, onClose: (because, hostile) => this.#muxClosed(session, mux, because, hostile) })
     session.setControl(mux, connection)
     mux.start()
     if (mux.closed) return
-    this.#tell(this.#onConnection, session.peer, connection.direction)
+    this.#onConnection.tell(session.peer, connection.direction)
     this.#seekLane(session)
   }
 
@@ -410,7 +353,7 @@ export class Libp2pNetwork implements Network, Door {
       lane.close()
       return
     }
-    const mux: Mux = new Mux({ peer, lane, opener, door: this, clock: this.#clock, telemetry: this.#telemetry, onClose: (because, hostile) => this.#muxClosed(session, mux, because, hostile) })
+    const mux: Mux = new Mux({ peer, lane, opener, door: this.#door, clock: this.#clock, telemetry: this.#telemetry, onClose: (because, hostile) => this.#muxClosed(session, mux, because, hostile) })
     session.setFast(mux)
     mux.start()
     this.#telemetry.count('fast_lane_up_total')
@@ -444,44 +387,13 @@ export class Libp2pNetwork implements Network, Door {
     this.#keep.lost(session.peer)
     if (!session.admitted) return
     this.#peers = this.#peers.filter(peer => peer !== session.peer)
-    this.#tell(this.#onPeer, session.peer, 'gone')
+    this.#onPeer.tell(session.peer, 'gone')
   }
 
   async #remember(peer: PeerId): Promise<void> {
     this.#keep.learn(peer, [])
-    await this.#libp2p.peerStore.merge(peerIdFromString(peer), { tags: { [MEMBER_TAG]: { value: 50 } } })
+    await this.#acquaintances.remember(peer)
     const { peers } = await this.request(peer, neighbours, {})
     for (const other of peers) if (other.peer !== this.self && !this.#sessions.has(other.peer) && other.addresses.every(isAddress)) this.#keep.learn(other.peer, other.addresses)
   }
-
-  async #neighbours(): Promise<{ peer: PeerId; addresses: string[] }[]> {
-    const found = await Promise.all(this.#peers.slice(0, NEIGHBOURS).map(async peer => {
-      const { addresses } = await this.#libp2p.peerStore.get(peerIdFromString(peer)).catch(() => ({ addresses: [] }))
-      return { peer, addresses: addresses.slice(0, 8).map(({ multiaddr }) => `${multiaddr.toString()}/p2p/${peer}`).filter(address => address.length <= 300) }
-    }))
-    return found.filter(({ addresses }) => addresses.length > 0)
-  }
-
-  #isAdmitted(peer: PeerId): boolean {
-    return this.#sessions.get(peer)?.admitted === true
-  }
-
-  #isBanned(peer: PeerId): boolean {
-    const ban = this.#banned.peek(peer)
-    return ban !== undefined && ban.until > this.#clock.monotonic()
-  }
-
-  #tell<A extends readonly unknown[]>(hears: Hears<A>, ...args: A): void {
-    for (const hear of hears) {
-      try {
-        hear(...args)
-      } catch (error) {
-        this.bug(error, 'listener')
-      }
-    }
-  }
-}
-
-function notAdmitted(self: PeerId, from: PeerId): MeshError {
-  return new MeshError('UNAUTHENTICATED', `${self} has not admitted ${from}: say hello first`)
 }

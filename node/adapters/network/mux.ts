@@ -4,47 +4,22 @@ import { asMeshError, MeshError } from '../../../protocols/errors.ts'
 import type { Millis, PeerId } from '../../../protocols/ids.ts'
 import { decodeFailure, encodeFailure, type Frame, FrameReader, idField, KIND, MESSAGE_BYTES, PAYLOAD_BYTES, readId, readU32, writeU32 } from '../../../protocols/mux.ts'
 import type { Clock, Stream, Telemetry } from '../../../src/ports.ts'
+import { Assembly } from './assembly.ts'
+import type { Accepted, Door } from './door.ts'
+import { Heartbeat } from './heartbeat.ts'
 import type { Lane } from './lane.ts'
 import { MuxStream, reasonOf, type StreamWire } from './mux-stream.ts'
 import { Outbox } from './outbox.ts'
-
-/** How a protocol is answered, its types closed over. Throws what the wire should say. */
-export type Answerer = {
-  readonly limits: Protocol<unknown, unknown>['limits']
-  readonly answer: (request: Uint8Array, from: PeerId, signal: AbortSignal) => Promise<Uint8Array>
-}
-
-/** The near end of an accepted stream, its frame type closed over. */
-export type Accepted = Pick<MuxStream<unknown>, 'hear' | 'hearEnd' | 'hearCredit' | 'hearFailure' | 'finish' | 'limitBytes' | 'idleMs' | 'checkIdle'> & { abort(error: Error): void }
-export type Acceptor = {
-  readonly limits: StreamProtocol<unknown>['limits']
-  readonly begin: (from: PeerId, wire: StreamWire, call: number) => { readonly end: Accepted; readonly serve: () => Promise<void> }
-}
-
-/** What this peer serves, and who may ask for it. */
-export type Door = {
-  answerer(id: string): Answerer | undefined
-  acceptor(id: string): Acceptor | undefined
-  /** Calls `go` once it is known whether `from` may use `id`, with the refusal if not: at once for admitted peers. */
-  enter(from: PeerId, id: string, perSecond: number, go: (refusal: MeshError | undefined) => void): void
-  bug(error: unknown, id: string): void
-}
 
 type Call =
   | { readonly what: 'asked'; readonly limit: number; readonly resolve: (bytes: Uint8Array) => void; readonly reject: (failure: MeshError) => void }
   | { readonly what: 'answering'; readonly controller: AbortController }
   | { readonly what: 'stream'; readonly end: Accepted }
 
-type Parts = { readonly frame: Frame; readonly whole: Uint8Array; filled: number }
-
 const CALLS_BOUND = 8_192
-/** Messages under assembly, all calls of one peer together. */
-const ASSEMBLY_BYTES = 67_108_864
 /** A peer that reads nothing while it asks for much is dropped here. */
 const QUEUE_BYTES = 268_435_456
-const PING_MS = 10_000
 const SWEEP_MS = 25
-const PINGS_MISSED = 3
 const EMPTY = new Uint8Array(0)
 const NOTHING: readonly Uint8Array[] = []
 
@@ -57,17 +32,13 @@ export class Mux implements StreamWire {
   readonly #telemetry: Telemetry
   readonly #outbox: Outbox
   readonly #calls = new Map<number, Call>()
-  readonly #parts = new Map<number, Parts>()
+  readonly #assembly: Assembly
+  readonly #heartbeat: Heartbeat
   readonly #onClose: (because: MeshError, hostile: boolean) => void
-  #assembling = 0
   #next: number
   #failure: MeshError | undefined
-  #stopPing: () => void = () => undefined
   #stopSweep: () => void = () => undefined
   #sweepMs = Infinity
-  #pinged: { readonly at: number; readonly number: number } | undefined
-  #missed = 0
-  #rtt: Millis | undefined
 
   /** `opener`: whether this side made the lane; it gives its calls odd numbers. */
   constructor(options: { readonly peer: PeerId; readonly lane: Lane; readonly opener: boolean; readonly door: Door; readonly clock: Clock; readonly telemetry: Telemetry; readonly onClose: (because: MeshError, hostile: boolean) => void }) {
@@ -79,6 +50,8 @@ export class Mux implements StreamWire {
     this.#outbox = new Outbox(options.lane)
     this.#next = options.opener ? 1 : 2
     this.#onClose = options.onClose
+    this.#assembly = new Assembly(options.peer)
+    this.#heartbeat = new Heartbeat({ peer: options.peer, clock: options.clock, send: number => this.#outbox.urgent(KIND.ping, number, EMPTY), silent: because => this.#fail(because, false) })
   }
 
   /** Starts to hear. Called once. */
@@ -99,7 +72,7 @@ export class Mux implements StreamWire {
       drained: () => this.#outbox.pump(),
       closed: because => this.#fail(new MeshError('PEER_UNREACHABLE', `the connection to ${this.peer} was lost${because === undefined ? '' : `: ${because.message}`}`), false),
     })
-    if (this.#failure === undefined) this.#ping()
+    if (this.#failure === undefined) this.#heartbeat.beat()
   }
 
   get closed(): boolean {
@@ -108,7 +81,7 @@ export class Mux implements StreamWire {
 
   /** Smoothed round trip, once one was measured. */
   get rtt(): Millis | undefined {
-    return this.#rtt
+    return this.#heartbeat.rtt
   }
 
   request<Q, R>(protocol: Protocol<Q, R>, request: Q, signal: AbortSignal | undefined, deadlineMs: Millis): Promise<R> {
@@ -216,14 +189,7 @@ export class Mux implements StreamWire {
 
   #forget(call: number): void {
     this.#calls.delete(call)
-    this.#dropParts(call)
-  }
-
-  #dropParts(call: number): void {
-    const parts = this.#parts.get(call)
-    if (parts === undefined) return
-    this.#parts.delete(call)
-    this.#assembling -= parts.whole.byteLength
+    this.#assembly.drop(call)
   }
 
   #hear(frame: Frame): void {
@@ -233,32 +199,20 @@ export class Mux implements StreamWire {
   }
 
   #beginAssembly(frame: Frame): void {
-    const total = readU32(frame.payload, 0)
-    const first = frame.payload.subarray(4)
-    const limit = this.#limitOf(frame.kind, frame.call, first)
+    const limit = this.#limitOf(frame.kind, frame.call, frame.payload.subarray(4))
     // A call that was given up here while its answer was on the way: its parts are dropped as they come.
     if (limit === undefined) return
-    if (total > limit || first.byteLength >= total || this.#parts.has(frame.call)) throw new MeshError('MESSAGE_INVALID', `${this.peer} sends a message of ${total} bytes where ${limit} are allowed`)
-    if (this.#assembling + total > ASSEMBLY_BYTES) {
-      this.#refuse(frame.call, new MeshError('OVERLOADED', 'too many large messages at once'))
-      return
+    try {
+      this.#assembly.begin(frame, limit)
+    } catch (error) {
+      if (!(error instanceof MeshError) || error.code !== 'OVERLOADED') throw error
+      this.#refuse(frame.call, error)
     }
-    const parts = { frame, whole: Buffer.allocUnsafeSlow(total), filled: first.byteLength }
-    parts.whole.set(first, 0)
-    this.#assembling += total
-    this.#parts.set(frame.call, parts)
   }
 
-  #assemble({ call, more, payload }: Frame): void {
-    const parts = this.#parts.get(call)
-    if (parts === undefined) return
-    const { whole } = parts
-    if (parts.filled + payload.byteLength > whole.byteLength || more === (parts.filled + payload.byteLength === whole.byteLength)) throw new MeshError('MESSAGE_INVALID', `${this.peer} sent parts that do not make the message it began`)
-    whole.set(payload, parts.filled)
-    parts.filled += payload.byteLength
-    if (more) return
-    this.#dropParts(call)
-    this.#take(parts.frame.kind, call, whole)
+  #assemble(frame: Frame): void {
+    const message = this.#assembly.add(frame)
+    if (message !== undefined) this.#take(message.kind, frame.call, message.whole)
   }
 
   /** The most that a message of this kind may have; undefined when its call is no longer known. */
@@ -299,7 +253,7 @@ export class Mux implements StreamWire {
         return
       case KIND.failure: {
         const failure = decodeFailure(payload)
-        this.#dropParts(call)
+        this.#assembly.drop(call)
         if (known?.what === 'asked') known.reject(failure)
         else if (known?.what === 'stream') {
           this.#outbox.drop(call)
@@ -308,14 +262,14 @@ export class Mux implements StreamWire {
         return
       }
       case KIND.cancel:
-        this.#dropParts(call)
+        this.#assembly.drop(call)
         if (known?.what === 'answering') known.controller.abort(new MeshError('CANCELLED', `${this.peer} no longer waits`))
         return
       case KIND.ping:
         this.#outbox.urgent(KIND.pong, call, EMPTY)
         return
       case KIND.pong:
-        this.#pong(call)
+        this.#heartbeat.hear(call)
         return
       case KIND.part:
     }
@@ -412,34 +366,15 @@ export class Mux implements StreamWire {
     }
   }
 
-  #ping(): void {
-    if (this.#pinged !== undefined && ++this.#missed >= PINGS_MISSED) {
-      this.#fail(new MeshError('PEER_UNREACHABLE', `${this.peer} has been silent for ${PING_MS * PINGS_MISSED} ms`), false)
-      return
-    }
-    this.#pinged = { at: performance.now(), number: ((this.#pinged?.number ?? 0) + 1) & 0xffff }
-    this.#outbox.urgent(KIND.ping, this.#pinged.number, EMPTY)
-    this.#stopPing = this.clock.after(PING_MS, () => this.#ping())
-  }
-
-  #pong(number: number): void {
-    if (this.#pinged?.number !== number) return
-    const took = performance.now() - this.#pinged.at
-    this.#pinged = undefined
-    this.#missed = 0
-    this.#rtt = this.#rtt === undefined ? took : this.#rtt * 0.75 + took * 0.25
-  }
-
   #fail(because: MeshError, hostile: boolean): void {
     if (this.#failure !== undefined) return
     this.#failure = because
-    this.#stopPing()
+    this.#heartbeat.stop()
     this.#stopSweep()
     this.#outbox.dropAll()
     const calls = [...this.#calls.values()]
     this.#calls.clear()
-    this.#parts.clear()
-    this.#assembling = 0
+    this.#assembly.clear()
     // A caller may retry elsewhere whatever the peer did wrong: to it, the peer is gone.
     const told = because.code === 'PEER_UNREACHABLE' ? because : new MeshError('PEER_UNREACHABLE', because.message, { cause: because })
     for (const call of calls) {
