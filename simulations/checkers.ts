@@ -11,6 +11,8 @@ export type Inspection = {
   /** Holds and contracts together, as the ledger counts them. */
   readonly promised: readonly Promised[]
   readonly contracts: readonly { readonly id: ContractId; readonly block: BlockId; readonly instance: InstanceId; readonly epoch: number; readonly steward: PeerId }[]
+  /** Of each block, the highest epoch that the peer's disk was seen to hold. */
+  readonly fenced?: ReadonlyMap<BlockId, number>
   /** Highest epoch seen of each block. */
   readonly epochs: ReadonlyMap<BlockId, number>
   readonly runs: readonly { readonly run: RunId; readonly key: string; readonly state: 'running' | 'completed' | 'aborted'; readonly outputs?: Readonly<Record<string, Cid>> }[]
@@ -62,10 +64,14 @@ export function highestEpochObeyed(): Checker {
   return {
     name: 'highest epoch obeyed',
     safety: ({ running }) => {
-      for (const [peer, { epochs, contracts }] of running) {
+      for (const [peer, { epochs, fenced = epochs, contracts }] of running) {
+        for (const [block, before] of fenced) {
+          const epoch = epochs.get(block) ?? 0
+          if (epoch < before) return `${peer} obeys epoch ${epoch} of ${block} after it saw ${before}`
+        }
         for (const [block, epoch] of epochs) {
           const slot = `${peer} ${block}`
-          const before = highest.get(slot) ?? 0
+          const before = fenced === epochs ? highest.get(slot) ?? 0 : 0
           if (epoch < before) return `${peer} obeys epoch ${epoch} of ${block} after it saw ${before}`
           highest.set(slot, epoch)
         }

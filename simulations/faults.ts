@@ -14,7 +14,7 @@ export type FaultPlan = {
   readonly silent: number
   /** Part of the crashes that wait for a write under way. */
   readonly spiteful: number
-  /** The first cut comes at this time; those after it as chance has it. */
+  /** The first cut comes at this time, never if infinite; those after it as chance has it. */
   readonly firstPartitionMs?: Millis
   readonly partitionEveryMs: Millis
   readonly partitionMs: readonly [least: Millis, most: Millis]
@@ -56,7 +56,7 @@ export class Faults<P extends SimPeer> {
     this.#world.backendWeather = { ...this.#world.backendWeather, crash: this.#plan.instanceCrash }
     this.#again(this.#plan.crashEveryMs, () => this.#crashSomebody())
     if (this.#plan.firstPartitionMs === undefined) this.#again(this.#plan.partitionEveryMs, () => this.#splitMesh())
-    else this.#world.kernel.after(this.#plan.firstPartitionMs, () => {
+    else if (this.#plan.firstPartitionMs < Infinity) this.#world.kernel.after(this.#plan.firstPartitionMs, () => {
       if (this.#stopped) return
       this.#splitMesh()
       this.#again(this.#plan.partitionEveryMs, () => this.#splitMesh())

@@ -8,13 +8,14 @@ import type { Checker } from '../checkers.ts'
 import type { SimulatedHost } from '../host.ts'
 
 const RUN_STREAM = 'run/'
+const FENCE = 'placement/fence/'
 const ENTRY_BYTES = 1_048_576
 const entry = z.object({ at: z.int(), event: runEvent })
 const context = z.object({ run: z.string(), label: z.string() })
 /** Two copies are what a coordinator waits for before anything follows from an event. */
 const COPIES = 2
 /** After a cut has healed it takes some seconds until everybody believes in everybody again. */
-const HEALING_MS = 8_000
+const HEALING_MS = 5_000
 
 type Copy = { readonly host: SimulatedHost; readonly life: number }
 type Completed = { readonly copies: Copy[]; at: Millis }
@@ -26,6 +27,7 @@ export class Evidence {
   readonly #nodes = new Map<string, Completed>()
   readonly #began = new Map<RunId, Millis>()
   readonly #runs = new Set<RunId>()
+  readonly #fences = new Map<SimulatedHost, Map<BlockId, number>>()
   readonly #blocks = new Set<BlockId>()
   #lastCut = -Infinity
 
@@ -47,7 +49,12 @@ export class Evidence {
     this.#blocks.add(block)
   }
 
-  /** A journal that notes which completed nodes have become durable on this host. */
+  /** The highest epoch of each block that this host's disk has acknowledged, ever. */
+  fences(host: SimulatedHost): ReadonlyMap<BlockId, number> {
+    return this.#fences.get(host) ?? new Map()
+  }
+
+  /** A journal that notes which completed nodes and epochs have become durable on this host. */
   watch(journal: Journal, host: SimulatedHost): Journal {
     return {
       ...journal,
@@ -55,6 +62,13 @@ export class Evidence {
         const life = host.lives
         await journal.append(stream, entries)
         if (stream.startsWith(RUN_STREAM)) for (const bytes of entries) this.#written(stream.slice(RUN_STREAM.length), bytes, { host, life })
+      },
+      set: async (key, value) => {
+        await journal.set(key, value)
+        if (!key.startsWith(FENCE) || value === undefined) return
+        const held = this.#fences.get(host) ?? new Map<BlockId, number>()
+        const block = key.slice(FENCE.length)
+        this.#fences.set(host, held.set(block, Math.max(held.get(block) ?? 0, decode(z.int(), value, 64, 'an epoch on a disk'))))
       },
     }
   }

@@ -19,6 +19,8 @@ const DEGREE = 6
 const COMPONENT = 'node.simulated:1.0.0-stable'
 const VDAG = 'simulated:1.0.0-stable'
 
+/** How long the first instances are waited for. */
+const READY_MS = 5_000
 const WRITES_UNDER_WAY = 4_096
 /** Part of the runs that somebody asks for again, elsewhere. */
 const ASKED_AGAIN = 0.3
@@ -30,9 +32,11 @@ export class MeshPeer implements SimPeer {
   readonly peer: Peer
   readonly #host: SimulatedHost
   readonly #least: number
+  readonly #evidence: Evidence
 
-  constructor(peer: Peer, host: SimulatedHost, least: number) {
+  constructor(peer: Peer, host: SimulatedHost, least: number, evidence: Evidence) {
     this.peer = peer
+    this.#evidence = evidence
     this.#host = host
     this.#least = least
   }
@@ -46,6 +50,7 @@ export class MeshPeer implements SimPeer {
       total: this.#host.total,
       promised: placement.promised(),
       epochs: placement.epochs(),
+      fenced: this.#evidence.fences(this.#host),
       contracts: contracts.map(({ contract: { id, block, instance, epoch, steward } }) => ({ id, block, instance, epoch, steward })),
       runs: ended,
       live: view.live(),
@@ -64,12 +69,12 @@ export class MeshPeer implements SimPeer {
 }
 
 /** Members of one network that publish, place, keep and use blocks, under faults. `bug`: a mistake made on every host, for the checkers to find. */
-export function drawMesh({ seed, peers, seconds, loss, churn, bug }: ScenarioOptions): Scenario<MeshPeer> {
+export function drawMesh({ seed, peers, seconds, loss, churn, cuts = true, bug }: ScenarioOptions): Scenario<MeshPeer> {
   const random = new SeededRandom(`mesh ${seed}`)
   const drawn = drawFaults(random.fork('faults'), peers, { ...(loss === undefined ? {} : { loss }), ...(churn === undefined ? {} : { churn }) })
   const spanMs = seconds * 1_000
   // Whatever the span, something happens in it: a cut in its first half, and time for the crashed to come back.
-  const faults: FaultPlan = { ...drawn, firstPartitionMs: Math.round(spanMs * (0.1 + random.float() * 0.4)), partitionEveryMs: spanMs, partitionMs: [500, Math.min(4_000, Math.round(spanMs / 2))], downMs: [200, Math.min(4_000, Math.round(spanMs / 2))] }
+  const faults: FaultPlan = { ...drawn, firstPartitionMs: cuts ? Math.round(spanMs * (0.1 + random.float() * 0.4)) : Infinity, partitionEveryMs: spanMs, partitionMs: [500, Math.min(4_000, Math.round(spanMs / 2))], downMs: [200, Math.min(4_000, Math.round(spanMs / 2))] }
   const work: Work = { blocks: 1 + random.below(4), instances: 1 + random.below(3), cpuMilli: 500 * (1 + random.below(4)), runEveryMs: 100 + random.below(400) }
   const blocks = Array.from({ length: work.blocks }, (_, at) => `block-${at}`)
   const evidence = new Evidence(() => world.now, () => world.network.links.whole)
@@ -81,8 +86,8 @@ export function drawMesh({ seed, peers, seconds, loss, churn, bug }: ScenarioOpt
     weather: faults.weather,
     checkEveryMs: 250,
     checkers: [
-      ledgerNeverOverPromised(), highestEpochObeyed(), oneResultPerRun(), noCompletedNodeRunAgain(execution => evidence.node(execution), execution => evidence.completedAt(execution)),
-      acknowledgedSurvives(), evidence.acknowledgedRunsEnd(), evidence.acknowledgedBlocksAreKept(), queuesBounded(), viewsConverge(), blocksReachTheirLeast(),
+      ledgerNeverOverPromised(), highestEpochObeyed(), viewsConverge(), evidence.acknowledgedBlocksAreKept(), blocksReachTheirLeast(), oneResultPerRun(),
+      noCompletedNodeRunAgain(execution => evidence.node(execution), execution => evidence.completedAt(execution)), acknowledgedSurvives(), evidence.acknowledgedRunsEnd(), queuesBounded(),
     ],
     ...(planted === undefined ? {} : { corrupt: PLANTED[planted] }),
     factory: async (given, host) => {
@@ -95,7 +100,7 @@ export function drawMesh({ seed, peers, seconds, loss, churn, bug }: ScenarioOpt
       await peer.admission.start()
       keepConnected({ clock: ports.clock, network: ports.network, random: ports.random.fork('overlay') }, { addresses: world.hosts.map(({ address }) => address), degree: DEGREE, everyMs: 1_000 })
       await peer.start()
-      return new MeshPeer(peer, host, work.instances)
+      return new MeshPeer(peer, host, work.instances, evidence)
     },
   })
   members = foundMesh(world.hosts, random.fork('network'), world.kernel.clock().unix())
@@ -160,5 +165,10 @@ async function publish(world: World<MeshPeer>, blocks: readonly string[], work: 
   }
   const nodes = blocks.map(blockId => ({ label: blockId, nodeType: 'block', assignmentPolicyRule: {}, manualBlockId: blockId }))
   const connections = blocks.slice(1).map((blockId, at) => ({ nodeLabel: blockId, inputs: [{ nodeLabel: blocks[at] ?? '' }] }))
+  const ready = Promise.all(blocks.map(blockId => actions.waitReady(blockId, work.instances, ports.clock.deadline(READY_MS))))
   await actions.createVdag({ vdagName: 'simulated', vdagVersion: { version: '1.0.0', releaseTag: 'stable' }, nodes, graph: { connections } })
+  // What does not come up now must once the faults have stopped.
+  await ready.catch(error => {
+    if (!(error instanceof MeshError)) throw error
+  })
 }

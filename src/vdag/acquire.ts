@@ -78,7 +78,11 @@ export class Acquisition {
   async #isTaken(run: RunId, lost: { readonly coordinator: PeerId | undefined; readonly epoch: number; readonly finished: boolean }, patient: boolean): Promise<boolean> {
     const { coordinator, epoch, finished } = lost
     if (coordinator === undefined || coordinator === this.#self) return finished
-    if (!finished && (await this.#watch.ask(coordinator, run, 0, patient ? WINNER_MS : 0))?.coordinator !== coordinator) return false
+    if (!finished) {
+      const said = await this.#watch.ask(coordinator, run, 0, patient ? WINNER_MS : 0)
+      // A winner that has written nothing may die and leave nothing: to whoever must know that the run exists, it does not yet.
+      if (said?.coordinator !== coordinator || (patient && said.events.length === 0)) return false
+    }
     // From now on this peer's copy is theirs to write.
     const held = this.#book.head(run)
     if (held !== undefined && held.end === undefined && coordinator !== held.coordinator && epoch >= held.epoch) await this.#book.promise(run, held, { coordinator, epoch })

@@ -190,7 +190,7 @@ export class RunEngine {
     if (this.#drives.size + this.#beginning.size >= this.#config.activeRuns) throw new MeshError('OVERLOADED', `this peer drives ${this.#drives.size} runs already: submit to another one, or later`)
     const plan = await this.#compile(vdagUri, this.#ports.clock.deadline(COMPILE_MS))
     const [planCid, inputCid] = await Promise.all([putValue(this.#ports.content, plan), putValue(this.#ports.content, this.#packet(run, input))])
-    try {
+    const begin = async (): Promise<{ readonly run: RunId; readonly existing: boolean }> => {
       const fresh = await this.#acquisition.acquire(run, { also: [], patient: true, signal: this.#stopped.signal }, async ({ epoch, log }) => {
         const [first] = log
         if (first?.type === 'began') {
@@ -203,9 +203,12 @@ export class RunEngine {
         return true
       })
       return { run, existing: fresh?.value !== true }
+    }
+    try {
+      return await begin()
     } catch (error) {
-      // Overtaken between the claim and the first word: whoever did that has begun it.
-      if (error instanceof MeshError && error.code === 'EPOCH_FENCED') return { run, existing: true }
+      // Overtaken between the claim and the first word. Whoever did that has claimed it and perhaps not begun it: look again.
+      if (error instanceof MeshError && error.code === 'EPOCH_FENCED') return begin()
       throw error
     }
   }
