@@ -17,7 +17,7 @@ const COPIES = 2
 /** After a cut has healed it takes some seconds until everybody believes in everybody again. */
 const HEALING_MS = 5_000
 
-type Copy = { readonly host: SimulatedHost; readonly life: number }
+type Copy = { readonly host: SimulatedHost; readonly life: number; readonly at: Millis }
 type Completed = { readonly copies: Copy[]; at: Millis }
 
 /** What the mesh has acknowledged and completed, seen from outside: on its disks and in its answers. */
@@ -61,7 +61,7 @@ export class Evidence {
       append: async (stream, entries) => {
         const life = host.lives
         await journal.append(stream, entries)
-        if (stream.startsWith(RUN_STREAM)) for (const bytes of entries) this.#written(stream.slice(RUN_STREAM.length), bytes, { host, life })
+        if (stream.startsWith(RUN_STREAM)) for (const bytes of entries) this.#written(stream.slice(RUN_STREAM.length), bytes, { host, life, at: this.#now() })
       },
       set: async (key, value) => {
         await journal.set(key, value)
@@ -86,7 +86,7 @@ export class Evidence {
     const found = context.safeParse(execution.vdag)
     const completed = found.success ? this.#nodes.get(`${found.data.run} ${found.data.label}`) : undefined
     if (completed === undefined || completed.copies.length < COPIES) return undefined
-    return completed.copies.some(({ host, life }) => host.running && host.lives === life) ? completed.at : undefined
+    return completed.copies.some(({ host, life, at }) => at < execution.startedAt && host.running && host.lives === life) ? completed.at : undefined
   }
 
   /** Invariant 3: a run that was acknowledged comes to an end that somebody knows, whoever died. */
