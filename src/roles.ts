@@ -49,6 +49,8 @@ export type CallOptions = {
   /** Instances not to try again. */
   readonly avoid?: readonly InstanceId[]
   readonly onInstance?: (instance: InstanceId, host: PeerId) => void
+  /** Give nothing out before all of it is there: then a host may die in the middle of its answer, too. */
+  readonly whole?: boolean
 }
 
 /** blocks/: calls an instance of a block wherever it runs, by the block's balancing policy, retrying what may be retried. */

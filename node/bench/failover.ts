@@ -2,6 +2,7 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { z } from 'zod'
+import { asMeshError } from '../../protocols/errors.ts'
 import { Devnet, type DevPeer } from '../devnet/devnet.ts'
 import { publishTriage } from '../demo/triage.ts'
 
@@ -29,20 +30,23 @@ export async function run(): Promise<Record<string, number>> {
     let lost = 0
     let calls = 0
     let ended = false
+    let killedAt = performance.now()
     const ask = async (): Promise<void> => {
       while (!ended) {
         calls += 1
         try {
           await asker.client.send('POST', '/v1/infer', { model: block, data: input, deadline_ms: 15_000 })
           answers.push(performance.now())
-        } catch {
+        } catch (error) {
           lost += 1
+          const { code, message } = asMeshError(error)
+          console.error(`a call failed ${Math.round(performance.now() - killedAt)} ms after the kill: ${code}: ${message}`)
         }
       }
     }
     const callers = Array.from({ length: CALLERS }, ask)
     await waitFor(() => answers.length >= 20)
-    const killedAt = performance.now()
+    killedAt = performance.now()
     await net.kill(victim.index)
     await waitFor(async () => (await instances(asker, block)).some(({ host, state }) => host !== victim.peer && state === 'ready') && answers.some(at => at > killedAt + 20))
     const replacedAt = await firstAnswerAfterGap(answers, killedAt)

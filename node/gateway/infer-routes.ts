@@ -28,7 +28,7 @@ export function addInferRoutes(app: Hono, { peer }: GatewayParts): void {
     }
     const packet = packetSchema.parse({ sessionId: asked.session_id, seqNo: asked.seq_no, ts, data: asked.data })
     const outputs = []
-    for await (const output of peer.invoker.infer(asked.model, packet, { deadlineMs: asked.deadline_ms, signal, ...(asked.key === undefined ? {} : { key: asked.key }) })) {
+    for await (const output of peer.invoker.infer(asked.model, packet, { deadlineMs: asked.deadline_ms, signal, whole: true, ...(asked.key === undefined ? {} : { key: asked.key }) })) {
       outputs.push({ sessionId: output.sessionId, seqNo: output.seqNo, ts: output.ts, data: output.data })
     }
     return context.json({ success: true, session_id: asked.session_id, seq_no: asked.seq_no, ts, data: outputs.length === 1 ? outputs[0]?.data ?? null : outputs.map(({ data }) => data), outputs })

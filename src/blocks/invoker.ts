@@ -16,6 +16,8 @@ import { span, type Span } from './span.ts'
 const RETRIES = 24
 /** When every ready instance has been tried, they get another go after this long. */
 const ANOTHER_GO_MS = 300
+/** Packets of one answer that is taken whole. */
+const WHOLE_BOUND = 10_000
 const BACKOFF = { firstMs: 25, maxMs: 1_000, retries: RETRIES }
 const SESSIONS_BOUND = 10_000
 const sticky = z.object({ sticky_sessions: z.union([z.boolean(), z.stringbool()]).default(false) })
@@ -78,10 +80,17 @@ export class BlockInvoker implements Invoker {
       let answered = false
       try {
         options.onInstance?.(chosen.ad.instance, chosen.host)
+        const outputs: Packet[] = []
         for await (const output of this.#attempt(chosen, search, options, ends - clock.monotonic())) {
+          if (options.whole === true) {
+            if (outputs.push(output) > WHOLE_BOUND) throw new MeshError('COMPONENT_ERROR', `an answer taken whole may have at most ${WHOLE_BOUND} packets: stream it`)
+            continue
+          }
           answered = true
           yield output
         }
+        answered = true
+        yield * outputs
         return
       } catch (error) {
         if (search.signal.aborted) throw search.signal.reason

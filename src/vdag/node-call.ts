@@ -43,6 +43,7 @@ export class NodeCalls {
       deadlineMs: Math.max(1, plan.limits.deadlineMs - (clock.monotonic() - began)),
       signal,
       key: effect.key,
+      whole: true,
       vdag: { uri: plan.vdag, label: effect.label, run },
       onInstance: (instance, peer) => {
         host = peer

@@ -49,6 +49,24 @@ describe('invoker', () => {
     await assert.rejects(ask(village, 0, 1, { deadlineMs: 1_000 }), { code: 'EPOCH_FENCED', message: /an instance of private, not of answers/ })
   })
 
+  it('an answer that is taken whole survives the death of its host in the middle of it; a streamed one says that it broke', async () => {
+    for (const whole of [true, false]) {
+      const village = await new Village(3).open()
+      village.code = async function * (asked, at) {
+        yield * echo(asked, at)
+        await at.clock.sleep(1_000, at.signal)
+        yield * echo(asked, at)
+      }
+      await village.place(1, 'in-a', 1, { latencyMs: 1 })
+      const answer = asking(village, 0, 'x', { whole })
+      await village.world.run(village.world.now + 500)
+      await village.place(2, 'in-b', 1)
+      village.world.crash(village.world.hosts[1]!)
+      if (whole) assert.deepEqual(by(await village.world.drive(answer)), ['in-b', 'in-b'])
+      else await assert.rejects(village.world.drive(answer), { retryable: true })
+    }
+  })
+
   it('a host that crashes in the middle of a call is replaced by another instance, and nothing is lost', async () => {
     const village = await new Village(3).open()
     village.code = async function * (asked, at) {
