@@ -334,6 +334,7 @@ function unlessAborted<T>(work: Promise<T>, signal: AbortSignal, aborted?: () =>
       reject(signal.reason)
     }
     if (signal.aborted) {
+      work.catch(() => undefined)
       cancel()
       return
     }

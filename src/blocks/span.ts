@@ -40,7 +40,11 @@ export function span(parents: readonly (AbortSignal | undefined)[], limit?: { re
 
 /** The result of `work`, or the signal's reason when that comes first. */
 export function unlessAborted<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
-  if (signal.aborted) return Promise.reject(reasonOf(signal))
+  if (signal.aborted) {
+    // Nobody waits for the work any more; it will fail for the same reason, and that is no bug.
+    work.catch(() => undefined)
+    return Promise.reject(reasonOf(signal))
+  }
   const { promise, resolve, reject } = Promise.withResolvers<T>()
   const abort = (): void => reject(reasonOf(signal))
   signal.addEventListener('abort', abort, { once: true })

@@ -76,7 +76,10 @@ export class Succession {
     const copy = await watch.read(run, 0, 0, clock.deadline(READ_MS, this.#parts.stopped))
     const log = copy === undefined || copy.peer === view.self ? [] : await acquisition.download(run, copy.peer)
     const ended = isEnd(log.at(-1))
-    const driver = copy?.coordinator ?? (ended ? copy?.peer : undefined)
+    const named = copy?.coordinator ?? (ended ? copy?.peer : undefined)
+    // Whom the others promised it to may have died before its first word, come back, and know nothing of it.
+    const forgotten = !ended && named !== undefined && named !== view.self && named !== copy?.peer && (await watch.ask(named, run, 0, 0))?.coordinator !== named
+    const driver = forgotten ? undefined : named
     if (driver === undefined || (driver === view.self && !ended)) {
       if (own.length > 0) this.#takeTurn(run, head.coordinator)
     } else if (own.length > 0 && log.length > 0 && (ended || newestFirst(extentOf(log), extentOf(own)) <= 0)) {
