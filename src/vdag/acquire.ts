@@ -51,10 +51,12 @@ export class Acquisition {
       this.#claiming.add(run)
       try {
         const result = await this.#claims.claim(run, epoch, options.also)
-        if (result.won) return { value: await use({ epoch, log: await this.#inherit(run, epoch, result.copies) }) }
-        heard = Math.max(heard, result.epoch)
+        // Somebody whom these registrars could not hear may have written in this epoch already: two must never share one.
+        const written = result.won ? Math.max(extentOf(await this.#book.events(run)).lastEpoch, ...result.copies.map(({ lastEpoch }) => lastEpoch)) : 0
+        if (result.won && written < epoch) return { value: await use({ epoch, log: await this.#inherit(run, epoch, result.copies) }) }
+        heard = Math.max(heard, written, result.won ? 0 : result.epoch)
         this.#claiming.delete(run)
-        if (await this.#isTaken(run, result, options.patient)) return undefined
+        if (!result.won && await this.#isTaken(run, result, options.patient)) return undefined
       } finally {
         this.#claiming.delete(run)
       }

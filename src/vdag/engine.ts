@@ -195,7 +195,7 @@ export class RunEngine {
         const [first] = log
         if (first?.type === 'began') {
           // Somebody began it and died: this peer finishes what that one began.
-          if (!isEnd(log.at(-1))) await this.#drive(run, { epoch, log }, first, await this.#plan(first))
+          await this.#drive(run, { epoch, log }, first, await this.#plan(first))
           return false
         }
         const began: Began = { type: 'began', run, key: key ?? '', vdag: plan.vdag, plan: planCid, input: inputCid, submitter, at: this.#ports.clock.unix() }
@@ -225,6 +225,12 @@ export class RunEngine {
 
   /** Resolves when the first events of this epoch are durable here and at a mirror. */
   async #drive(run: RunId, { epoch, log }: Acquired, began: Began, index: PlanIndex): Promise<void> {
+    if (isEnd(log.at(-1))) {
+      // It ended before its coordinator could tell anybody. Nothing is left but to tell.
+      const told = await new RunMirrors(this.#ports, this.#view, run, epoch, 0).push(log, true)
+      await this.#book.show(run, log.length, !told)
+      return
+    }
     const mirrors = new RunMirrors(this.#ports, this.#view, run, epoch, log.length)
     const drive = new RunDrive(this.#parts, mirrors, { run, epoch, log, index, began })
     this.#drives.set(run, drive)
