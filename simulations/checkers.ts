@@ -103,17 +103,19 @@ export function noCompletedNodeRunAgain(identify: (execution: Execution) => stri
   }
 }
 
-/** Invariant 4, second half: whoever knows the result of a run knows the same one. */
-export function oneResultPerRun(): Checker {
+/**
+ * Invariant 4, second half: whoever knows the result of a run knows the same one. Where a cut lets both sides finish it
+ * (`apart`), they may differ until the cut has healed, and no longer.
+ */
+export function oneResultPerRun(apart: (run: RunId) => boolean = () => false): Checker {
   const results = new Map<string, string>()
-  const unfinished = new Set<string>()
   return {
     name: 'one result per run',
     safety: ({ running }) => {
       for (const [peer, { runs }] of running) {
         for (const { run, key, state, outputs } of runs) {
-          if (state !== 'completed' || outputs === undefined) continue
-          const result = Object.entries(outputs).sort(([a], [b]) => (a < b ? -1 : 1)).map(([label, cid]) => `${label}=${cid}`).join(' ')
+          if (state !== 'completed' || outputs === undefined || apart(run)) continue
+          const result = resultOf(outputs)
           const known = results.get(key)
           if (known !== undefined && known !== result) return `${peer} has ${result} as the result of ${run} (key ${key}); another peer has ${known}`
           results.set(key, result)
@@ -122,13 +124,27 @@ export function oneResultPerRun(): Checker {
       return undefined
     },
     pending: ({ running }) => {
-      unfinished.clear()
-      for (const { runs } of running.values()) for (const { run, state } of runs) if (state === 'running') unfinished.add(run)
+      const agreed = new Map<RunId, string>()
+      const unfinished = new Set<string>()
+      for (const [peer, { runs }] of running) {
+        for (const { run, state, outputs } of runs) {
+          if (state === 'running') unfinished.add(run)
+          if (state !== 'completed' || outputs === undefined) continue
+          const result = resultOf(outputs)
+          const known = agreed.get(run)
+          if (known !== undefined && known !== result) return `${peer} has ${result} as the result of ${run}; another peer has ${known}`
+          agreed.set(run, result)
+        }
+      }
       for (const { runs } of running.values()) for (const { run, state } of runs) if (state !== 'running') unfinished.delete(run)
       const [first] = unfinished
       return first === undefined ? undefined : `${unfinished.size} runs have not ended, ${first} among them`
     },
   }
+}
+
+function resultOf(outputs: Readonly<Record<string, Cid>>): string {
+  return Object.entries(outputs).sort(([a], [b]) => (a < b ? -1 : 1)).map(([label, cid]) => `${label}=${cid}`).join(' ')
 }
 
 /** Invariant 3: whatever a peer acknowledged it still has, after any number of crashes. */

@@ -77,8 +77,12 @@ export class Evidence {
   node(execution: Execution): string | undefined {
     const found = context.safeParse(execution.vdag)
     if (!found.success) return undefined
-    const began = this.#began.get(found.data.run)
-    return began === undefined || began < this.#lastCut + HEALING_MS ? undefined : `${found.data.run} ${found.data.label}`
+    return this.apart(found.data.run) ? undefined : `${found.data.run} ${found.data.label}`
+  }
+
+  /** May both sides of a cut have had this run to themselves? */
+  apart(run: RunId): boolean {
+    return (this.#began.get(run) ?? -Infinity) < this.#lastCut + HEALING_MS
   }
 
   /** When a node was completed, as far as somebody who knows it has been there ever since. */

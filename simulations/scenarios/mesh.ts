@@ -86,7 +86,7 @@ export function drawMesh({ seed, peers, seconds, loss, churn, cuts = true, bug }
     weather: faults.weather,
     checkEveryMs: 250,
     checkers: [
-      ledgerNeverOverPromised(), highestEpochObeyed(), viewsConverge(), evidence.acknowledgedBlocksAreKept(), blocksReachTheirLeast(), oneResultPerRun(),
+      ledgerNeverOverPromised(), highestEpochObeyed(), viewsConverge(), evidence.acknowledgedBlocksAreKept(), blocksReachTheirLeast(), oneResultPerRun(run => evidence.apart(run)),
       noCompletedNodeRunAgain(execution => evidence.node(execution), execution => evidence.completedAt(execution)), acknowledgedSurvives(), evidence.acknowledgedRunsEnd(), queuesBounded(),
     ],
     ...(planted === undefined ? {} : { corrupt: PLANTED[planted] }),

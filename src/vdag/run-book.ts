@@ -171,15 +171,15 @@ export class RunBook {
     })
   }
 
-  /** Puts the ended copy of a higher epoch in the place of one that ended on the other side of a partition. */
+  /** Puts a copy that ended on the other side of a partition in the place of one that ended here. */
   giveWay(run: RunId, to: { readonly coordinator: PeerId; readonly epoch: number }, events: readonly RunEvent[]): Promise<void> {
     return this.#inTurn(run, async () => {
       const last = events.at(-1)
       const held = this.#heads.get(run)
-      if (held?.end === undefined || to.epoch <= held.epoch || (last?.type !== 'completed' && last?.type !== 'aborted')) return
+      if (held?.end === undefined || (last?.type !== 'completed' && last?.type !== 'aborted')) return
       await this.#ports.journal.append(`${LOGS}${run}`, events.map((event, at) => encode({ at, event })))
       this.#logs.delete(run)
-      await this.#setHead(run, { ...to, end: last, alone: false })
+      await this.#setHead(run, { coordinator: to.coordinator, epoch: Math.max(to.epoch, held.epoch), end: last, alone: false })
     })
   }
 

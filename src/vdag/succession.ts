@@ -1,12 +1,16 @@
+import { encode, hex } from '../../protocols/codec.ts'
 import { asMeshError, MeshError } from '../../protocols/errors.ts'
 import type { Millis, PeerId, RunId } from '../../protocols/ids.ts'
+import type { RunEvent } from '../../protocols/runs.ts'
 import type { Began } from './run.ts'
+import { Lru } from '../lib/lru.ts'
 import { rendezvous } from '../lib/rendezvous.ts'
 import type { Ports } from '../ports.ts'
 import type { MeshView } from '../roles.ts'
 import { extentOf, isEnd, newestFirst, type Acquired, type Acquisition } from './acquire.ts'
+import { registrarsOf } from './claim.ts'
 import { RunMirrors } from './mirror.ts'
-import type { RunBook } from './run-book.ts'
+import type { Head, RunBook } from './run-book.ts'
 import type { RunWatch } from './watch.ts'
 
 export type SuccessionTimes = {
@@ -35,6 +39,11 @@ export type SuccessionParts = {
 }
 
 const READ_MS: Millis = 30_000
+const DEATHS = 4_096
+/** After peers came back: once soon, and once when everybody should believe in everybody again. */
+const AGREE_MS: readonly Millis[] = [2_000, 10_000]
+const RUNS_TO_AGREE = 512
+const RECENT_MS: Millis = 600_000
 const RUNS_PER_SWEEP = 32
 
 /** Sees to it that every run this peer has a copy of comes to its end, whoever has to drive it. */
@@ -42,6 +51,10 @@ export class Succession {
   readonly #parts: SuccessionParts
   readonly #times: SuccessionTimes
   readonly #busy = new Set<RunId>()
+  readonly #deaths = new Lru<PeerId, Millis>(DEATHS)
+  /** Runs that ended from then on are to be compared: a peer that seemed dead may have been on the other side of a partition. */
+  #since = Infinity
+  #agreeing = false
 
   constructor(parts: SuccessionParts, times: SuccessionTimes) {
     this.#parts = parts
@@ -49,12 +62,16 @@ export class Succession {
   }
 
   start(): void {
-    const { view, stopped } = this.#parts
+    const { view, stopped, ports: { clock } } = this.#parts
     const deaf = view.onChange((peer, what) => {
       if (what === 'dead' || what === 'left') this.#inherit(peer)
+      if (what === 'dead') this.#deaths.set(peer, clock.unix())
+      else if (what === 'alive') this.#returned(peer)
     })
     stopped.addEventListener('abort', deaf, { once: true })
     this.#sweepLater()
+    // What went wrong before this peer stopped, it has forgotten.
+    this.#agreeFrom(clock.unix() - RECENT_MS)
   }
 
   /** Takes up the runs this peer coordinated when it last stopped, unless somebody has taken them over. */
@@ -163,8 +180,8 @@ export class Succession {
   }
 
   /**
-   * A run ended here while no mirror could be reached. Tells them now; where the other side of a partition has taken it
-   * over meanwhile, its higher epoch counts and this peer's result gives way.
+   * A run ended here while no mirror could be reached. Tells them now; where the other side of a partition has ended it
+   * as well, one of the two results gives way.
    */
   async #confirm(run: RunId): Promise<void> {
     const { book, view, ports, acquisition } = this.#parts
@@ -177,11 +194,54 @@ export class Succession {
       if (!(error instanceof MeshError) || error.code !== 'EPOCH_FENCED') throw error
       for (const peer of mirrors.peers) {
         const log = await acquisition.download(run, peer)
-        if (isEnd(log.at(-1)) && extentOf(log).lastEpoch > head.epoch) {
+        if (isEnd(log.at(-1)) && outranks(peer, log, head)) {
           ports.telemetry.event('warn', 'run.result_gave_way', { run, epoch: head.epoch, to: extentOf(log).lastEpoch })
           await book.giveWay(run, { coordinator: peer, epoch: extentOf(log).lastEpoch }, log)
           return
         }
+      }
+    }
+  }
+
+  #returned(peer: PeerId): void {
+    const died = this.#deaths.peek(peer)
+    if (died === undefined) return
+    this.#deaths.delete(peer)
+    this.#agreeFrom(died)
+  }
+
+  #agreeFrom(since: Millis): void {
+    this.#since = Math.min(this.#since, since)
+    if (this.#agreeing) return
+    this.#agreeing = true
+    const { stopped, ports: { clock, telemetry } } = this.#parts
+    for (const [at, wait] of AGREE_MS.entries()) {
+      clock.after(wait, () => {
+        const since = this.#since
+        if (at === AGREE_MS.length - 1) {
+          this.#agreeing = false
+          this.#since = Infinity
+        }
+        if (!stopped.aborted) this.#agree(since).catch(error => telemetry.event('warn', 'run.agree_failed', { because: asMeshError(error).message }))
+      })
+    }
+  }
+
+  /** Both sides of a partition may have finished a run: what the first of its registrars that knows an end says stands everywhere. */
+  async #agree(since: Millis): Promise<void> {
+    const { view, book } = this.#parts
+    const ended = book.runs().filter(([, { end, alone, at }]) => end !== undefined && !alone && at >= since).slice(-RUNS_TO_AGREE)
+    for (const [run, head] of ended) {
+      for (const peer of registrarsOf(run, view.live())) {
+        if (peer === view.self) break
+        const log = await this.#parts.acquisition.download(run, peer)
+        const end = log.at(-1)
+        if (!isEnd(end)) continue
+        if (!sameEnd(end, head.end)) {
+          this.#parts.ports.telemetry.event('warn', 'run.result_gave_way', { run, epoch: head.epoch, to: extentOf(log).lastEpoch })
+          await book.giveWay(run, { coordinator: peer, epoch: extentOf(log).lastEpoch }, log)
+        }
+        break
       }
     }
   }
@@ -193,4 +253,18 @@ export class Succession {
     const until = clock.deadline(this.#times.graceMs, stopped)
     while (!until.aborted && !view.live().some(peer => mirrors.includes(peer))) await clock.sleep(100, until).catch(() => undefined)
   }
+}
+
+function sameEnd(one: RunEvent, other: RunEvent | undefined): boolean {
+  return other !== undefined && hex(encode(one)) === hex(encode(other))
+}
+
+/**
+ * Of two results of one run, made apart, does the one that `peer` holds stand against ours, which no mirror has? One that
+ * was mirrored does; of two that were not, the later epoch's, then the one of the greater coordinator.
+ */
+function outranks(peer: PeerId, log: readonly RunEvent[], ours: Pick<Head, 'coordinator' | 'epoch'>): boolean {
+  const coordinator = log.findLast(event => event.type === 'coordinator')?.peer
+  const { lastEpoch } = extentOf(log)
+  return peer !== coordinator || lastEpoch > ours.epoch || (lastEpoch === ours.epoch && coordinator > ours.coordinator)
 }
