@@ -288,25 +288,10 @@ export class Liveness {
     if (belief === undefined || !overrides(rumour, belief)) return
     // A word about a life that the peer never claimed here, or about one we are connected to, is a reason to ask it, no more.
     const askIt = incarnation > belief.incarnation || this.#ports.network.peers().includes(about)
-    if (askIt) this.#background(this.#verify(rumour, belief.incarnation))
-    else this.#accept(rumour)
-  }
-
-  #accept({ about, state, incarnation }: Rumour): void {
-    this.#set(about, state, incarnation)
-    if (state === 'suspect') this.#background(this.#settleSuspicion(about))
-  }
-
-  /** Asks the peer itself. Whoever started the rumour has asked others about it: when it is silent to us too, that is enough. */
-  async #verify(rumour: Rumour, known: number): Promise<void> {
-    const { about } = rumour
-    if (this.#stopped || this.#checking.has(about)) return
-    this.#checking.add(about)
-    try {
-      const alive = await this.#ask(about) === 'alive'
-      if (!alive && rumour.incarnation <= known && !this.#stopped) this.#accept(rumour)
-    } finally {
-      this.#checking.delete(about)
+    if (askIt) this.#background(this.#check(about, false))
+    else {
+      this.#set(about, state, incarnation)
+      if (state === 'suspect') this.#background(this.#settleSuspicion(about))
     }
   }
 
