@@ -40,12 +40,6 @@ export class SimulatedDisk {
     return this.#unsynced.length > 0
   }
 
-  /** What was on the disk before the story begins. */
-  preload(stream: string, entries: readonly Uint8Array[]): void {
-    this.#streams.set(stream, [...entries])
-    for (const entry of entries) this.#usedBytes += entry.byteLength
-  }
-
   /** Writes not synced yet. */
   get backlog(): number {
     return this.#unsynced.length

@@ -1,11 +1,9 @@
-import { encode } from '../../protocols/codec.ts'
 import { MeshError, refused } from '../../protocols/errors.ts'
 import type { Json, Millis } from '../../protocols/ids.ts'
 import { componentManifest } from '../../protocols/specs.ts'
 import { createPeer, type Peer } from '../../src/peer.ts'
 import { ALL_RIGHTS, issue } from '../../src/trust/capability.ts'
 import { foundNetwork, type Membership } from '../../src/trust/invitation.ts'
-import { MEMBERS_STREAM } from '../../src/trust/roll.ts'
 import { acknowledgedSurvives, blocksReachTheirLeast, highestEpochObeyed, type Inspection, ledgerNeverOverPromised, noCompletedNodeRunAgain, oneResultPerRun, queuesBounded, viewsConverge } from '../checkers.ts'
 import { drawFaults, type FaultPlan } from '../faults.ts'
 import type { SimulatedHost } from '../host.ts'
@@ -106,9 +104,6 @@ export function drawMesh({ seed, peers, seconds, loss, churn, cuts = true, bug }
     },
   })
   members = foundMesh(world.hosts, random.fork('network'), world.kernel.clock().unix())
-  // A network that has been up before: everybody has met everybody, and starts anew.
-  const met = members.map(({ chain }, at) => encode({ peer: world.hosts[at]?.peer, chain }))
-  for (const host of world.hosts) host.disk.preload(MEMBERS_STREAM, met)
   return {
     drawn: { faults, work },
     world,
@@ -176,7 +171,4 @@ async function publish(world: World<MeshPeer>, blocks: readonly string[], work: 
   await ready.catch(error => {
     if (!(error instanceof MeshError)) throw error
   })
-  const records = 2 + blocks.length
-  const knows = ({ peer }: MeshPeer, host: SimulatedHost): boolean => host.view.count() >= records && peer.view.live().length === world.hosts.length
-  for (let waited = 0; waited < READY_MS && !world.hosts.every(host => knows(world.peers.get(host.peer) ?? first, host)); waited += 100) await world.kernel.clock().sleep(100)
 }

@@ -58,8 +58,6 @@ const SMALL_MESH = 16
 /** How long gossip may take before it counts as lost. */
 const GOSSIP_MS = 500
 const MISSING_BOUND = 4_096
-/** Comparisons come this much sooner while they bring news. */
-const COMPARE_SOONER = 4
 /** Versions an asker names as held; the ads of a larger mesh come in parts anyway. */
 const VERSIONS_A_PULL = 4_096
 const ADS_A_PULL = 256
@@ -86,7 +84,6 @@ export class Capacity implements MeshView {
   readonly #stops: (() => void)[] = []
   #caughtUp = false
   #met = false
-  #introduced = false
   #pulled = false
   #wholePulls = 0
   #startedAt = 0
@@ -199,11 +196,6 @@ export class Capacity implements MeshView {
   }
 
   #joined(peer: PeerId): void {
-    if (!this.#introduced) {
-      // What was said before anybody was there, nobody heard; gossip needs a moment to know its way.
-      this.#introduced = true
-      this.#stops.push(this.#ports.clock.after(GOSSIP_MS + this.#random.below(GOSSIP_MS), () => this.#background(this.#advertiser.whole())))
-    }
     if (!this.#met) {
       this.#met = true
       this.#background(this.#ports.journal.set(MET, Uint8Array.of(1)))
@@ -231,18 +223,13 @@ export class Capacity implements MeshView {
   }
 
   /** Gossip loses words: now and then somebody is asked what it holds that we do not. */
-  #compare(waitMs = this.#config.compareMs / COMPARE_SOONER): void {
+  #compare(): void {
     const { clock, network } = this.#ports
-    clock.after(Math.round(waitMs * (0.75 + this.#random.float() / 2)), () => {
+    clock.after(Math.round(this.#config.compareMs * (0.75 + this.#random.float() / 2)), () => {
       if (this.#stopped) return
       const peers = network.peers()
-      const before = this.#view.size
-      const compared = peers.length > 0 && this.#pulled && this.#view.size <= VERSIONS_A_PULL ? this.#pull(this.#random.pick(peers), {}) : Promise.resolve()
-      // While there are peers to be discovered, and while answers are lost, it asks again soon.
-      compared.then(() => this.#compare(this.#view.size > before ? this.#config.compareMs / COMPARE_SOONER : this.#config.compareMs), error => {
-        if (!(error instanceof MeshError)) throw error
-        this.#compare(this.#config.compareMs / COMPARE_SOONER)
-      })
+      if (peers.length > 0 && this.#pulled && this.#view.size <= VERSIONS_A_PULL) this.#background(this.#pull(this.#random.pick(peers), {}))
+      this.#compare()
     })
   }
 

@@ -13,14 +13,12 @@ const COMPARE_MS: readonly [soon: Millis, calm: Millis] = [1_000, 30_000]
 const PAGES = 200
 /** A peer whose list has more chains than this that prove nothing is not asked on. */
 const UNPROVEN = 16
-/** The journal stream that holds one entry for each member learned. */
-export const MEMBERS_STREAM = 'members'
+const STREAM = 'members'
 /** Entries written for members known anyway, before the stream is written anew. */
 const SUPERSEDED = 1_024
 const ENTRY_BYTES = 32_768
 
-/** One entry of it. */
-export const savedMember = z.object({ peer: peerId, chain: capabilityChain })
+const savedMember = z.object({ peer: peerId, chain: capabilityChain })
 
 /** Keeps the list of members like the others': on disk as it grows, served to whoever asks, compared with one peer now and then. */
 export class Roll {
@@ -46,7 +44,7 @@ export class Roll {
   async start(): Promise<void> {
     const { journal, network, telemetry } = this.#ports
     try {
-      const saved = await journal.read(MEMBERS_STREAM)
+      const saved = await journal.read(STREAM)
       this.#saved = saved.length
       for (const entry of saved) {
         const { peer, chain } = decode(savedMember, entry, ENTRY_BYTES, 'a saved member')
@@ -162,10 +160,10 @@ export class Roll {
   async #write(): Promise<void> {
     const { journal } = this.#ports
     const anew = this.#saved > this.#members.size + SUPERSEDED
-    if (anew) await journal.drop(MEMBERS_STREAM)
+    if (anew) await journal.drop(STREAM)
     const members = anew ? this.#members.all() : [...this.#unsaved].flatMap(peer => this.#members.saved(peer) ?? [])
     this.#unsaved.clear()
     this.#saved = (anew ? 0 : this.#saved) + members.length
-    await journal.append(MEMBERS_STREAM, members.map(member => encode(member)))
+    await journal.append(STREAM, members.map(member => encode(member)))
   }
 }
