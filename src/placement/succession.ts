@@ -12,7 +12,7 @@ const MANY = 32
 export class Succession {
   readonly #lines = new Lru<BlockId, readonly PeerId[]>(LINES_BOUND)
   readonly #noted = new Map<PeerId, boolean>()
-  #able: ReadonlySet<PeerId> = new Set()
+  readonly #able = new Set<PeerId>()
 
   /** Hears whether a peer may steward; counts from the next `settle` on. True when that is news. */
   note(peer: PeerId, able: boolean): boolean {
@@ -23,23 +23,33 @@ export class Succession {
 
   /** Takes what was noted, all at once. True when it changed who may steward. */
   settle(): boolean {
-    const able = new Set(this.#able)
+    const added: PeerId[] = []
+    let gone = 0
     for (const [peer, may] of this.#noted) {
-      if (may) able.add(peer)
-      else able.delete(peer)
+      if (may === this.#able.has(peer)) continue
+      if (may) {
+        this.#able.add(peer)
+        added.push(peer)
+      } else {
+        this.#able.delete(peer)
+        gone += 1
+      }
     }
-    return this.update(able)
+    this.#noted.clear()
+    return this.#changed(added, gone)
   }
 
   /** Takes the peers that may steward now. True when they changed. */
   update(able: Iterable<PeerId>): boolean {
-    const before = this.#able
-    this.#noted.clear()
     const now = new Set(able)
-    const added = [...now].filter(peer => !before.has(peer))
-    const gone = [...before].filter(peer => !now.has(peer))
-    if (added.length === 0 && gone.length === 0) return false
-    this.#able = now
+    for (const peer of this.#able) if (!now.has(peer)) this.#noted.set(peer, false)
+    for (const peer of now) this.#noted.set(peer, true)
+    for (const peer of this.#noted.keys()) if (!now.has(peer)) this.#noted.set(peer, false)
+    return this.settle()
+  }
+
+  #changed(added: readonly PeerId[], gone: number): boolean {
+    if (added.length === 0 && gone === 0) return false
     if (added.length > MANY) {
       this.#lines.clear()
       return true
@@ -48,7 +58,7 @@ export class Succession {
     const lines = [...this.#lines]
     for (const [block, line] of lines) {
       // Whoever left a line is followed by somebody who was not in it: rank everybody again when asked.
-      if (line.some(peer => !now.has(peer)) || line.length < LINE) this.#lines.delete(block)
+      if (line.some(peer => !this.#able.has(peer)) || line.length < LINE) this.#lines.delete(block)
       else if (added.length > 0) this.#lines.set(block, rendezvous(block, [...line, ...added]).slice(0, LINE))
     }
     return true
