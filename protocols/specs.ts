@@ -22,7 +22,7 @@ export const policyRefs = z.record(z.string().max(100), policyRef)
 export const template = z.record(z.string().max(200), json)
 export type Template = z.infer<typeof template>
 
-export const runtimeName = z.enum(['onnx', 'tfjs', 'node', 'container', 'external'])
+export const runtimeName = z.enum(['onnx', 'tfjs', 'node', 'llm', 'container', 'external'])
 export type RuntimeName = z.infer<typeof runtimeName>
 
 /** How a component runs. `entry`/`model` are paths inside the bundle. */

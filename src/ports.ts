@@ -146,6 +146,70 @@ export type InstanceStart = {
 
 export type Health = { readonly healthy: boolean; readonly detail: Json }
 
+/** What an instance of runtime `llm` computes: consecutive decoder layers of one model. From `stage.json` of its bundle. */
+export type StageSpec = {
+  /** Half-open range of decoder layers, of `layers` in all. */
+  readonly first: number
+  readonly end: number
+  readonly layers: number
+  readonly vocab: number
+  /** Bytes of the boundary activation of one token, in and out; 0 where tokens go in or logits come out. */
+  readonly inputBytes: number
+  readonly outputBytes: number
+  /** Bytes of keys and values that one position takes in this stage. */
+  readonly kvBytes: number
+  /** Longest context that the model knows, in tokens. */
+  readonly contextTokens: number
+  /** Positions that all sessions together may hold. */
+  readonly kvTokens: number
+}
+
+/** Positions [position, position + count) of a session go through the stage; what it held from `position` on is forgotten first. */
+export type StageStep = {
+  readonly session: string
+  readonly position: number
+  readonly count: number
+  /** Token ids for the first stage, the boundary activations (`count × inputBytes`) for the others. */
+  readonly input: { readonly tokens: readonly number[] } | { readonly hidden: Uint8Array }
+  /** `hidden`: for the next stage. `greedy`: the id of the greatest logit. `logits`: all of them. `none`: only the KV counts. */
+  readonly want: 'hidden' | 'greedy' | 'logits' | 'none'
+  /** For `greedy` and `logits`: of the last position only, or of each. */
+  readonly rows: 'last' | 'all'
+  /** Give out the new keys and values too, for a standby. */
+  readonly kv: boolean
+}
+
+export type StageOutput = {
+  readonly hidden?: Uint8Array
+  readonly ids?: readonly number[]
+  /** fp32, little-endian, `rows × vocab`. */
+  readonly logits?: Float32Array
+  /** Opaque, `count × kvBytes`: `writeKv` of another instance of the same stage takes it. */
+  readonly kv?: Uint8Array
+  /** Time spent computing the run that this step was part of, and how many sessions shared it. */
+  readonly computeMs: number
+  readonly batch: number
+}
+
+/** One stage at work. Steps of many sessions that wait at the same time are computed together. Sessions are those of this instance. */
+export interface StageRunner {
+  readonly spec: StageSpec
+  /**
+   * Reserves KV for `tokens` positions. `prefix`: one hash for each full block of 64 prompt tokens, each covering all before it;
+   * `have` is how many positions are held already thanks to an earlier session. Throws NO_CAPACITY (retryable).
+   */
+  open(session: string, tokens: number, prefix: readonly string[]): Promise<{ readonly have: number }>
+  /** Throws NOT_FOUND (no such session), BAD_INPUT (position beyond what is held), CANCELLED, INSTANCE_FAILED. */
+  step(step: StageStep, signal: AbortSignal): Promise<StageOutput>
+  /** Keys and values computed elsewhere, for positions [position, position + count). */
+  writeKv(session: string, position: number, count: number, rows: Uint8Array): Promise<void>
+  /** Positions held. Throws NOT_FOUND. */
+  position(session: string): number
+  /** `keep`: its KV may serve as another session's prefix until the room is needed. */
+  close(session: string, keep: boolean): void
+  load(): { readonly sessions: number; readonly freeTokens: number; readonly waiting: number }
+}
+
 /** One running copy, outside the daemon's process. */
 export interface RunningInstance extends AsyncDisposable {
   /** Yields one packet or more (streaming); throws MeshError COMPONENT_ERROR (terminal) or INSTANCE_FAILED (retryable). */
@@ -157,6 +221,8 @@ export interface RunningInstance extends AsyncDisposable {
   logs(tail: number): readonly string[]
   usage(): { readonly memoryMb: number; readonly cpuMs: number }
   metrics(): Json
+  /** Runtime `llm` only. */
+  readonly stage?: StageRunner
   /** Resolves when it is gone, however it went. */
   readonly exited: Promise<{ readonly because: string; readonly crashed: boolean }>
 }

@@ -2,6 +2,7 @@
 import type { Verdict } from '../protocols/errors.ts'
 import type { CapacityAd, InstanceAd } from '../protocols/capacity.ts'
 import type { BlockId, Cid, ContractId, InstanceId, Json, Millis, PeerId } from '../protocols/ids.ts'
+import type { GenerationEvent, GenerationRequest, SessionId } from '../protocols/generation.ts'
 import type { Packet } from '../protocols/invoke.ts'
 import type { Contract } from '../protocols/placement.ts'
 import type { AssetRecord, BlockRecord, ComponentManifest, PolicyRef, PolicyRule, VdagSpec } from '../protocols/specs.ts'
@@ -101,4 +102,13 @@ export interface Catalogue {
   block(id: BlockId): Promise<BlockRecord | undefined>
   blocks(): Promise<readonly BlockRecord[]>
   onBlock(hear: (id: BlockId, block: BlockRecord | undefined) => void): () => void
+}
+
+/** llm/: generates tokens with a served model, wherever its stages run. Any peer may ask, follow and cancel. */
+export interface Generations {
+  /** Resolves once the session is admitted and mirrored: from then on it survives any one peer. Throws NO_CAPACITY, NOT_FOUND, BAD_INPUT. */
+  start(request: GenerationRequest, options: { readonly key?: string; readonly deadlineMs: Millis; readonly signal?: AbortSignal }): Promise<SessionId>
+  /** Events from token `after` on, each once, whoever coordinates the session now; ends after the end event. Throws NOT_FOUND. */
+  follow(session: SessionId, after: number, signal: AbortSignal): AsyncIterable<GenerationEvent>
+  cancel(session: SessionId): Promise<void>
 }
