@@ -15,6 +15,7 @@ export const REGISTRIES = {
   blocks: 'owner',
   clusters: 'owner',
   members: 'owner',
+  services: 'owner',
 } as const
 export type RegistryName = keyof typeof REGISTRIES
 export const registryName = z.enum(Object.keys(REGISTRIES) as [RegistryName, ...RegistryName[]])

@@ -55,7 +55,7 @@ export type Peer = {
 /** What a registry asks of whoever writes into it. */
 const RIGHT_TO_WRITE: Readonly<Record<RegistryName, Right>> = {
   components: 'publish', policies: 'publish', vdags: 'publish', specs: 'publish', templates: 'publish', assets: 'publish', layers: 'publish',
-  blocks: 'operate', clusters: 'operate', members: 'join',
+  blocks: 'operate', services: 'operate', clusters: 'operate', members: 'join',
 }
 
 /** The whole peer, minus the outside world. The daemon and the simulator call this and nothing else. */

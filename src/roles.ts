@@ -4,6 +4,7 @@ import type { CapacityAd, InstanceAd } from '../protocols/capacity.ts'
 import type { BlockId, Cid, ContractId, InstanceId, Json, Millis, PeerId } from '../protocols/ids.ts'
 import type { GenerationEvent, GenerationRequest, SessionId } from '../protocols/generation.ts'
 import type { Packet } from '../protocols/invoke.ts'
+import type { ModelManifest, ServedModel } from '../protocols/model.ts'
 import type { Contract } from '../protocols/placement.ts'
 import type { AssetRecord, BlockRecord, ComponentManifest, PolicyRef, PolicyRule, VdagSpec } from '../protocols/specs.ts'
 import type { Health } from './ports.ts'
@@ -102,6 +103,18 @@ export interface Catalogue {
   block(id: BlockId): Promise<BlockRecord | undefined>
   blocks(): Promise<readonly BlockRecord[]>
   onBlock(hear: (id: BlockId, block: BlockRecord | undefined) => void): () => void
+}
+
+/** registries/: imported models, and which of them are served by which blocks. */
+export interface Models {
+  /** By URI; `name` or `name:latest` for the newest. Throws NOT_FOUND, CONTENT_UNAVAILABLE, CONTENT_CORRUPT. */
+  model(uri: string, signal?: AbortSignal): Promise<{ readonly manifest: ModelManifest; readonly cid: Cid }>
+  modelByCid(cid: Cid, signal?: AbortSignal): Promise<ModelManifest>
+  models(): Promise<readonly { readonly uri: string; readonly cid: Cid; readonly writer: PeerId }[]>
+  /** By service name, else by model URI (`name` for the newest that is served): the first service of that model. Stages come in layer order. */
+  served(name: string): Promise<ServedModel | undefined>
+  services(): Promise<readonly ServedModel[]>
+  onService(hear: (service: string, served: ServedModel | undefined) => void): () => void
 }
 
 /** llm/: generates tokens with a served model, wherever its stages run. Any peer may ask, follow and cancel. */

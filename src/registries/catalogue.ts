@@ -2,11 +2,12 @@ import { z } from 'zod'
 import { check, utf8, type Schema } from '../../protocols/codec.ts'
 import { MeshError } from '../../protocols/errors.ts'
 import { cid, type BlockId, type Cid, type PeerId } from '../../protocols/ids.ts'
+import { modelManifest, servedModel, type ModelManifest, type ServedModel } from '../../protocols/model.ts'
 import type { RegistryName } from '../../protocols/registry.ts'
 import { assetRecord, blockRecord, componentManifest, policyRule, vdagSpec, type AssetRecord, type BlockRecord, type ComponentManifest, type PolicyRule, type VdagSpec } from '../../protocols/specs.ts'
 import { Lru } from '../lib/lru.ts'
 import type { ContentStore, Registry, RegistryStore } from '../ports.ts'
-import type { Catalogue } from '../roles.ts'
+import type { Catalogue, Models } from '../roles.ts'
 import { asksForLatest, latest } from './latest.ts'
 
 /** What the name of an artefact stands for in its registry. */
@@ -20,13 +21,15 @@ const POLICY_SOURCE_BYTES = 1_048_576
 export type PublishedArtefact = { readonly uri: string; readonly cid: Cid }
 
 /** Resolves URIs through the registries to artefacts in the content store, and publishes both. */
-export class ArtefactCatalogue implements Catalogue {
+export class ArtefactCatalogue implements Catalogue, Models {
   readonly #content: ContentStore
   readonly #components: Registry<Published>
   readonly #policies: Registry<Published>
   readonly #vdags: Registry<Published>
   readonly #assets: Registry<Published>
   readonly #blocks: Registry<BlockRecord>
+  readonly #models: Registry<Published>
+  readonly #services: Registry<ServedModel>
   readonly #documents = new Lru<Cid, unknown>(CACHED_DOCUMENTS)
 
   constructor(registries: RegistryStore, content: ContentStore) {
@@ -36,6 +39,8 @@ export class ArtefactCatalogue implements Catalogue {
     this.#vdags = registries.open('vdags', published)
     this.#assets = registries.open('assets', published)
     this.#blocks = registries.open('blocks', blockRecord)
+    this.#models = registries.open('layers', published)
+    this.#services = registries.open('services', servedModel)
   }
 
   /** `name:version-tag`, or `name` / `name:latest` for the newest. Throws NOT_FOUND, CONTENT_UNAVAILABLE, CONTENT_CORRUPT. */
@@ -90,6 +95,51 @@ export class ArtefactCatalogue implements Catalogue {
 
   onBlock(hear: (id: BlockId, block: BlockRecord | undefined) => void): () => void {
     return this.#blocks.onChange((key, entry) => hear(key, entry?.value))
+  }
+
+  async model(uri: string, signal?: AbortSignal): Promise<{ readonly manifest: ModelManifest; readonly cid: Cid }> {
+    const { cid, uri: exact } = await this.#resolve('layers', this.#models, uri)
+    return { manifest: agree(await this.#document(cid, modelManifest, signal), exact, manifest => manifest.modelURI), cid }
+  }
+
+  modelByCid(cid: Cid, signal?: AbortSignal): Promise<ModelManifest> {
+    return this.#document(cid, modelManifest, signal)
+  }
+
+  async models(): Promise<readonly { readonly uri: string; readonly cid: Cid; readonly writer: PeerId }[]> {
+    return (await this.#models.list()).map(({ key, value, writer }) => ({ uri: key, cid: value.cid, writer }))
+  }
+
+  async served(name: string): Promise<ServedModel | undefined> {
+    const exact = await this.#services.get(name)
+    if (exact !== undefined) return exact.value
+    const all = await this.services()
+    const wanted = asksForLatest(name)
+    const uri = wanted === undefined ? name : latest(all.map(({ modelURI }) => modelURI).filter(one => one.startsWith(`${wanted}:`)))
+    return all.find(({ modelURI }) => modelURI === uri)
+  }
+
+  async services(): Promise<readonly ServedModel[]> {
+    return (await this.#services.list()).map(entry => entry.value)
+  }
+
+  onService(hear: (service: string, served: ServedModel | undefined) => void): () => void {
+    return this.#services.onChange((key, entry) => hear(key, entry?.value))
+  }
+
+  /** Throws FORBIDDEN when another peer serves under that name and this one may not operate on it. */
+  async putService(served: ServedModel): Promise<void> {
+    await this.#services.put(served.service, check(servedModel, served, `service ${served.service}`, 'SPEC_INVALID'))
+  }
+
+  /** Throws NOT_FOUND, FORBIDDEN. */
+  async withdrawService(service: string): Promise<void> {
+    await this.#services.withdraw(service)
+  }
+
+  /** The pieces and files are already in the content store. */
+  publishModel(manifest: ModelManifest): Promise<PublishedArtefact> {
+    return this.#publish(this.#models, manifest.modelURI, check(modelManifest, manifest, `model ${manifest.modelURI}`, 'SPEC_INVALID'))
   }
 
   /** Publishing the same content again succeeds and changes nothing. Throws IMMUTABLE when the URI already names other content. */

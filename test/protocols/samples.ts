@@ -3,6 +3,7 @@ import { capacityAd, capacityDelta, capacityPull, livenessBody, probe } from '..
 import { contentHave } from '../../protocols/content.ts'
 import { capability, genesis, hello, helloBody, invite, membersPull, bearerBody } from '../../protocols/membership.ts'
 import { ask, askForBid, award, awardBody, bid, contract, lease, leaseBody, stewardBody, stewardMirror } from '../../protocols/placement.ts'
+import { modelManifest, servedModel } from '../../protocols/model.ts'
 import { registryDigest, registryLog, registryPage, registryRecord } from '../../protocols/registry.ts'
 import { signed } from '../../protocols/signed.ts'
 import { blockRecord, componentManifest, policyRule, vdagSpec, assetRecord } from '../../protocols/specs.ts'
@@ -72,6 +73,24 @@ export const samples: Readonly<Record<string, Sample>> = {
     value: {
       vdagURI: 'v:1.0-stable', vdagName: 'v', vdagVersion: { version: '1.0', releaseTag: 'stable' }, discoveryTags: [],
       nodes: [{ label: 'a', type: 'block', blockId: 'classify', modelParameters: {}, fallbacks: [] }], edges: [{ from: 'a', to: 'a', outputNames: [] }], inputs: ['a'], outputs: ['a'], controller: {},
+    },
+  },
+  'model manifest': {
+    protocol: 'layers', schema: modelManifest,
+    value: {
+      modelURI: 'tiny:1.0.0-stable', modelId: { name: 'tiny', version: '1.0.0', releaseTag: 'stable' },
+      facts: { architecture: 'llama', hidden: 64, vocab: 256, contextTokens: 512, heads: 4, kvHeads: 2, headDim: 16, weights: 'float32', activations: 'float32', parameters: 100_000, endTokens: [2], beginToken: 1 },
+      skeleton: { path: 'skeleton.onnx', cid: CID, size: 9 }, pieces: [{ path: 'layer-0.bin', cid: CID, size: 40 }],
+      layers: [{ weightBytes: 40, readBytes: 40, flops: 80, kvBytes: 256, boundaryBytes: 256, piece: 'layer-0.bin' }],
+      embedding: { weightBytes: 65_536, readBytes: 256, flops: 0 }, head: { weightBytes: 65_536, readBytes: 65_536, flops: 131_072 },
+      files: [{ path: 'tokenizer.json', cid: CID, size: 7 }], generation: { temperature: 0.7 }, author: A,
+    },
+  },
+  'served model': {
+    protocol: 'services', schema: servedModel,
+    value: {
+      service: 'tiny', modelURI: 'tiny:1.0.0-stable', model: CID, stages: [{ block: 'tiny-s0', first: 0, end: 1, componentURI: 'llm.tiny-l0-1:1.0.0-stable', component: CID }],
+      contextTokens: 512, sessions: 4, standbys: 1, owner: A, revision: 0,
     },
   },
   'policy rule': { protocol: 'policies', schema: policyRule, value: { policyRuleURI: 'lb:1.0-stable', name: 'lb', version: '1.0', releaseTag: 'stable', description: '', tags: [], code: CID, codeType: 'js_module_v1', settings: {}, parameters: {}, inputSchema: {}, outputSchema: {}, managementCommands: {}, author: A } },

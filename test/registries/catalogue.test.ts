@@ -2,6 +2,7 @@ import assert from 'node:assert/strict'
 import { check, encode, recordCid, utf8, digest, hex, type Schema } from '../../protocols/codec.ts'
 import { MeshError, granted } from '../../protocols/errors.ts'
 import type { Cid } from '../../protocols/ids.ts'
+import { modelManifest, type ServedModel } from '../../protocols/model.ts'
 import { blockRecord, componentManifest, vdagSpec, type ComponentManifest, type VdagSpec } from '../../protocols/specs.ts'
 import type { ContentStore } from '../../src/ports.ts'
 import { ArtefactCatalogue } from '../../src/registries/catalogue.ts'
@@ -10,6 +11,7 @@ import { Registries } from '../../src/registries/store.ts'
 import { MemoryView } from '../../src/registries/view.ts'
 import { makeIdentity } from './ed25519.ts'
 import { realClock, recording } from './loopback.ts'
+import { samples } from '../protocols/samples.ts'
 
 /** Records and files by CID, in memory, counting reads. */
 function contentStore(): ContentStore & { readonly reads: { records: number } } {
@@ -134,6 +136,23 @@ describe('the catalogue', () => {
     assert.equal(await catalogue.block('eye'), undefined)
     await assert.rejects(catalogue.withdrawBlock('never'), hasCode('NOT_FOUND'))
     assert.deepEqual(heard, ['eye@1', 'eye@2', 'eye@gone'])
+  })
+
+  it('finds a served model by its service, by its URI and by its name alone', async () => {
+    const manifest = { ...modelManifest.parse(samples['model manifest']?.value), author: identity.peer }
+    const { cid } = await catalogue.publishModel(manifest)
+    assert.deepEqual((await catalogue.model('tiny')).manifest, manifest)
+    await assert.rejects(catalogue.publishModel({ ...manifest, generation: {} }), hasCode('IMMUTABLE'))
+    const stage = { block: 'tiny-s0', first: 0, end: 1, componentURI: 'llm.tiny-l0-1:1.0.0-stable', component: cid }
+    const served: ServedModel = { service: 'chat', modelURI: 'tiny:1.0.0-stable', model: cid, stages: [stage], contextTokens: 512, sessions: 4, standbys: 1, owner: identity.peer, revision: 0 }
+    const heard: (number | undefined)[] = []
+    catalogue.onService((_, now) => heard.push(now?.revision))
+    await catalogue.putService(served)
+    for (const name of ['chat', 'tiny:1.0.0-stable', 'tiny', 'tiny:latest']) assert.deepEqual(await catalogue.served(name), served)
+    assert.equal(await catalogue.served('tiny:2.0.0-stable'), undefined)
+    await catalogue.withdrawService('chat')
+    assert.equal(await catalogue.served('tiny'), undefined)
+    assert.deepEqual(heard, [0, undefined])
   })
 })
 
