@@ -201,8 +201,10 @@ export interface StageRunner {
   open(session: string, tokens: number, prefix: readonly string[]): Promise<{ readonly have: number }>
   /** Throws NOT_FOUND (no such session), BAD_INPUT (position beyond what is held), CANCELLED, INSTANCE_FAILED. */
   step(step: StageStep, signal: AbortSignal): Promise<StageOutput>
-  /** Keys and values computed elsewhere, for positions [position, position + count). */
+  /** Keys and values computed elsewhere, for positions [position, position + count); what it held from `position` on is forgotten first. */
   writeKv(session: string, position: number, count: number, rows: Uint8Array): Promise<void>
+  /** The same rows, of positions that are held: how a standby is brought up, as it chooses and bit for bit. Throws NOT_FOUND, BAD_INPUT. */
+  readKv(session: string, position: number, count: number): Promise<Uint8Array>
   /** Positions held. Throws NOT_FOUND. */
   position(session: string): number
   /** `keep`: its KV may serve as another session's prefix until the room is needed. */
