@@ -11,8 +11,8 @@ import type { ArtefactCatalogue } from './registries/catalogue.ts'
 import { blockComponentUri, blockMode, parseBlock } from './specs/block.ts'
 import { clusterSpec, nodeSpec, withAggregates, type Cluster } from './specs/cluster.ts'
 import { parseComponent } from './specs/component.ts'
-import { unwrap } from './specs/envelope.ts'
-import { parseVdag } from './specs/vdag.ts'
+import { specValues } from './specs/envelope.ts'
+import { parseVdag, vdagMode } from './specs/vdag.ts'
 import { compatible } from './specs/template.ts'
 import type { Placement } from './placement/placement.ts'
 import type { Admission } from './trust/admission.ts'
@@ -22,6 +22,8 @@ import type { RunEngine } from './vdag/engine.ts'
 const ALPHABET = 'abcdefghijklmnopqrstuvwxyz0123456789'
 const FETCH_MS = 30_000
 
+/** `cid` is null where nothing was published. `assignment`: label → blocks it may run on, nested labels with slashes. */
+export type CreatedVdag = { readonly uri: string; readonly cid: string | null; readonly nodes: number; readonly assignment?: Readonly<Record<string, readonly BlockId[]>> }
 export type CreatedBlock = { readonly block: BlockRecord; readonly dryRun: boolean; readonly explanation: Explanation | undefined }
 
 /** What a person or a program may ask of a peer that changes the network; each asks for the right first. */
@@ -88,12 +90,18 @@ export class Actions {
     await this.#catalogue.withdrawBlock(id)
   }
 
-  /** Throws SPEC_INVALID, GRAPH_INVALID or PROTOCOL_MISMATCH naming the node and the fix. */
-  async createVdag(document: Json, options: { readonly dryRun?: boolean } = {}): Promise<{ readonly uri: string; readonly cid: string | null; readonly nodes: number }> {
+  /**
+   * Publishes a vDAG, or as its `mode` says only checks its graph, or also tries which blocks its nodes would run on now.
+   * Throws SPEC_INVALID, GRAPH_INVALID or PROTOCOL_MISMATCH naming the node and the fix.
+   */
+  async createVdag(document: Json, options: { readonly dryRun?: boolean } = {}): Promise<CreatedVdag> {
     this.#need('publish')
     const spec: VdagSpec = parseVdag(document, { author: this.#ports.identity.peer })
     checkGraph(await this.#withProtocols(spec), compatible)
-    if (options.dryRun === true) return { uri: spec.vdagURI, cid: null, nodes: spec.nodes.length }
+    const mode = vdagMode(document)
+    const checked = { uri: spec.vdagURI, cid: null, nodes: spec.nodes.length }
+    if (mode === 'dry_run_assignment' || mode === 'dry_run') return { ...checked, assignment: await this.#runs.assignment(spec) }
+    if (options.dryRun === true || mode === 'validate') return checked
     const { cid } = await this.#catalogue.publishVdag(spec)
     return { uri: spec.vdagURI, cid, nodes: spec.nodes.length }
   }
@@ -125,7 +133,7 @@ export class Actions {
   /** AIOS's `createCluster`: the record of several hosts of one owner; nodes are added by `addNode`. */
   async createCluster(document: Json): Promise<Cluster> {
     this.#need('operate')
-    const given = clusterSpec.safeParse(unwrap(document, 'cluster spec').values)
+    const given = clusterSpec.safeParse(specValues(document, 'cluster spec'))
     if (!given.success) throw specInvalid('cluster spec', given.error)
     const id = given.data.id ?? `cluster-${this.#letters(8)}`
     if ((await this.#clusters.get(id)) !== undefined) throw new MeshError('ALREADY_EXISTS', `a cluster is called ${id} already: choose another id`)
@@ -137,7 +145,7 @@ export class Actions {
   /** AIOS's `addNode`: flat or as `{ clusterId, nodeData }`. Aggregates of the cluster are computed again. */
   async addNode(document: Json): Promise<Cluster> {
     this.#need('operate')
-    const { values } = unwrap(document, 'node spec')
+    const values = specValues(document, 'node spec')
     const given = nodeSpec.safeParse(isJsonObject(values['nodeData']) ? { clusterId: values['clusterId'], ...values['nodeData'] } : values)
     if (!given.success) throw specInvalid('node spec', given.error)
     const { clusterId, ...node } = given.data

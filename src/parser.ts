@@ -7,7 +7,7 @@ import { Lru } from './lib/lru.ts'
 import type { Clock, Random } from './ports.ts'
 import type { Inventory } from './inventory.ts'
 import type { Invoker } from './roles.ts'
-import { unwrap } from './specs/envelope.ts'
+import { specValues } from './specs/envelope.ts'
 import { hex } from '../protocols/codec.ts'
 
 const TASKS_BOUND = 10_000
@@ -87,7 +87,7 @@ export class Parser {
   }
 
   async #command(document: Json, signal: AbortSignal): Promise<Json> {
-    const parsed = command.safeParse(unwrap(document, 'management command').values)
+    const parsed = command.safeParse(specValues(document, 'management command'))
     if (!parsed.success) throw new MeshError('SPEC_INVALID', `management command: ${parsed.error.issues.map(({ path, message }) => `${path.join('.')}: ${message}`).join('; ')}`)
     const { blockId, instanceId, service, mgmtCommand, mgmtData } = parsed.data
     if (blockId === undefined) throw new MeshError('SPEC_INVALID', 'management command: blockId: name the block (commands to a cluster go to its stability checker, which this peer does not run)')

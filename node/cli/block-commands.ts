@@ -1,7 +1,7 @@
 import { z } from 'zod'
 import { explanation } from '../../protocols/placement.ts'
 import { json } from '../../protocols/ids.ts'
-import { arg, flag, text, UsageError, type Command } from './command.ts'
+import { arg, count, flag, text, UsageError, type Command } from './command.ts'
 import { readJson } from './json-file.ts'
 import { pretty, shortId, table } from './output.ts'
 
@@ -61,7 +61,7 @@ export const blockCommands: readonly Command[] = [
     words: ['block', 'logs'], args: 'ID', count: [1, 1], what: 'what its instances printed',
     options: [{ name: 'instance', value: 'ID', what: 'only this instance' }, { name: 'tail', value: 'N', what: 'lines of each (default 100)' }],
     async run(context) {
-      const query = new URLSearchParams({ tail: text(context, 'tail') ?? '100', ...(text(context, 'instance') === undefined ? {} : { instance: text(context, 'instance') ?? '' }) })
+      const query = new URLSearchParams({ tail: String(count(context, 'tail', 100)), ...(text(context, 'instance') === undefined ? {} : { instance: text(context, 'instance') ?? '' }) })
       const body = z.record(z.string(), z.array(z.string())).parse(await (await context.daemon()).get(`/mesh/blocks/${encodeURIComponent(arg(context, 0))}/logs?${query}`))
       context.out.result(body, () => Object.entries(body).flatMap(([instance, lines]) => lines.map(line => `${instance}  ${line}`)).join('\n'))
     },

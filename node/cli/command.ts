@@ -77,6 +77,14 @@ export function text(context: Context, name: string): string | undefined {
   return typeof value === 'string' ? value : undefined
 }
 
+/** A whole number above 0. Throws UsageError. */
+export function count(context: Context, name: string, otherwise: number): number {
+  const said = text(context, name)
+  if (said === undefined) return otherwise
+  if (!/^[1-9]\d{0,8}$/.test(said)) throw new UsageError(`--${name} takes a whole number above 0, not ${said}`)
+  return Number(said)
+}
+
 export function flag(context: Context, name: string): boolean {
   return context.options[name] === true
 }

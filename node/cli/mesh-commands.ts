@@ -140,7 +140,7 @@ function peersTable(rows: readonly z.infer<typeof peerRow>[]): string {
   return table(['PEER', 'STATE', 'RTT', 'CORES', 'MEMORY FREE', 'GPUS', 'RUNTIMES', 'LABELS'], rows.map(row => [
     row.peer + (row.self ? ' (this)' : ''),
     row.state,
-    row.rttMs === null ? '' : `${row.rttMs} ms`,
+    row.rttMs === null ? '' : `${row.rttMs.toFixed(1)} ms`,
     row.ad === null ? '?' : (row.ad.total.cpuMilli / 1_000).toFixed(0),
     row.ad === null ? '?' : bytes(row.ad.free.memoryMb * 1_048_576),
     row.ad === null ? '?' : row.ad.total.gpus.length === 0 ? '-' : row.ad.total.gpus.map(({ name }) => name).join(', '),

@@ -2,7 +2,7 @@ import { z } from 'zod'
 import { MeshError } from '../../protocols/errors.ts'
 import { json, type Json } from '../../protocols/ids.ts'
 import { runEvent, type RunEvent } from '../../protocols/runs.ts'
-import { arg, flag, text, UsageError, type Command, type Context } from './command.ts'
+import { arg, count, flag, text, UsageError, type Command, type Context } from './command.ts'
 import { readJson } from './json-file.ts'
 import { pretty, shortId, table } from './output.ts'
 
@@ -68,8 +68,9 @@ export const runCommands: readonly Command[] = [
     async run(context) {
       const input = text(context, 'input')
       if (input === undefined) throw new UsageError('usage: aios infer BLOCK --input FILE|-')
+      const deadlineMs = count(context, 'deadline', 60_000)
       const body = await (await context.daemon()).send('POST', '/v1/infer', {
-        model: arg(context, 0), data: await readJson(input), session_id: text(context, 'session') ?? '', seq_no: 0, deadline_ms: Number(text(context, 'deadline') ?? '60000'),
+        model: arg(context, 0), data: await readJson(input), session_id: text(context, 'session') ?? '', seq_no: 0, deadline_ms: deadlineMs,
       })
       const { outputs } = inferred.parse(body)
       context.out.result(body, () => outputs.map(({ data }) => pretty(data)).join('\n'))

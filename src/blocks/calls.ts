@@ -1,3 +1,4 @@
+import { digest, encode, hex } from '../../protocols/codec.ts'
 import { MeshError, asMeshError, type Verdict } from '../../protocols/errors.ts'
 import { invoke, type InvokeFrame, type InvokeHeader, type Packet } from '../../protocols/invoke.ts'
 import type { Json, Millis, PeerId } from '../../protocols/ids.ts'
@@ -48,7 +49,7 @@ export class Calls {
     this.#fence(call)
     const vdag = call.vdag === undefined ? undefined : toJson(call.vdag)
     if (call.key === undefined) yield * this.#instances.infer(call.instance, packet, signal, vdag)
-    else yield * await this.#keyed.answer(`${call.block}\0${call.key}`, lasting(call), signal, life => this.#instances.infer(call.instance, packet, life, vdag))
+    else yield * await this.#keyed.answer(`${call.block}\0${call.key}`, askedOf(call, packet), lasting(call), signal, life => this.#instances.infer(call.instance, packet, life, vdag))
   }
 
   /** The other methods: JSON in, JSON out. */
@@ -153,4 +154,9 @@ export function bodyOf(header: { readonly bodyCid?: string | undefined }, body: 
 
 function outputFrame({ body, bodyCid }: Body, last: boolean): InvokeFrame {
   return { header: bodyCid === undefined ? { kind: 'output', last } : { kind: 'output', last, bodyCid }, body }
+}
+
+/** A run's own keys name its nodes, whose input its journal settles. */
+function askedOf({ vdag }: Call, { data, files }: Packet): string | undefined {
+  return vdag === undefined ? hex(digest(encode([data, files]))) : undefined
 }

@@ -19,8 +19,8 @@ export type KeyedLimits = {
 
 export const KEYED: KeyedLimits = { answers: 2_048, rememberMs: 600_000, keptBytes: 64 * 1_048_576, packets: 10_000, answerBytes: 256 * 1_048_576 }
 
-type Running = { readonly outputs: Promise<readonly Packet[]>; readonly extend: (deadlineMs: Millis) => void }
-type Answer = { readonly at: Millis; readonly bytes: number; readonly outputs: readonly Packet[] }
+type Running = { readonly asked: string | undefined; readonly outputs: Promise<readonly Packet[]>; readonly extend: (deadlineMs: Millis) => void }
+type Answer = { readonly at: Millis; readonly asked: string | undefined; readonly bytes: number; readonly outputs: readonly Packet[] }
 
 /**
  * Runs each key once and remembers the answer: a caller that lost it asks again and gets the same one. A run lasts as
@@ -44,20 +44,26 @@ export class KeyedCalls {
     return this.#keptBytes
   }
 
-  /** The remembered answer, that of the run under way, or that of a new one. Throws what the run throws, or the signal's reason. */
-  async answer(key: string, deadlineMs: Millis, signal: AbortSignal, run: (signal: AbortSignal) => AsyncIterable<Packet>): Promise<readonly Packet[]> {
-    const known = this.#answers.get(key)
-    if (known !== undefined && this.#clock.monotonic() - known.at < this.#limits.rememberMs) return known.outputs
-    const running = this.#running.get(key) ?? this.#begin(key, run)
+  /**
+   * The remembered answer, that of the run under way, or that of a new one. `asked` tells one input from another, where
+   * the key is the caller's own choice. Throws CONFLICT when the key was used for another, what the run throws, or the signal's reason.
+   */
+  async answer(key: string, asked: string | undefined, deadlineMs: Millis, signal: AbortSignal, run: (signal: AbortSignal) => AsyncIterable<Packet>): Promise<readonly Packet[]> {
+    const remembered = this.#answers.get(key)
+    const known = remembered !== undefined && this.#clock.monotonic() - remembered.at < this.#limits.rememberMs ? remembered : undefined
+    const before = known ?? this.#running.get(key)
+    if (before !== undefined && before.asked !== asked) throw new MeshError('CONFLICT', 'this key was used for another input: use a new key for new input, or send the same input again')
+    if (known !== undefined) return known.outputs
+    const running = this.#running.get(key) ?? this.#begin(key, asked, run)
     running.extend(deadlineMs)
     return unlessAborted(running.outputs, signal)
   }
 
-  #begin(key: string, run: (signal: AbortSignal) => AsyncIterable<Packet>): Running {
+  #begin(key: string, asked: string | undefined, run: (signal: AbortSignal) => AsyncIterable<Packet>): Running {
     const life = new AbortController()
     let ends = 0
     let cancel = (): void => undefined
-    const outputs = this.#collect(key, run(life.signal)).finally(() => {
+    const outputs = this.#collect(key, asked, run(life.signal)).finally(() => {
       cancel()
       this.#running.delete(key)
     })
@@ -70,12 +76,12 @@ export class KeyedCalls {
       cancel()
       cancel = this.#clock.after(deadlineMs, () => life.abort(new MeshError('DEADLINE', `the call was not done within ${deadlineMs} ms`)))
     }
-    const running = { outputs, extend }
+    const running = { asked, outputs, extend }
     this.#running.set(key, running)
     return running
   }
 
-  async #collect(key: string, packets: AsyncIterable<Packet>): Promise<readonly Packet[]> {
+  async #collect(key: string, asked: string | undefined, packets: AsyncIterable<Packet>): Promise<readonly Packet[]> {
     const outputs: Packet[] = []
     let bytes = 0
     for await (const output of packets) {
@@ -83,7 +89,7 @@ export class KeyedCalls {
       bytes += encode(output).byteLength
       if (outputs.length > this.#limits.packets || bytes > this.#limits.answerBytes) throw new MeshError('COMPONENT_ERROR', `a call with a key may answer ${this.#limits.packets} packets and ${this.#limits.answerBytes} bytes: call without one to stream more`)
     }
-    this.#keep(key, { at: this.#clock.monotonic(), bytes, outputs })
+    this.#keep(key, { at: this.#clock.monotonic(), asked, bytes, outputs })
     return outputs
   }
 

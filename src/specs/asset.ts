@@ -1,7 +1,7 @@
 import { check } from '../../protocols/codec.ts'
 import type { Cid, PeerId } from '../../protocols/ids.ts'
 import { assetRecord, type AssetRecord } from '../../protocols/specs.ts'
-import { unwrap } from './envelope.ts'
+import { specValues } from './envelope.ts'
 import { Fields } from './fields.ts'
 import { Problems } from './problems.ts'
 import { makeUri } from './uri.ts'
@@ -12,7 +12,7 @@ import { makeUri } from './uri.ts'
  */
 export function parseAsset(document: unknown, { author, content, size }: { readonly author: PeerId; readonly content: Cid; readonly size: number }): AssetRecord {
   const problems = new Problems('asset')
-  const spec = new Fields(unwrap(document, 'asset').values, '', problems)
+  const spec = new Fields(specValues(document, 'asset'), '', problems)
   const name = spec.part(['name', 'asset_name', 'assetName'], 'weights.bin')
   const nested = spec.find('asset_version', 'assetVersion', 'version')
   const versions = typeof nested === 'object' ? spec.inside('asset_version', 'assetVersion', 'version') : spec

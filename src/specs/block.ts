@@ -2,7 +2,7 @@ import { check } from '../../protocols/codec.ts'
 import { blockId, type BlockId, type Cid, type Json, type PeerId } from '../../protocols/ids.ts'
 import { blockRecord, type BlockRecord, type ComponentManifest, type Template } from '../../protocols/specs.ts'
 import { isObject, type JsonObject } from './document.ts'
-import { unwrap } from './envelope.ts'
+import { specValues } from './envelope.ts'
 import { Fields } from './fields.ts'
 import { parsePolicySet } from './policy-refs.ts'
 import { Problems } from './problems.ts'
@@ -13,11 +13,13 @@ export type BlockMode = 'allocate' | 'dry_run' | 'select_clusters'
 
 const COMPONENT_NAMES = ['blockComponentURI', 'componentURI', 'componentUri', 'component_uri']
 const MOST_INSTANCES = 1_000
+/** Read elsewhere, or written by AIOS's registries into what people copy from them. */
+const UNREAD = ['mode', 'apiMode', 'blockUri', 'blockMetadata', 'component', 'cluster', 'clusterId', 'runtime', 'inputProtocol', 'outputProtocol', 'owner', 'resourceAffinity']
 
 /** Which component a block spec wants, to be fetched before `parseBlock`. Throws SPEC_INVALID. */
 export function blockComponentUri(document: unknown): string {
   const problems = new Problems('block spec')
-  const uri = new Fields(unwrap(document, 'block spec').values, '', problems).needed(COMPONENT_NAMES, 'name the component, for example "model.object-detector:2.0.0-stable"')
+  const uri = new Fields(specValues(document, 'block spec'), '', problems).needed(COMPONENT_NAMES, 'name the component, for example "model.object-detector:2.0.0-stable"')
   problems.settle()
   return uri
 }
@@ -25,7 +27,7 @@ export function blockComponentUri(document: unknown): string {
 /** What is to be done with the spec. AIOS's code only tries it unless told otherwise; here leaving it out means allocate. */
 export function blockMode(document: unknown): BlockMode {
   const problems = new Problems('block spec')
-  const mode = new Fields(unwrap(document, 'block spec').values, '', problems).choice<BlockMode>(['mode', 'apiMode', 'api_mode'], { allocate: ['create'], dry_run: [], select_clusters: [] }, 'allocate')
+  const mode = new Fields(specValues(document, 'block spec'), '', problems).choice<BlockMode>(['mode', 'apiMode', 'api_mode'], { allocate: ['create'], dry_run: [], select_clusters: [] }, 'allocate')
   problems.settle()
   return mode
 }
@@ -38,7 +40,7 @@ export function blockMode(document: unknown): BlockMode {
 export function parseBlock(document: unknown, component: { readonly manifest: ComponentManifest; readonly cid: Cid }, { owner, newId }: { readonly owner: PeerId; readonly newId: () => string }): BlockRecord {
   const { manifest, cid } = component
   const problems = new Problems('block spec')
-  const spec = new Fields(unwrap(document, 'block spec').values, '', problems)
+  const spec = new Fields(specValues(document, 'block spec'), '', problems)
   const uri = spec.needed(COMPONENT_NAMES, 'name the component, for example "model.object-detector:2.0.0-stable"')
   if (uri !== '' && uri !== manifest.componentURI) spec.wrong('blockComponentURI', uri, `the component found is ${manifest.componentURI}`)
   const initData = spec.object('blockInitData', 'initData') ?? manifest.componentInitData
@@ -66,6 +68,7 @@ export function parseBlock(document: unknown, component: { readonly manifest: Co
     owner,
     revision: spec.count(['revision'], 0, Number.MAX_SAFE_INTEGER) ?? 0,
   }
+  spec.refuseUnknown(UNREAD)
   problems.settle()
   return check(blockRecord, block, 'block spec', 'SPEC_INVALID')
 }

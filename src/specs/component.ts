@@ -1,7 +1,7 @@
 import { check } from '../../protocols/codec.ts'
 import type { Json, PeerId } from '../../protocols/ids.ts'
 import { componentManifest, type ComponentManifest } from '../../protocols/specs.ts'
-import { unwrap } from './envelope.ts'
+import { specValues } from './envelope.ts'
 import { Fields } from './fields.ts'
 import { parsePolicySet } from './policy-refs.ts'
 import { Problems } from './problems.ts'
@@ -21,7 +21,7 @@ const COMPONENT_TYPE = /^[A-Za-z0-9_-]+$/
  */
 export function parseComponent(document: unknown, { author, files }: { readonly author: PeerId; readonly files?: readonly string[] }): ComponentDraft {
   const problems = new Problems('component spec')
-  const spec = new Fields(unwrap(document, 'component spec').values, '', problems)
+  const spec = new Fields(specValues(document, 'component spec'), '', problems)
   const id = spec.inside('componentId')
   if (spec.find('componentId') === undefined) spec.wrong('componentId', undefined, 'give { "name": "object-detector", "version": "2.0.0", "releaseTag": "stable" }')
   const componentId = spec.find('componentId') === undefined ? { name: '', version: '', releaseTag: '' } : {
@@ -29,6 +29,7 @@ export function parseComponent(document: unknown, { author, files }: { readonly 
     version: id.part(['version'], '2.0.0'),
     releaseTag: id.part(['releaseTag', 'release-tag', 'release_tag', 'release'], 'stable'),
   }
+  id.refuseUnknown()
   const componentType = spec.needed(['componentType'], 'say what it is, for example "model"', 100)
   if (componentType !== '' && !COMPONENT_TYPE.test(componentType)) spec.wrong('componentType', componentType, 'use letters, digits, "_" and "-", for example "model"')
   const componentURI = makeComponentUri({ type: componentType, ...componentId })
@@ -56,6 +57,7 @@ export function parseComponent(document: unknown, { author, files }: { readonly 
     tags: [...spec.texts(['tags'])],
     author,
   }
+  spec.refuseUnknown(['author', 'files', 'mode'])
   problems.settle()
   return check(draft, component, 'component spec', 'SPEC_INVALID')
 }

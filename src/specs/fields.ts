@@ -1,17 +1,26 @@
 import type { Json } from '../../protocols/ids.ts'
+import { nearestName } from '../lib/nearest-name.ts'
 import { isList, isObject, type JsonObject } from './document.ts'
 import { quote, type Problems } from './problems.ts'
 
 const NAME = /^[A-Za-z0-9][A-Za-z0-9._+-]*$/
+/** Remarks that authors and tools leave beside the fields. */
+const REMARK = /^(?:[_@$#/]|x-)/i
+/** Fields that any document may carry and nothing reads. */
+const UNREAD = ['description', 'metadata', 'comment', 'createdAt', 'lastModifiedAt', 'status']
 
 /**
- * Reads the fields of one object of a spec by any of their names and notes what is wrong with them. Each reader
- * returns a usable value even after a problem, so that reading goes on and finds the rest.
+ * Reads the fields of one object of a spec by any of their names, in any spelling (`minInstances`, `min_instances`,
+ * `min-instances`), and notes what is wrong with them. Each reader returns a usable value even after a problem, so that
+ * reading goes on and finds the rest.
  */
 export class Fields {
   readonly #values: JsonObject
   readonly #path: string
   readonly #problems: Problems
+  /** Plain spelling → the name under which it was asked for. */
+  readonly #asked = new Map<string, string>()
+  #spellings: ReadonlyMap<string, string> | undefined
 
   constructor(values: JsonObject, path: string, problems: Problems) {
     this.#values = values
@@ -33,11 +42,33 @@ export class Fields {
 
   /** The first of `names` that is present and not null. The first name is the one errors use. */
   find(...names: readonly string[]): Json | undefined {
+    for (const name of names) if (!this.#asked.has(plain(name))) this.#asked.set(plain(name), name)
     for (const name of names) {
-      const value = Object.hasOwn(this.#values, name) ? this.#values[name] : undefined
+      const value = this.#own(name)
+      if (value !== undefined && value !== null) return value
+    }
+    this.#spellings ??= new Map(Object.keys(this.#values).map(key => [plain(key), key]))
+    for (const name of names) {
+      const key = this.#spellings.get(plain(name))
+      const value = key === undefined ? undefined : this.#own(key)
       if (value !== undefined && value !== null) return value
     }
     return undefined
+  }
+
+  #own(name: string): Json | undefined {
+    return Object.hasOwn(this.#values, name) ? this.#values[name] : undefined
+  }
+
+  /** Notes each field that no reader has asked for, so that a slip of the pen is not taken for a default. `also` are names to let pass. */
+  refuseUnknown(also: readonly string[] = []): void {
+    const allowed = new Set([...UNREAD, ...also].map(plain))
+    for (const [key, value] of Object.entries(this.#values)) {
+      if (value === null || REMARK.test(key) || allowed.has(plain(key)) || this.#asked.has(plain(key))) continue
+      const names = [...this.#asked.values()]
+      const near = nearestName(key, names)
+      this.#problems.add(this.path(key.slice(0, 100)), `there is no such field (it says ${quote(value)}); ${near === undefined ? `the fields are ${names.join(', ')}` : `did you mean "${near}"?`}`)
+    }
   }
 
   wrong(name: string, value: Json | undefined, expected: string): void {

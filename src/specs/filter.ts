@@ -1,6 +1,6 @@
 import type { Json } from '../../protocols/ids.ts'
 import { isList, isObject, type JsonObject } from './document.ts'
-import { unwrap } from './envelope.ts'
+import { specValues } from './envelope.ts'
 import { Fields } from './fields.ts'
 import { Problems } from './problems.ts'
 
@@ -30,7 +30,7 @@ const LONGEST_PATH = 300
 /** A filter, enveloped or bare. `matchType` may be left out where the queries say it. Throws SPEC_INVALID. */
 export function parseFilter(document: unknown): FilterIR {
   const problems = new Problems('filter')
-  const filter = readFilter(new Fields(unwrap(document, 'filter').values, '', problems))
+  const filter = readFilter(new Fields(specValues(document, 'filter'), '', problems))
   problems.settle()
   return filter
 }
@@ -38,7 +38,7 @@ export function parseFilter(document: unknown): FilterIR {
 /** The queries of a `clusterAllocator`'s or an assignment's `parameters.filter`: by name, or one bare condition. Throws SPEC_INVALID. */
 export function parseQueries(document: unknown, bare: QueryName): Queries {
   const problems = new Problems('filter')
-  const { values } = unwrap(document, 'filter')
+  const values = specValues(document, 'filter')
   const fields = new Fields(values, '', problems)
   const inner = values['filter']
   const queries = isCondition(values) ? { [bare]: readCondition(values, bare, problems) } : readQueries(isObject(inner) ? fields.inside('filter') : fields)

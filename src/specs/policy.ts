@@ -2,7 +2,7 @@ import { check } from '../../protocols/codec.ts'
 import type { Cid, Json, PeerId } from '../../protocols/ids.ts'
 import { policyRule, type PolicyRule } from '../../protocols/specs.ts'
 import { isList, isObject } from './document.ts'
-import { unwrap } from './envelope.ts'
+import { specValues } from './envelope.ts'
 import { Fields } from './fields.ts'
 import { Problems } from './problems.ts'
 import { readTemplate } from './template-language.ts'
@@ -14,7 +14,7 @@ import { makeUri } from './uri.ts'
  */
 export function parsePolicyRule(document: unknown, { author, code }: { readonly author: PeerId; readonly code: Cid }): PolicyRule {
   const problems = new Problems('policy rule')
-  const spec = new Fields(unwrap(document, 'policy rule').values, '', problems)
+  const spec = new Fields(specValues(document, 'policy rule'), '', problems)
   const name = spec.part(['name', 'policyName', 'policy_name'], 'least-loaded')
   const version = spec.part(['version'], '1.0.0')
   const releaseTag = spec.part(['releaseTag', 'release_tag', 'release-tag'], 'stable')

@@ -2,7 +2,7 @@ import type { Json } from '../../protocols/ids.ts'
 import type { PolicyRef } from '../../protocols/specs.ts'
 import { assert } from '../lib/assert.ts'
 import { isList, isObject, type JsonObject } from './document.ts'
-import { unwrap } from './envelope.ts'
+import { specValues } from './envelope.ts'
 import { Fields } from './fields.ts'
 import { compileCondition, readFilter, type Condition, type FilterIR, type MatchType } from './filter.ts'
 import { parsePolicyRef } from './policy-refs.ts'
@@ -32,7 +32,7 @@ export type SearchSources = {
 /** A search, enveloped or bare, with or without `.values` around its rule. Throws SPEC_INVALID. */
 export function parseSearch(document: unknown): SearchIR {
   const problems = new Problems('search')
-  const spec = new Fields(unwrap(document, 'search').values, '', problems)
+  const spec = new Fields(specValues(document, 'search'), '', problems)
   const rule = parsePolicyRef(spec, 'rankingPolicyRule')
   if (rule === undefined && problems.count === 0) spec.wrong('rankingPolicyRule', spec.find('rankingPolicyRule'), 'give { "policyRuleURI": …, "parameters": { "filterRule": … } }')
   const parameters = new Fields(rule?.parameters ?? {}, spec.path('rankingPolicyRule.parameters'), problems)

@@ -2,7 +2,7 @@ import { check } from '../../protocols/codec.ts'
 import { blockId, type Json, type PeerId } from '../../protocols/ids.ts'
 import { vdagSpec, type Template, type VdagEdge, type VdagNode, type VdagSpec } from '../../protocols/specs.ts'
 import { isList, isObject } from './document.ts'
-import { unwrap } from './envelope.ts'
+import { specValues } from './envelope.ts'
 import { Fields } from './fields.ts'
 import { parsePolicyRef } from './policy-refs.ts'
 import { Problems, quote } from './problems.ts'
@@ -18,7 +18,7 @@ const FIRST_VERSION = { version: '0.0.1', releaseTag: 'beta' } as const
 /** What is to be done with the spec: create it, check its graph, or try its assignment. Throws SPEC_INVALID. */
 export function vdagMode(document: unknown): VdagMode {
   const problems = new Problems('vDAG spec')
-  const mode = new Fields(unwrap(document, 'vDAG spec').values, '', problems).choice(['mode', 'apiMode', 'api_mode'], MODES, 'create')
+  const mode = new Fields(specValues(document, 'vDAG spec'), '', problems).choice(['mode', 'apiMode', 'api_mode'], MODES, 'create')
   problems.settle()
   return mode
 }
@@ -29,7 +29,7 @@ export function vdagMode(document: unknown): VdagMode {
  */
 export function parseVdag(document: unknown, { author }: { readonly author?: PeerId } = {}): VdagSpec {
   const problems = new Problems('vDAG spec')
-  const spec = new Fields(unwrap(document, 'vDAG spec').values, '', problems)
+  const spec = new Fields(specValues(document, 'vDAG spec'), '', problems)
   const vdagName = spec.part(['vdagName', 'vdag_name'], 'tumour-triage')
   const vdagVersion = readVersion(spec)
   const nodes = spec.list('nodes').flatMap((item, index) => readNode(item, `nodes[${index}]`, problems))
@@ -46,6 +46,8 @@ export function parseVdag(document: unknown, { author }: { readonly author?: Pee
     controller: spec.object('controller') ?? {},
     ...(author === undefined ? {} : { author }),
   }
+  spec.refuseUnknown(['vdagURI', 'mode', 'apiMode', 'author', 'edges', 'graph', 'inputs', 'input', 'outputs', 'output', 'assignmentInfo', 'compiledGraphData'])
+  if (spec.find('edges') === undefined) graph.refuseUnknown()
   problems.settle()
   return check(vdagSpec, vdag, 'vDAG spec', 'SPEC_INVALID')
 }
@@ -79,7 +81,7 @@ function readNode(item: Json, path: string, problems: Problems): readonly VdagNo
   const componentURI = node.text(['componentURI', 'blockComponentURI', 'componentUri'])
   const assignmentPolicyRule = parsePolicyRef(node, 'assignmentPolicyRule')
   if (manual !== undefined && !blockId.safeParse(manual).success) node.wrong('manualBlockId', manual, 'use the id of a block: lower-case letters, digits and inner hyphens')
-  return [defined({
+  const read = defined({
     label, type,
     vdagURI: type === 'vdag' ? vdagURI : undefined,
     blockId: type === 'block' ? manual : undefined,
@@ -91,7 +93,9 @@ function readNode(item: Json, path: string, problems: Problems): readonly VdagNo
     inputProtocol: readProtocol(node, 'inputProtocol'),
     outputProtocol: readProtocol(node, 'outputProtocol'),
     fallbacks: [...node.texts(['fallbacks', 'fallback'])],
-  })]
+  })
+  node.refuseUnknown(['nodeLabel', 'label', 'IOMap', 'name', 'vdag', 'block'])
+  return [read]
 }
 
 /** AIOS's samples name schemas per port (`"output_0": "node.schemas.x"`), which its documentation says is ignored. */

@@ -19,11 +19,10 @@ type Ends = { readonly entries: readonly string[]; readonly tails: readonly stri
 type Draft = { readonly label: string; readonly inputs: PlanInput[]; players: readonly (PlanPlayer & { readonly input: Template | undefined })[] }
 
 /**
- * Checks a published vDAG, assigns its nodes and flattens what is nested. Throws NOT_FOUND, CONTENT_UNAVAILABLE,
+ * Checks a vDAG, assigns its nodes and flattens what is nested. Throws NOT_FOUND, CONTENT_UNAVAILABLE,
  * GRAPH_INVALID or PROTOCOL_MISMATCH with every problem of the graph where they were found.
  */
-export async function compilePlan(uri: string, parts: CompileParts, signal: AbortSignal): Promise<Plan> {
-  const { spec } = await parts.catalogue.vdag(uri, signal)
+export async function compilePlan(spec: VdagSpec, parts: CompileParts, signal: AbortSignal): Promise<Plan> {
   const compiler = new Compiler(parts, signal)
   const { tails } = await compiler.expand(spec, '', [])
   const nodes = inOrder(compiler.drafts)

@@ -1,8 +1,9 @@
-import { digest, hex, utf8 } from '../../protocols/codec.ts'
+import { digest, encode, hex, utf8 } from '../../protocols/codec.ts'
 import { isErrorCode, MeshError } from '../../protocols/errors.ts'
-import type { Cid, Json, Millis, PeerId, RunId } from '../../protocols/ids.ts'
+import type { BlockId, Cid, Json, Millis, PeerId, RunId } from '../../protocols/ids.ts'
 import { packet as packetSchema, type Packet } from '../../protocols/invoke.ts'
 import type { RunEvent } from '../../protocols/runs.ts'
+import type { VdagSpec } from '../../protocols/specs.ts'
 import type { Ports, Random } from '../ports.ts'
 import type { Catalogue, Invoker, MeshView, PolicyCalls } from '../roles.ts'
 import { Acquisition, isEnd, type Acquired } from './acquire.ts'
@@ -56,6 +57,8 @@ export type RunRow = { readonly run: RunId; readonly vdag: string; readonly stat
 export type RunStatus = { readonly run: RunId; readonly state: RunState; readonly coordinator: PeerId | undefined; readonly events: readonly RunEvent[] }
 
 const COMPILE_MS = 30_000
+/** How long the first event of a run that somebody else is beginning is waited for. */
+const COMPARE_MS = 2_000
 
 /** Runs vDAGs: begins them, drives them, finishes those whose coordinator died, and answers for them from any peer. */
 export class RunEngine {
@@ -69,7 +72,8 @@ export class RunEngine {
   readonly #succession: Succession
   readonly #watch: RunWatch
   readonly #parts: DriveParts
-  readonly #compile: (uri: string, signal: AbortSignal) => ReturnType<typeof compilePlan>
+  readonly #catalogue: Pick<Catalogue, 'vdag'>
+  readonly #compile: (spec: VdagSpec, signal: AbortSignal) => ReturnType<typeof compilePlan>
   readonly #drives = new Map<RunId, RunDrive>()
   readonly #beginning = new Map<RunId, Promise<{ readonly run: RunId; readonly existing: boolean }>>()
   readonly #stopped = new AbortController()
@@ -94,7 +98,8 @@ export class RunEngine {
     }, this.#config)
     this.#parts = { ports, book: this.#book, calls: new NodeCalls(ports, parts.invoker, new NodePolicies(parts.policies, parts.catalogue, ports.telemetry)), slots: new Slots(this.#config.nodeCalls) }
     const compiling = { catalogue: parts.catalogue, policies: parts.policies, view: parts.view, compatible: parts.compatible, limits: this.#config.limits }
-    this.#compile = (uri, signal) => compilePlan(uri, compiling, signal)
+    this.#catalogue = parts.catalogue
+    this.#compile = (spec, signal) => compilePlan(spec, compiling, signal)
   }
 
   /** Reads back what this peer holds, answers the others, and begins to watch over the runs it mirrors. */
@@ -118,15 +123,20 @@ export class RunEngine {
 
   /**
    * Begins a run, or finds the one this key began. The run is durable here and at a mirror when it resolves. Throws
-   * NOT_FOUND, GRAPH_INVALID, PROTOCOL_MISMATCH, OVERLOADED, STORAGE_FULL, CONFLICT.
+   * NOT_FOUND, GRAPH_INVALID, PROTOCOL_MISMATCH, OVERLOADED, STORAGE_FULL, and CONFLICT where the key was used for another input.
    */
   submit(submission: Submission): Promise<{ readonly run: RunId; readonly existing: boolean }> {
     const run = runIdOf(submission, this.#random)
-    const beginning = this.#beginning.get(run)
-    if (beginning !== undefined) return beginning.then(({ run }) => ({ run, existing: true }))
-    const begun = this.#submit(run, submission).finally(() => this.#beginning.delete(run))
-    this.#beginning.set(run, begun)
-    return begun
+    return this.#begun(run, submission).then(async answer => {
+      if (answer.existing && submission.key !== undefined) await this.#refuseOtherInput(run, submission.key, fingerprint(this.#packet(run, submission.input)))
+      return answer
+    })
+  }
+
+  /** Which blocks the nodes of a vDAG would run on if it were submitted now, by label. Throws as `submit` does. */
+  async assignment(spec: VdagSpec): Promise<Readonly<Record<string, readonly BlockId[]>>> {
+    const { nodes } = await this.#compile(spec, this.#ports.clock.deadline(COMPILE_MS))
+    return Object.fromEntries(nodes.map(({ label, players }) => [label, players.flatMap(({ blocks }) => blocks)]))
   }
 
   /** The data of each output of a run, by label; waits for its end. Throws what ended the run, NOT_FOUND, or the signal's reason. */
@@ -184,12 +194,30 @@ export class RunEngine {
     return [...this.#drives.keys()]
   }
 
+  #begun(run: RunId, submission: Submission): Promise<{ readonly run: RunId; readonly existing: boolean }> {
+    const beginning = this.#beginning.get(run)
+    if (beginning !== undefined) return beginning.then(() => ({ run, existing: true }))
+    const begun = this.#submit(run, submission).finally(() => this.#beginning.delete(run))
+    this.#beginning.set(run, begun)
+    return begun
+  }
+
+  /** A key names one piece of work. Where nobody is left who can say what it was for, the caller is believed. */
+  async #refuseOtherInput(run: RunId, key: string, asked: string): Promise<void> {
+    const waitMs = this.#book.head(run)?.end === undefined ? COMPARE_MS : 0
+    const first = (await this.#watch.read(run, 0, waitMs, this.#ports.clock.deadline(2 * COMPARE_MS)))?.events[0]
+    if (first?.type !== 'began' || first.asked === undefined || first.asked === asked) return
+    throw new MeshError('CONFLICT', `the key ${JSON.stringify(key)} belongs to ${run}, which was begun with another input: use a new key for new input, or submit the same input again`, { details: { run } })
+  }
+
   async #submit(run: RunId, { vdagUri, input, key, submitter }: Submission): Promise<{ readonly run: RunId; readonly existing: boolean }> {
     const held = this.#book.head(run)
     if (held?.end !== undefined || this.#drives.has(run)) return { run, existing: true }
     if (this.#drives.size + this.#beginning.size >= this.#config.activeRuns) throw new MeshError('OVERLOADED', `this peer drives ${this.#drives.size} runs already: submit to another one, or later`)
-    const plan = await this.#compile(vdagUri, this.#ports.clock.deadline(COMPILE_MS))
-    const [planCid, inputCid] = await Promise.all([putValue(this.#ports.content, plan), putValue(this.#ports.content, this.#packet(run, input))])
+    const signal = this.#ports.clock.deadline(COMPILE_MS)
+    const plan = await this.#compile((await this.#catalogue.vdag(vdagUri, signal)).spec, signal)
+    const packet = this.#packet(run, input)
+    const [planCid, inputCid] = await Promise.all([putValue(this.#ports.content, plan), putValue(this.#ports.content, packet)])
     const begin = async (): Promise<{ readonly run: RunId; readonly existing: boolean }> => {
       const fresh = await this.#acquisition.acquire(run, { also: [], patient: true, signal: this.#stopped.signal }, async ({ epoch, log }) => {
         const [first] = log
@@ -198,7 +226,7 @@ export class RunEngine {
           await this.#drive(run, { epoch, log }, first, await this.#plan(first))
           return false
         }
-        const began: Began = { type: 'began', run, key: key ?? '', vdag: plan.vdag, plan: planCid, input: inputCid, submitter, at: this.#ports.clock.unix() }
+        const began: Began = { type: 'began', run, key: key ?? '', vdag: plan.vdag, plan: planCid, input: inputCid, submitter, at: this.#ports.clock.unix(), asked: fingerprint(packet) }
         await this.#drive(run, { epoch, log: [] }, began, indexPlan(plan))
         return true
       })
@@ -243,6 +271,11 @@ export class RunEngine {
     const at = this.#ports.clock.unix()
     await drive.start([...(log.length === 0 ? [began] : []), { type: 'coordinator', peer: this.#view.self, epoch, at }])
   }
+}
+
+/** What was asked for: the data and the files, not when and in which session. */
+function fingerprint({ data, files }: Packet): string {
+  return hex(digest(encode([data, files]))).slice(0, 64)
 }
 
 /** The same key on the same vDAG names the same run on every peer. */

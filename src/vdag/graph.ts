@@ -1,5 +1,6 @@
 import { MeshError, type Verdict } from '../../protocols/errors.ts'
 import type { Template, VdagEdge, VdagNode, VdagSpec } from '../../protocols/specs.ts'
+import { nearestName } from '../lib/nearest-name.ts'
 import { compatibleFanIn } from '../specs/template.ts'
 
 export type Compatible = (output: Template, input: Template) => Verdict<true>
@@ -51,7 +52,7 @@ export function structureProblems(spec: VdagSpec): readonly GraphProblem[] {
   }
   const known = (label: string, where: string): boolean => {
     if (labels.has(label)) return true
-    const near = nearest(label, labels)
+    const near = nearestName(label, labels)
     problems.push(`${where} names "${label}", which is no node${near === undefined ? '' : `: did you mean "${near}"?`}`)
     return false
   }
@@ -196,16 +197,4 @@ function ends(spec: VdagSpec, side: (edge: VdagEdge) => string): readonly string
   const taken = new Set(spec.edges.map(side))
   const aside = standbys(spec)
   return spec.nodes.map(({ label }) => label).filter(label => !taken.has(label) && !aside.has(label))
-}
-
-/** A label one slip away: same but for case, or one letter more, less or other. */
-function nearest(label: string, labels: ReadonlySet<string>): string | undefined {
-  const lower = label.toLowerCase()
-  return [...labels].find(other => {
-    const [short, long] = other.length < label.length ? [other.toLowerCase(), lower] : [lower, other.toLowerCase()]
-    if (long.length - short.length > 1) return false
-    let same = 0
-    while (same < short.length && short[same] === long[same]) same += 1
-    return short.slice(long.length === short.length ? same + 1 : same) === long.slice(same + 1)
-  })
 }

@@ -25,7 +25,7 @@ describe('calls', () => {
       const village = await new Village(3).open()
       village.code = slowly(500)
       await village.place(1, 'in-a')
-      const answers = await village.world.drive(Promise.all([asking(village, 0, 'first', { key: 'k' }), asking(village, 2, 'second', { key: 'k' }), asking(village, 1, 'third', { key: 'k' })]))
+      const answers = await village.world.drive(Promise.all([asking(village, 0, 'same', { key: 'k' }), asking(village, 2, 'same', { key: 'k' }), asking(village, 1, 'same', { key: 'k' })]))
       assert.equal(village.seen.ran.length, 1)
       for (const answer of answers) assert.deepEqual(answer, answers[0])
     })
@@ -96,7 +96,7 @@ describe('calls', () => {
         runs += 1
         for (const size of sizes) yield packet('x'.repeat(size))
       }
-      const answer = (key: string, ...sizes: readonly number[]): Promise<readonly Packet[]> => kernel.drive(calls.answer(key, 1_000, never, of(...sizes)))
+      const answer = (key: string, ...sizes: readonly number[]): Promise<readonly Packet[]> => kernel.drive(calls.answer(key, undefined, 1_000, never, of(...sizes)))
       for (let at = 0; at < 40; at += 1) await answer(`k${at}`, 300)
       assert(calls.keptBytes > 0 && calls.keptBytes <= 4_000, `${calls.keptBytes} bytes`)
       await answer('k39', 300)
@@ -114,6 +114,19 @@ describe('calls', () => {
       assert.equal(runs, before + 2)
     })
 
+    it('a key used for another input is a conflict, while it runs and after', async () => {
+      const kernel = new Kernel(1)
+      const calls = new KeyedCalls(kernel.clock())
+      const answer = (asked: string): Promise<readonly Packet[]> => calls.answer('key', asked, 1_000, never, async function * () {
+        await kernel.clock().sleep(50)
+        yield packet(asked)
+      })
+      const [first, same, other] = await kernel.drive(Promise.allSettled([answer('a'), answer('a'), answer('b')]))
+      assert.deepEqual([first.status, same.status, other.status], ['fulfilled', 'fulfilled', 'rejected'])
+      await assert.rejects(kernel.drive(answer('b')), { code: 'CONFLICT' })
+      assert.equal((await kernel.drive(answer('a')))[0]?.data, 'a')
+    })
+
     it('never two runs of a key at once, never two after one has answered, whatever the callers do', async () => {
       await holds(asyncProperty(array(record({ key: integer({ min: 0, max: 2 }), at: integer({ min: 0, max: 300 }), patience: integer({ min: 1, max: 200 }), leaves: boolean() }), { minLength: 1, maxLength: 12 }), integer({ min: 1, max: 150 }), async (callers, serviceMs) => {
         const kernel = new Kernel(1)
@@ -124,7 +137,7 @@ describe('calls', () => {
         await kernel.drive(Promise.all(callers.map(async ({ key, at, patience, leaves }) => {
           await clock.sleep(at)
           const gone = clock.deadline(leaves ? patience >> 1 : patience)
-          await calls.answer(`${key}`, patience, gone, async function * (signal) {
+          await calls.answer(`${key}`, undefined, patience, gone, async function * (signal) {
             assert(!under.has(key) && !answered.has(key), `key ${key} runs twice`)
             under.add(key)
             try {

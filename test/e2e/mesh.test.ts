@@ -99,6 +99,11 @@ describe('a mesh of three real peers', function () {
       ['an unknown vDAG', client.send('POST', '/mesh/runs', { vdag: 'none:1.0-x', input: {} }), /NOT_FOUND/, /none/],
       ['an unknown block', client.send('POST', '/v1/infer', { model: 'none', data: {} }), /NOT_FOUND/, /none/],
       ['an unknown action', client.send('POST', '/api/frobnicate', {}), /NOT_FOUND/, /frobnicate/],
+      ['a field there is not', client.send('POST', '/mesh/blocks', { spec: { blockComponentURI: component, minInstances: 1, maxInstances: 1, maxInstance: 2 } }), /SPEC_INVALID/, /maxInstance.*did you mean "maxInstances"/],
+      ['a template', client.send('POST', '/api/createvDAG', { header: { templateUri: 'mine:1-x' }, body: { spec: { values: vdag(['a'], []) } } }), /SPEC_INVALID/, /templateUri.*mine:1-x/],
+      ['a graph to try on a block that is not there', client.send('POST', '/api/createvDAG', { vdagName: 'tried', mode: 'dryRun', nodes: [{ nodeLabel: 'a', manualBlockId: 'nowhere' }] }), /GRAPH_INVALID/, /node "a".*nowhere/],
+      ['a request with an unknown field', client.send('POST', '/v1/infer', { model: 'triage-report', data: {}, sesion: 'x' }), /BAD_INPUT/, /sesion/],
+      ['a graph made up for one request', client.send('POST', '/v1/infer', { model: 'triage-report', data: {}, graph: {} }), /BAD_INPUT/, /graph.*aios vdag create/],
       ['no JSON object', client.send('POST', '/mesh/blocks', [1, 2]), /BAD_INPUT|SPEC_INVALID/, /./],
       ['traversal in a bundle path', published(client, join(dir, 'nowhere', '..', '..', 'etc')), /SPEC_INVALID|BAD_INPUT|NOT_FOUND/, /./],
     ]
@@ -111,6 +116,31 @@ describe('a mesh of three real peers', function () {
     assert.equal(garbage.status, 400)
     await client.get('/healthz')
     await ask(net.peer(1), 'after-bad-input')
+  })
+
+  it('a graph is only checked, or tried on the blocks there are, when its mode says so', async () => {
+    const { client } = net.peer(2)
+    const spec = { vdagName: 'only-tried', nodes: [{ nodeLabel: 'a', manualBlockId: 'triage-report' }] }
+    const tried = z.object({ result: z.object({ cid: z.null(), assignment: z.record(z.string(), z.array(z.string())) }) }).parse(await client.send('POST', '/api/createvDAG', { ...spec, mode: 'dryRunAssignment' }))
+    assert.deepEqual(tried.result.assignment, { a: ['triage-report'] })
+    z.object({ result: z.object({ cid: z.null() }) }).parse(await client.send('POST', '/api/createvDAG', { ...spec, mode: 'validateGraph' }))
+    assert.doesNotMatch(JSON.stringify(await client.get('/mesh/vdags')), /only-tried/)
+  })
+
+  it('infer takes AIOS\'s names, and data as JSON text', async () => {
+    const { client } = net.peer(0)
+    const record = { record: triage.records[0]?.record ?? {} }
+    const data = async (body: Json): Promise<Json> => z.object({ data: z.json() }).parse(await client.send('POST', '/v1/infer', body)).data
+    const plain = await data({ model: 'triage-normalise', session_id: '7', data: record })
+    assert.deepEqual(await data({ block_id: 'triage-normalise', session_id: 7, seq_no: '3', ts: 1.5, data: JSON.stringify(record) }), plain)
+  })
+
+  it('a key used again for another input is a conflict', async () => {
+    const body = (age: number): Json => ({ vdag: triage.vdag, key: 'twice', input: { record: triage.records[0]?.record ?? {}, age } })
+    await net.peer(0).client.send('POST', '/mesh/runs', body(1))
+    const said = await refusal(net.peer(1).client.send('POST', '/mesh/runs', body(2)))
+    assert.equal(said.code, 'CONFLICT')
+    assert.match(said.message, /twice.*another input/)
   })
 
   it('a web page somewhere else may not use the door', async () => {

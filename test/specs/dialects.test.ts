@@ -10,9 +10,9 @@ import { parsePolicyRule } from '../../src/specs/policy.ts'
 import { parseVdag, vdagMode } from '../../src/specs/vdag.ts'
 import { AUTHOR, blockValues, CID, componentValues, envelopes, nestedVdagValues, vdagValues, wrapped } from './samples.ts'
 
-const component = (values: JsonObject, files?: readonly string[]) => parseComponent(values, { author: AUTHOR, ...(files === undefined ? {} : { files }) })
+const component = (values: unknown, files?: readonly string[]) => parseComponent(values, { author: AUTHOR, ...(files === undefined ? {} : { files }) })
 const manifest: ComponentManifest = { ...component(componentValues), files: [] }
-const block = (values: JsonObject, of: ComponentManifest = manifest) => parseBlock(values, { manifest: of, cid: CID }, { owner: AUTHOR, newId: () => 'a1b2c3d4' })
+const block = (values: unknown, of: ComponentManifest = manifest) => parseBlock(values, { manifest: of, cid: CID }, { owner: AUTHOR, newId: () => 'a1b2c3d4' })
 
 /** The SPEC_INVALID that `run` throws. */
 function refusal(run: () => unknown): MeshError {
@@ -38,6 +38,39 @@ describe('specs: envelopes', () => {
     const { templateUri, parameters, values } = unwrap({ header: { templateUri: 'shop/blocks:1.0-stable', parameters: { size: 2 } }, body: { spec: { values: { a: 1 } } } })
     assert.deepEqual({ templateUri, parameters, values }, { templateUri: 'shop/blocks:1.0-stable', parameters: { size: 2 }, values: { a: 1 } })
     assert.equal(unwrap({ a: 1 }).templateUri, 'Parser/V1')
+    for (const parse of [component, block, (document: unknown) => parseVdag(document)]) assert.match(refusal(() => parse({ header: { templateUri: 'shop/blocks:1.0-stable' }, body: { spec: { values: {} } } })).message, /header\.templateUri.*"shop\/blocks:1\.0-stable".*Parser\/V1/)
+  })
+
+  it('JSON text is what it says, whole or within its envelope', () => {
+    for (const document of [JSON.stringify(blockValues), { body: JSON.stringify({ spec: { values: blockValues } }) }, { body: { spec: JSON.stringify({ values: blockValues }) } }, JSON.stringify({ header: JSON.stringify({ templateUri: 'Parser/V1' }), body: { spec: { values: JSON.stringify(blockValues) } } })]) assert.deepEqual(block(document), block(blockValues))
+    for (const text of ['', 'x', '{', '[1]', '"x"']) assert.match(refusal(() => block(text)).message, /is not a JSON object/)
+  })
+
+  it('field names are read in snake_case, kebab-case and camelCase', () => {
+    const respelt = (mark: string, values: JsonObject): JsonObject => Object.fromEntries(Object.entries(values).map(([key, value]) => [key.replaceAll(/(?<=[a-z])[A-Z]+/g, letters => `${mark}${letters.toLowerCase()}`), value]))
+    for (const mark of ['_', '-']) {
+      assert.deepEqual(component({ ...respelt(mark, componentValues), component_id: respelt(mark, componentValues['componentId'] as JsonObject) }), component(componentValues))
+      assert.deepEqual(block(respelt(mark, blockValues)), block(blockValues))
+      const nodes = (vdagValues['nodes'] as readonly JsonObject[]).map(node => respelt(mark, node))
+      assert.deepEqual(parseVdag({ ...respelt(mark, vdagValues), nodes }), parseVdag(vdagValues))
+    }
+  })
+
+  it('a field there is not is refused with what it says and the field that was meant, remarks aside', () => {
+    const cases: readonly (readonly [() => unknown, RegExp])[] = [
+      [() => component({ ...componentValues, componentParamters: {} }), /componentParamters: there is no such field.*did you mean "componentParameters"/],
+      [() => component({ ...componentValues, componentId: { ...componentValues['componentId'] as JsonObject, verison: '3' } }), /componentId\.verison.*"3".*did you mean "version"/],
+      [() => block({ ...blockValues, minInstnaces: 7 }), /minInstnaces: there is no such field \(it says 7\); did you mean "minInstances"/],
+      [() => block({ ...blockValues, colour: 'red' }), /colour: there is no such field \(it says "red"\); the fields are .*minInstances/],
+      [() => parseVdag({ ...vdagValues, node: [] }), /node: there is no such field.*did you mean "nodes"/],
+      [() => parseVdag({ ...vdagValues, nodes: [{ nodeLabel: 'detect', manualBlockIds: 'leaf-88' }], graph: {} }), /node "detect"\.manualBlockIds.*did you mean "manualBlockId"/],
+      [() => parseVdag({ ...vdagValues, graph: { ...vdagValues['graph'] as JsonObject, conections: [] } }), /graph\.conections.*did you mean "connections"/],
+    ]
+    for (const [parse, message] of cases) assert.match(refusal(parse).message, message)
+    const remarks = { description: 'mine', metadata: { a: 1 }, _note: 'x', $schema: 'y', 'x-team': 'z', createdAt: 1, unset: null }
+    assert.deepEqual(component({ ...componentValues, ...remarks }), component(componentValues))
+    assert.deepEqual(block({ ...blockValues, ...remarks }), block(blockValues))
+    assert.deepEqual(parseVdag({ ...vdagValues, ...remarks }), parseVdag(vdagValues))
   })
 })
 

@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict'
+import { MeshError } from '../../protocols/errors.ts'
 import type { RunEvent } from '../../protocols/runs.ts'
 import { CALM } from '../../simulations/links.ts'
 import { FakeMesh } from './fake-mesh.ts'
@@ -116,7 +117,7 @@ describe('an idempotency key', () => {
   it('is one run when three peers submit it at once', async () => {
     for (let seed = 0; seed < 10; seed += 1) {
       const mesh = await diamond(seed)
-      const answers = await mesh.drive(Promise.all([0, 1, 2].map(index => mesh.engine(index).submit({ vdagUri: DIAMOND, input: index, key: 'same', submitter: mesh.host(index).peer }))))
+      const answers = await mesh.drive(Promise.all([0, 1, 2].map(index => mesh.engine(index).submit({ vdagUri: DIAMOND, input: 7, key: 'same', submitter: mesh.host(index).peer }))))
       const [first] = answers
       assert.ok(first !== undefined && answers.every(({ run }) => run === first.run))
       assert.equal(answers.filter(({ existing }) => !existing).length, 1, `seed ${seed}`)
@@ -139,6 +140,27 @@ describe('an idempotency key', () => {
     assert.deepEqual(await mesh.drive(mesh.engine(2).submit(submission)), { run, existing: true })
     assert.deepEqual(await mesh.drive(mesh.engine(2).result(run, NEVER)), result)
     assert.equal(mesh.calls.length, 4)
+  })
+
+  it('used again for another input is a conflict that names the run, on every peer, while it runs and after it ended', async () => {
+    const mesh = await diamond()
+    const submission = { vdagUri: DIAMOND, input: { age: 1 }, key: 'mine', submitter: mesh.host(0).peer }
+    const { run } = await mesh.drive(mesh.engine(0).submit(submission))
+    const otherInput = (index: number): Promise<unknown> => assert.rejects(mesh.drive(mesh.engine(index).submit({ ...submission, input: { age: 2 } })), (error: unknown) => error instanceof MeshError && error.code === 'CONFLICT' && error.message.includes(run) && error.message.includes('mine'))
+    for (const index of [0, 1, 2]) await otherInput(index)
+    await mesh.drive(mesh.engine(0).result(run, NEVER))
+    for (const index of [0, 1, 2]) await otherInput(index)
+    mesh.crash(0)
+    for (const index of [1, 2]) await otherInput(index)
+    assert.equal(mesh.calls.length, 4)
+  })
+
+  it('submitted at once with two inputs is one run and one conflict', async () => {
+    for (let seed = 0; seed < 10; seed += 1) {
+      const mesh = await diamond(seed)
+      const answers = await mesh.drive(Promise.allSettled([0, 1].map(index => mesh.engine(index).submit({ vdagUri: DIAMOND, input: index, key: 'same', submitter: mesh.host(index).peer }))))
+      assert.deepEqual(answers.map(answer => (answer.status === 'fulfilled' ? 'run' : (answer.reason as MeshError).code)).sort(), ['CONFLICT', 'run'], `seed ${seed}`)
+    }
   })
 
   it('of another vDAG is another run', async () => {
