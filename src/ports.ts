@@ -8,6 +8,7 @@ import type { Packet } from '../protocols/invoke.ts'
 import type { RegistryName } from '../protocols/registry.ts'
 import type { Resources, Runtime } from '../protocols/resources.ts'
 import type { BlockRecord, ComponentManifest, RuntimeName } from '../protocols/specs.ts'
+import type { StageSpec } from '../protocols/stage-file.ts'
 
 export interface Clock {
   /** Milliseconds since an arbitrary origin; never goes backwards. The only time a decision may read. */
@@ -146,24 +147,6 @@ export type InstanceStart = {
 
 export type Health = { readonly healthy: boolean; readonly detail: Json }
 
-/** What an instance of runtime `llm` computes: consecutive decoder layers of one model. From `stage.json` of its bundle. */
-export type StageSpec = {
-  /** Half-open range of decoder layers, of `layers` in all. */
-  readonly first: number
-  readonly end: number
-  readonly layers: number
-  readonly vocab: number
-  /** Bytes of the boundary activation of one token, in and out; 0 where tokens go in or logits come out. */
-  readonly inputBytes: number
-  readonly outputBytes: number
-  /** Bytes of keys and values that one position takes in this stage. */
-  readonly kvBytes: number
-  /** Longest context that the model knows, in tokens. */
-  readonly contextTokens: number
-  /** Positions that all sessions together may hold. */
-  readonly kvTokens: number
-}
-
 /** Positions [position, position + count) of a session go through the stage; what it held from `position` on is forgotten first. */
 export type StageStep = {
   readonly session: string
@@ -301,4 +284,4 @@ export interface Ports {
   readonly telemetry: Telemetry
 }
 
-export type { BlockId }
+export type { BlockId, StageSpec }
