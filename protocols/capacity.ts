@@ -17,6 +17,8 @@ export const instanceAd = z.object({
   queued: z.int().nonnegative(),
   /** Exponentially weighted mean of recent service times. */
   latencyMs: z.number().nonnegative(),
+  /** As in its contract. */
+  terms: z.string().max(64).optional(),
 })
 export type InstanceAd = z.infer<typeof instanceAd>
 

@@ -58,6 +58,8 @@ export const contract = z.object({
   epoch,
   leaseMs: millis,
   issuedAt: z.int(),
+  /** Fingerprint of what the instance was started with: a steward replaces those of an earlier record of the block. */
+  terms: z.string().max(64).optional(),
 })
 export type Contract = z.infer<typeof contract>
 

@@ -15,6 +15,7 @@ import { specValues } from './specs/envelope.ts'
 import { parseVdag, vdagMode } from './specs/vdag.ts'
 import { compatible } from './specs/template.ts'
 import type { Placement } from './placement/placement.ts'
+import { termsOf } from './placement/terms.ts'
 import type { Admission } from './trust/admission.ts'
 import { checkGraph } from './vdag/graph.ts'
 import type { RunEngine } from './vdag/engine.ts'
@@ -56,15 +57,33 @@ export class Actions {
     const dryRun = options.dryRun === true || blockMode(document) !== 'allocate'
     if (dryRun) return { block, dryRun, explanation: await this.#placement.explain(block) }
     const known = await this.#catalogue.block(block.blockId)
-    if (known !== undefined) throw new MeshError('ALREADY_EXISTS', `a block is called ${block.blockId} already: choose another blockId, or remove that one first`)
+    if (known !== undefined) throw new MeshError('ALREADY_EXISTS', `a block is called ${block.blockId} already: choose another blockId, change that one with \`aios block update\`, or remove it first`)
     await this.#catalogue.putBlock(block)
     return { block, dryRun, explanation: undefined }
   }
 
-  /** Waits until `count` instances are ready. Throws NO_CAPACITY with the last placement's reasons when they do not come. */
-  async waitReady(block: BlockId, count: number, signal: AbortSignal): Promise<number> {
+  /**
+   * Changes a block to what the spec says: as a new one of its id would be, at once where only counts differ, else by
+   * replacing its instances one by one while the old ones answer. Throws SPEC_INVALID, NOT_FOUND, FORBIDDEN.
+   */
+  async changeBlock(document: Json): Promise<{ readonly block: BlockRecord; readonly replaces: boolean }> {
+    this.#need('operate')
+    const component = await this.#catalogue.component(blockComponentUri(document), this.#ports.clock.deadline(FETCH_MS))
+    const given = parseBlock(document, component, { owner: this.#ports.identity.peer, newId: () => {
+      throw new MeshError('SPEC_INVALID', 'block spec: blockId: missing; name the block to change, as `aios block list` shows it')
+    } })
+    const known = await this.#known(given.blockId)
+    const block = { ...given, owner: known.owner, revision: known.revision + 1 }
+    await this.#catalogue.putBlock(block)
+    return { block, replaces: termsOf(block) !== termsOf(known) }
+  }
+
+  /** Waits until `count` instances with the block's terms are ready. Throws NO_CAPACITY with the last placement's reasons when they do not come. */
+  async waitReady(record: BlockRecord, count: number, signal: AbortSignal): Promise<number> {
+    const { blockId: block } = record
+    const terms = termsOf(record)
     while (true) {
-      const ready = this.#view.instancesOf(block).filter(({ ad }) => ad.state === 'ready').length
+      const ready = this.#view.instancesOf(block).filter(({ ad }) => ad.state === 'ready' && (ad.terms ?? terms) === terms).length
       if (ready >= count) return ready
       if (signal.aborted) {
         const last = this.#placement.lastPlacement(block)

@@ -63,7 +63,7 @@ export class Parser {
       case 'createBlock': {
         const made = await this.#actions.createBlock(document)
         if (made.dryRun) return toJson({ blockId: made.block.blockId, dry_run: made.explanation })
-        await this.#actions.waitReady(made.block.blockId, made.block.minInstances, this.#clock.deadline(READY_MS, signal))
+        await this.#actions.waitReady(made.block, made.block.minInstances, this.#clock.deadline(READY_MS, signal))
         return toJson({ blockId: made.block.blockId, block: made.block })
       }
       case 'createvDAG':

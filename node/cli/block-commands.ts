@@ -8,6 +8,7 @@ import { pretty, shortId, table } from './output.ts'
 const instanceRow = z.object({ instance: z.string(), host: z.string(), state: z.string(), epoch: z.int(), inFlight: z.int(), queued: z.int(), latencyMs: z.number() })
 const blockRow = z.object({ blockId: z.string(), componentURI: z.string(), minInstances: z.int(), maxInstances: z.int(), ready: z.int(), steward: z.string().nullable() })
 const created = z.object({ blockId: z.string(), dryRun: z.boolean(), explanation: explanation.nullable(), ready: z.int() })
+const changed = z.object({ blockId: z.string(), revision: z.int(), replaces: z.boolean(), ready: z.int() })
 const shown = z.object({ block: json, steward: z.string().nullable(), epoch: z.int().nullable(), instances: z.array(instanceRow), last: json })
 
 export const blockCommands: readonly Command[] = [
@@ -19,6 +20,15 @@ export const blockCommands: readonly Command[] = [
       const spec = await readJson(arg(context, 0))
       const body = created.parse(await (await context.daemon()).send('POST', '/mesh/blocks', { spec, dryRun, wait: !flag(context, 'no-wait') }))
       context.out.result(body, () => (body.dryRun && body.explanation !== null ? explain(body.explanation) : `block ${body.blockId}: ${body.ready} instance(s) ready`))
+    },
+  },
+  {
+    words: ['block', 'update'], args: 'SPEC', count: [1, 1], what: 'change a block; its instances are replaced one by one while the old ones answer',
+    options: [{ name: 'no-wait', what: 'do not wait for the instances to be replaced' }],
+    async run(context) {
+      const spec = await readJson(arg(context, 0))
+      const body = changed.parse(await (await context.daemon()).send('PUT', '/mesh/blocks', { spec, wait: !flag(context, 'no-wait') }))
+      context.out.result(body, () => `block ${body.blockId}: revision ${body.revision}, ${body.replaces ? 'replacing its instances' : 'instances kept'}${flag(context, 'no-wait') ? '' : `, ${body.ready} ready`}`)
     },
   },
   {

@@ -1,4 +1,4 @@
-import type { Hono } from 'hono'
+import type { Context, Hono } from 'hono'
 import { z } from 'zod'
 import { asMeshError, MeshError } from '../../protocols/errors.ts'
 import { json } from '../../protocols/ids.ts'
@@ -12,6 +12,10 @@ import { runView } from './run-view.ts'
 const CALL_MS = 10_000
 const WAIT_READY_MS = 120_000
 const RUN_EVENTS_MS = 3_600_000
+
+function within(context: Context, ms: number): AbortSignal {
+  return AbortSignal.any([context.req.raw.signal, AbortSignal.timeout(ms)])
+}
 
 /** The doors the CLI and the dashboard use: everything a peer can be asked, in our own shapes. */
 export function addMeshRoutes(app: Hono, parts: GatewayParts): void {
@@ -104,8 +108,14 @@ export function addMeshRoutes(app: Hono, parts: GatewayParts): void {
   app.post('/mesh/blocks', async context => {
     const asked = await body(context, z.object({ spec: json, dryRun: z.boolean().default(false), wait: z.boolean().default(true) }))
     const made = await actions.createBlock(asked.spec, { dryRun: asked.dryRun })
-    const ready = made.dryRun || !asked.wait ? 0 : await actions.waitReady(made.block.blockId, made.block.minInstances, AbortSignal.any([context.req.raw.signal, AbortSignal.timeout(WAIT_READY_MS)]))
+    const ready = made.dryRun || !asked.wait ? 0 : await actions.waitReady(made.block, made.block.minInstances, within(context, WAIT_READY_MS))
     return context.json({ blockId: made.block.blockId, dryRun: made.dryRun, explanation: made.explanation ?? null, ready })
+  })
+  app.put('/mesh/blocks', async context => {
+    const asked = await body(context, z.object({ spec: json, wait: z.boolean().default(true) }))
+    const { block, replaces } = await actions.changeBlock(asked.spec)
+    const ready = asked.wait ? await actions.waitReady(block, block.minInstances, within(context, WAIT_READY_MS)) : 0
+    return context.json({ blockId: block.blockId, revision: block.revision, replaces, ready })
   })
   app.get('/mesh/blocks', async context => context.json((await catalogue.blocks()).map(block => {
     const instances = view.instancesOf(block.blockId)

@@ -1,6 +1,6 @@
 import { MeshError, refused } from '../../protocols/errors.ts'
 import type { Json, Millis } from '../../protocols/ids.ts'
-import { componentManifest } from '../../protocols/specs.ts'
+import { componentManifest, type BlockRecord } from '../../protocols/specs.ts'
 import { createPeer, type Peer } from '../../src/peer.ts'
 import { ALL_RIGHTS, issue } from '../../src/trust/capability.ts'
 import { foundNetwork, type Membership } from '../../src/trust/invitation.ts'
@@ -158,14 +158,15 @@ async function publish(world: World<MeshPeer>, blocks: readonly string[], work: 
     componentURI: COMPONENT, componentId: { name: 'simulated', version: '1.0.0', releaseTag: 'stable' }, componentType: 'node', runtime: { name: 'node', entry: 'main.ts' }, files: [],
     needs: { cpuMilli: work.cpuMilli, memoryMb: 256 }, author: ports.identity.peer,
   }))
+  const records: BlockRecord[] = []
   for (const blockId of blocks) {
     const document: Json = { blockId, blockComponentURI: COMPONENT, minInstances: work.instances, maxInstances: work.instances + 2 }
-    await actions.createBlock(document)
+    records.push((await actions.createBlock(document)).block)
     evidence.blockAcknowledged(blockId)
   }
   const nodes = blocks.map(blockId => ({ label: blockId, nodeType: 'block', assignmentPolicyRule: {}, manualBlockId: blockId }))
   const connections = blocks.slice(1).map((blockId, at) => ({ nodeLabel: blockId, inputs: [{ nodeLabel: blocks[at] ?? '' }] }))
-  const ready = Promise.all(blocks.map(blockId => actions.waitReady(blockId, work.instances, ports.clock.deadline(READY_MS))))
+  const ready = Promise.all(records.map(record => actions.waitReady(record, work.instances, ports.clock.deadline(READY_MS))))
   await actions.createVdag({ vdagName: 'simulated', vdagVersion: { version: '1.0.0', releaseTag: 'stable' }, nodes, graph: { connections } })
   // What does not come up now must once the faults have stopped.
   await ready.catch(error => {

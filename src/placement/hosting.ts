@@ -15,6 +15,7 @@ import { isLive, isOpen, step, type ContractEvent, type HeldContract } from './c
 import { ContractJournal, type SavedContract } from './contract-journal.ts'
 import { lapse } from './lapse.ts'
 import { award, expire, free, hold, openLedger, release, restore, type Ledger, type LedgerPromise } from './ledger.ts'
+import { termsOf } from './terms.ts'
 import type { HostingConfig } from './timings.ts'
 
 type Entry = {
@@ -178,7 +179,7 @@ export class Hosting implements ContractBook {
     if (!awarded.ok) return awarded
     this.#ledger = awarded.value
     const contract: Contract = {
-      id, block: block.blockId, instance, component: block.componentURI, steward, host: identity.peer, needs, gpus: [...gpus], epoch, leaseMs: this.#clampLease(leaseMs), issuedAt: clock.unix(),
+      id, block: block.blockId, instance, component: block.componentURI, steward, host: identity.peer, needs, gpus: [...gpus], epoch, leaseMs: this.#clampLease(leaseMs), issuedAt: clock.unix(), terms: termsOf(block),
     }
     const entry: Entry = {
       held: { contract, state: 'awarded', bornEpoch: epoch, leaseEnds: clock.monotonic() + contract.leaseMs, because: '' },
@@ -240,8 +241,8 @@ export class Hosting implements ContractBook {
     return [...this.#entries.values(), ...mourned].map(({ held: { contract, state } }) => {
       const live = running.get(contract.instance)
       const shown = state === 'failed' ? 'failed' : state === 'draining' ? 'draining' : live?.state ?? 'starting'
-      const { block, instance, component, epoch, steward, id } = contract
-      return { block, instance, contract: id, component, epoch, steward, state: shown, inFlight: live?.inFlight ?? 0, queued: live?.queued ?? 0, latencyMs: live?.latencyMs ?? 0 }
+      const { block, instance, component, epoch, steward, id, terms } = contract
+      return { block, instance, contract: id, component, epoch, steward, state: shown, inFlight: live?.inFlight ?? 0, queued: live?.queued ?? 0, latencyMs: live?.latencyMs ?? 0, ...(terms === undefined ? {} : { terms }) }
     }).sort((a, b) => (a.instance < b.instance ? -1 : 1))
   }
 

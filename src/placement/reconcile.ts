@@ -13,9 +13,13 @@ export type Observed = {
   readonly inFlight: number
   /** When this steward last renewed it, in local monotonic time. */
   readonly renewedAt: Millis | undefined
+  /** What it was started with; undefined where its host does not say. */
+  readonly terms: string | undefined
 }
 
 export type Situation = {
+  /** What instances are started with now; undefined for a block that was removed. */
+  readonly terms: string | undefined
   /** Instances there should be; 0 for a block that was removed. */
   readonly want: number
   readonly observed: readonly Observed[]
@@ -46,31 +50,55 @@ export function counts({ state }: Pick<Observed, 'state'>): boolean {
   return state === 'awarded' || state === 'starting' || state === 'ready'
 }
 
-/** More ready than wanted? */
-export function surplus(want: number, observed: readonly Observed[]): number {
-  const ready = observed.filter(({ state }) => state === 'ready').length
-  return ready < want ? 0 : observed.filter(counts).length - want
+/** Those of an earlier record of the block, which others are to replace. */
+export function outdated({ want, terms, observed }: Pick<Situation, 'want' | 'terms' | 'observed'>): readonly Observed[] {
+  return want === 0 || terms === undefined ? [] : observed.filter(one => counts(one) && one.terms !== undefined && one.terms !== terms)
 }
 
-/** What to do next to have as many instances as wanted: desired against observed, and nothing else. */
+/** More ready than wanted? While instances are being replaced there are more on purpose. */
+export function surplus(situation: Pick<Situation, 'want' | 'terms' | 'observed'>): number {
+  const { want, observed } = situation
+  const ready = observed.filter(({ state }) => state === 'ready').length
+  return ready < want || outdated(situation).length > 0 ? 0 : observed.filter(counts).length - want
+}
+
+/**
+ * What to do next to have as many instances as wanted, started with what the block says now: desired against observed,
+ * and nothing else. A changed block is rolled out one instance at a time: one more than wanted is placed, and when it is
+ * ready an outdated one is released, so that never fewer than wanted are ready.
+ */
 export function reconcile(situation: Situation): readonly Step[] {
   const { want, observed, placing, epoch, now, renewEveryMs, surplusSince, surplusMs, retryAt } = situation
   const counted = observed.filter(counts)
   const steps: Step[] = []
-  const extra = surplus(want, observed)
+  const extra = surplus(situation)
+  const old = outdated(situation)
   // A host wrongly given up comes back a moment later: only a surplus that lasts is drained. A removed block waits for nothing.
   const drains = extra > 0 && (want === 0 || (surplusSince !== undefined && now - surplusSince >= surplusMs))
-  const released = new Set(drains ? mostDispensable(counted).slice(0, extra) : [])
-  for (const target of released) steps.push({ do: 'release', target, because: want === 0 ? 'the block is not wanted any more' : `${counted.length} instances are there and ${want} are wanted` })
+  const released = new Set(drains ? mostDispensable(counted).slice(0, extra) : replaced(want, counted, old))
+  for (const target of released) steps.push({ do: 'release', target, because: old.length > 0 ? 'its block was changed' : want === 0 ? 'the block is not wanted any more' : `${counted.length} instances are there and ${want} are wanted` })
   if (extra > 0 && !drains) steps.push({ do: 'wait', because: `${extra} more instances than wanted: a moment to see whether it lasts`, untilMs: (surplusSince ?? now) + surplusMs })
   for (const target of counted) {
     if (released.has(target)) continue
     if (target.epoch < epoch || target.renewedAt === undefined || now - target.renewedAt >= renewEveryMs) steps.push({ do: 'renew', target })
   }
-  const missing = want - counted.length - placing
+  const kept = counted.filter(target => !released.has(target))
+  const unproven = placing + kept.filter(target => !old.includes(target) && target.state !== 'ready').length
+  const rolls = unproven === 0 && kept.length === want && kept.some(target => old.includes(target))
+  const missing = rolls ? 1 : want - kept.length - placing
   if (missing > 0 && now < retryAt) steps.push({ do: 'wait', because: 'the last placement failed', untilMs: retryAt })
-  else if (missing > 0) steps.push({ do: 'place', count: missing, action: action(situation), because: `${counted.length} instances are there, ${placing} on their way, ${want} wanted` })
+  else if (missing > 0) steps.push({ do: 'place', count: missing, action: action(situation), because: rolls ? 'the block was changed: one more, before one of the old ones goes' : `${kept.length} instances are there, ${placing} on their way, ${want} wanted` })
   return steps
+}
+
+/** Outdated ones that can go now: no more than others have become ready in their place, and a ready one only where more are ready than wanted. */
+function replaced(want: number, counted: readonly Observed[], old: readonly Observed[]): readonly Observed[] {
+  const ready = (some: readonly Observed[]): number => some.filter(({ state }) => state === 'ready').length
+  const most = Math.max(0, Math.min(counted.length - want, ready(counted) - ready(old)))
+  // An ad may be late: what has not been seen ready may answer all the same, and goes no sooner than its successor came.
+  const idle = mostDispensable(old).filter(({ state }) => state !== 'ready')
+  const spare = mostDispensable(old).filter(({ state }) => state === 'ready').slice(0, Math.max(0, ready(counted) - want))
+  return [...idle, ...spare].slice(0, most)
 }
 
 function action({ lost, placedBefore }: Situation): Ask['action'] {

@@ -16,6 +16,7 @@ import { Mirrors } from './mirrors.ts'
 import { reconcile, surplus, type Observed } from './reconcile.ts'
 import { Stewardship } from './stewardship.ts'
 import { Succession } from './succession.ts'
+import { termsOf } from './terms.ts'
 import type { StewardConfig } from './timings.ts'
 
 const EPOCH = 'placement/steward/'
@@ -297,15 +298,16 @@ export class Steward {
     stewardship.sight(this.#view.instancesOf(block), peer => this.#isLive(peer), now, this.#config.graceMs, this.#config.avoidMs)
     const want = this.#want(block)
     const observed = stewardship.observed()
-    stewardship.surplusSince = surplus(want, observed) > 0 ? stewardship.surplusSince ?? now : undefined
+    const record = this.#blocks.get(block)
+    const terms = record === undefined ? undefined : termsOf(record)
+    stewardship.surplusSince = surplus({ want, terms, observed }) > 0 ? stewardship.surplusSince ?? now : undefined
     const { placing, lost, placedBefore, epoch, surplusSince, retryAt } = stewardship
-    const steps = reconcile({ want, observed, placing, lost, placedBefore, epoch, now, surplusSince, retryAt, renewEveryMs: this.#config.renewEveryMs, surplusMs: this.#config.surplusMs })
+    const steps = reconcile({ want, terms, observed, placing, lost, placedBefore, epoch, now, surplusSince, retryAt, renewEveryMs: this.#config.renewEveryMs, surplusMs: this.#config.surplusMs })
     for (const step of steps) {
       if (step.do === 'renew') this.#background(this.#lease(stewardship, step.target, 'renew', ''))
       else if (step.do === 'release') this.#background(this.#lease(stewardship, step.target, 'release', step.because))
       else if (step.do === 'wait') clock.after(Math.max(1, step.untilMs - now), () => this.#kick(block))
       else {
-        const record = this.#blocks.get(block)
         // One after the other, so that each sees where the last one went; several at once only where many are missing.
         const lanes = step.count > 8 ? this.#config.placeAtOnce : 1
         if (record === undefined) continue

@@ -60,7 +60,7 @@ export class Stewardship {
       }
       const before = this.#known.get(ad.contract)
       this.#known.set(ad.contract, {
-        contract: ad.contract, instance: ad.instance, host, state: ad.state, inFlight: ad.inFlight, renewedAt: before?.renewedAt, since: before?.since ?? now, envelope: before?.envelope,
+        contract: ad.contract, instance: ad.instance, host, state: ad.state, inFlight: ad.inFlight, renewedAt: before?.renewedAt, since: before?.since ?? now, envelope: before?.envelope, terms: ad.terms ?? before?.terms,
         // An ad may be older than the answer to a renewal.
         epoch: Math.max(ad.epoch, before?.epoch ?? 0),
       })
@@ -80,7 +80,7 @@ export class Stewardship {
     this.placedBefore = true
     this.#known.set(contract.id, {
       contract: contract.id, instance: contract.instance, host: contract.host, epoch: contract.epoch, state: before?.state ?? 'awarded', inFlight: before?.inFlight ?? 0,
-      renewedAt: renewed ? now : before?.renewedAt, since: before?.since ?? now, envelope: envelope ?? before?.envelope,
+      renewedAt: renewed ? now : before?.renewedAt, since: before?.since ?? now, envelope: envelope ?? before?.envelope, terms: contract.terms,
     })
   }
 

@@ -208,6 +208,33 @@ describe('a mesh of three real peers', function () {
     assert.deepEqual(found.map(({ blockId }) => blockId), ['triage-classify'])
   })
 
+  it('a changed block answers all the while, and then as it was changed to', async function () {
+    this.timeout(90_000)
+    const { client } = net.peer(1)
+    const spec = { blockId: 'triage-rules', blockComponentURI: 'service.tumour-rules:1.0.0-stable', minInstances: 1, maxInstances: 1 }
+    const decide = async (): Promise<string> => {
+      const data = { inputs: [{ id: 'x', probability: 0.6 }, { novelty: 0.1 }] }
+      return z.object({ data: z.object({ decision: z.string() }) }).parse(await net.peer(2).client.send('POST', '/v1/infer', { model: 'triage-rules', data })).data.decision
+    }
+    assert.equal(await decide(), 'refer-urgent')
+    const [before] = await instances(net.peer(0), 'triage-rules')
+    let done = false
+    let calls = 0
+    const asking = (async () => {
+      for (; !done; calls += 1) await decide()
+    })()
+    const changed = z.object({ replaces: z.boolean(), ready: z.int() }).parse(await client.send('PUT', '/mesh/blocks', { spec: { ...spec, parameters: { urgentFrom: 0.9 } } }))
+    assert.deepEqual(changed, { replaces: true, ready: 1 })
+    await until(async () => (await instances(net.peer(2), 'triage-rules')).every(({ instance }) => instance !== before?.instance), 'the old instance is gone')
+    done = true
+    await asking
+    assert.ok(calls > 0)
+    assert.equal(await decide(), 'review')
+    assert.equal((await refusal(client.send('PUT', '/mesh/blocks', { spec: { ...spec, blockId: 'nowhere' } }))).code, 'NOT_FOUND')
+    assert.equal((await refusal(client.send('PUT', '/mesh/blocks', { spec: { ...spec, parameters: { urgentFrom: 7 } } }))).code, 'SPEC_INVALID')
+    await client.send('PUT', '/mesh/blocks', { spec })
+  })
+
   it('kill -9 of a peer: its instances come up elsewhere, runs go on; restarted it is the same peer with what it had', async function () {
     this.timeout(90_000)
     const block = 'triage-normalise'

@@ -8,7 +8,7 @@ import { aiosFilter, clusterDocument } from '../../src/placement/cluster-documen
 import { isOpen, step, type ContractEvent, type HeldContract } from '../../src/placement/contract.ts'
 import { lapse } from '../../src/placement/lapse.ts'
 import { choices, rank, sample, suits } from '../../src/placement/rank.ts'
-import { counts, reconcile, type Observed, type Situation } from '../../src/placement/reconcile.ts'
+import { counts, outdated, reconcile, type Observed, type Situation } from '../../src/placement/reconcile.ts'
 import { Succession } from '../../src/placement/succession.ts'
 
 function ad(peer: string, over: Partial<CapacityAd> = {}): CapacityAd {
@@ -104,8 +104,8 @@ describe('a lease that nobody renewed', () => {
 })
 
 describe('reconciling', () => {
-  const one = (at: number, over: Partial<Observed> = {}): Observed => ({ contract: `c${at}`, instance: `in-${at}`, host: `h${at}`, epoch: 2, state: 'ready', inFlight: 0, renewedAt: 1_000, ...over })
-  const calm: Situation = { want: 2, observed: [one(1), one(2)], placing: 0, lost: false, placedBefore: true, epoch: 2, now: 2_000, renewEveryMs: 4_000, surplusSince: undefined, surplusMs: 2_000, retryAt: 0 }
+  const one = (at: number, over: Partial<Observed> = {}): Observed => ({ contract: `c${at}`, instance: `in-${at}`, host: `h${at}`, epoch: 2, state: 'ready', inFlight: 0, renewedAt: 1_000, terms: 'now', ...over })
+  const calm: Situation = { terms: 'now', want: 2, observed: [one(1), one(2)], placing: 0, lost: false, placedBefore: true, epoch: 2, now: 2_000, renewEveryMs: 4_000, surplusSince: undefined, surplusMs: 2_000, retryAt: 0 }
 
   it('does nothing when all is well', () => {
     assert.deepEqual(reconcile(calm), [])
@@ -130,17 +130,39 @@ describe('reconciling', () => {
     assert.deepEqual(reconcile({ ...calm, observed: [one(1), one(2, { state: 'starting' }), one(3, { state: 'starting' })], surplusSince: 0 }), [])
   })
 
+  it('replaces instances of an earlier record one by one, and never has fewer ready than wanted', () => {
+    const old = (at: number, over: Partial<Observed> = {}): Observed => one(at, { terms: 'before', ...over })
+    const does = (observed: readonly Observed[], over: Partial<Situation> = {}): readonly string[] => reconcile({ ...calm, observed, ...over }).map(step => (step.do === 'release' ? `release ${step.target.contract}` : step.do === 'place' ? `place ${step.count}` : step.do))
+    assert.deepEqual(does([old(1), old(2)]), ['place 1'])
+    assert.deepEqual(does([old(1), old(2)], { placing: 1 }), [])
+    assert.deepEqual(does([old(1), old(2), one(3, { state: 'starting' })], { surplusSince: 0 }), [])
+    assert.deepEqual(does([old(1, { inFlight: 3 }), old(2), one(3)]), ['release c2', 'place 1'])
+    assert.deepEqual(does([old(1), one(3)]), ['place 1'])
+    assert.deepEqual(does([old(1), one(3), one(4)]), ['release c1'])
+    assert.deepEqual(does([one(3), one(4)]), [])
+    assert.deepEqual(does([old(1), old(2, { state: 'starting' })]), ['place 1'])
+    assert.deepEqual(does([old(1, { state: 'starting' }), old(2, { state: 'starting' }), one(3)]), ['release c1', 'place 1'])
+    assert.deepEqual(does([old(1), old(2)], { retryAt: 9_000 }), ['wait'])
+    assert.deepEqual(does([one(1, { terms: undefined }), old(2)], { want: 1 }), ['release c2'])
+    assert.deepEqual(does([old(1), old(2)], { want: 0, terms: undefined }), ['release c1', 'release c2'])
+  })
+
   it('whatever it sees, never releases below what is wanted nor places above it', () => {
     const states = fc.constantFrom('awarded' as const, 'starting' as const, 'ready' as const, 'draining' as const, 'failed' as const)
-    fc.assert(fc.property(fc.nat(5), fc.array(states, { maxLength: 8 }), fc.nat(3), fc.nat(5), (want, found, placing, epoch) => {
-      const observed = found.map((state, at) => one(at, { state }))
+    fc.assert(fc.property(fc.nat(5), fc.array(states, { maxLength: 8 }), fc.nat(3), fc.nat(5), fc.nat(255), (want, found, placing, epoch, old) => {
+      const observed = found.map((state, at) => one(at, { state, terms: (old >> at) % 2 === 1 ? 'before' : 'now' }))
       const steps = reconcile({ ...calm, want, observed, placing, epoch, surplusSince: 0 })
       const counted = observed.filter(counts).length
       const released = steps.filter(step => step.do === 'release').length
       const placed = steps.reduce((sum, step) => sum + (step.do === 'place' ? step.count : 0), 0)
+      const replacing = outdated({ want, terms: 'now', observed }).length > 0
+      const ready = (some: readonly Observed[]): number => some.filter(({ state }) => state === 'ready').length
+      const gone = steps.flatMap(step => (step.do === 'release' ? [step.target] : []))
+      assert.ok(released === 0 || ready(gone) === 0 || ready(observed) - ready(gone) >= want)
+      assert.ok(placed === 0 || counted - released + placing + placed <= want + (replacing ? 1 : 0))
+      if (replacing) return
       assert.ok(released === 0 || counted - released >= want)
-      assert.ok(placed === 0 || counted + placing + placed <= want)
-      assert.ok(released === 0 || observed.filter(({ state }) => state === 'ready').length >= want)
+      assert.ok(released === 0 || ready(observed) >= want)
     }))
   })
 })

@@ -76,6 +76,46 @@ describe('placing', () => {
     for (const { placement } of world.peers.values()) assert.deepEqual(placement.promised(), [])
   })
 
+  it('a changed block is rolled out one instance at a time, its least always ready, and a scaled one is not', async () => {
+    const { world, block } = await started({ peers: 4 })
+    const { catalogue } = peerOf(world, 0)
+    await world.drive(catalogue.putBlock(block({ minInstances: 2, maxInstances: 2 })))
+    await untilReady(world, 'b', 2)
+    const before = running(world, 'b').map(({ instance }) => instance)
+    await world.drive(catalogue.putBlock(block({ minInstances: 2, maxInstances: 3, revision: 1 })))
+    await world.run(world.now + 10_000)
+    assert.deepEqual(running(world, 'b').map(({ instance }) => instance), before)
+    await world.drive(catalogue.putBlock(block({ minInstances: 2, maxInstances: 2, parameters: { threshold: 2 }, revision: 2 })))
+    const replaced = (): boolean => {
+      const now = running(world, 'b')
+      assert.ok(now.filter(({ state }) => state === 'ready').length >= 2 && now.filter(({ state }) => state !== 'draining').length <= 3, JSON.stringify(now))
+      return now.length === 2 && now.every(({ instance }) => !before.includes(instance))
+    }
+    const from = world.now
+    while (!replaced()) {
+      assert.ok(world.now - from < 30_000, JSON.stringify(running(world, 'b')))
+      await world.run(world.now + 10)
+    }
+  })
+
+  it('a rollout that cannot start leaves the old instances answering, and the steward that follows goes on with it', async () => {
+    const { world, block } = await started({ peers: 5 })
+    const { catalogue } = peerOf(world, 0)
+    await world.drive(catalogue.putBlock(block()))
+    await untilReady(world, 'b', 1)
+    const [before] = running(world, 'b')
+    await world.drive(catalogue.putBlock(block({ parameters: { a: 1 }, labels: { region: 'nowhere' }, revision: 1 })))
+    await world.run(world.now + 20_000)
+    assert.deepEqual(running(world, 'b').map(({ instance, state }) => [instance, state]), [[before?.instance, 'ready']])
+    await world.drive(catalogue.putBlock(block({ parameters: { a: 1 }, revision: 2 })))
+    const steward = peerOf(world, 0).placement.stewardOf('b')
+    if (steward !== before?.host && steward !== world.hosts[0]!.peer) world.crash(hostOf(world, steward))
+    await world.run(world.now + 20_000)
+    const now = running(world, 'b')
+    assert.deepEqual(now.map(({ state }) => state), ['ready'])
+    assert.notEqual(now[0]?.instance, before?.instance)
+  })
+
   it('both sides of a partition serve; when it heals the surplus is drained', async () => {
     const { world, block } = await started({ peers: 6 })
     await world.drive(peerOf(world, 0).catalogue.putBlock(block({ minInstances: 2 })))

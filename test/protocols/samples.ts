@@ -50,6 +50,7 @@ export const samples: Readonly<Record<string, Sample>> = {
   'award body': { protocol: 'award', schema: awardBody, value: { ask: 'ask-1', hold: 'hold-1', block, instance: 'in-a1b2', epoch: 3, leaseMs: 20_000, issuedAt: T } },
   'award answer': { protocol: '/aios/award/1', schema: award.response, value: { contract: seal('contract') } },
   'contract': { protocol: 'contract', schema: contract, value: { id: 'c-1', block: 'classify', instance: 'in-a1b2', component: 'model.c:1.0.0-stable', steward: A, host: B, needs, gpus: ['gpu-0'], epoch: 3, leaseMs: 20_000, issuedAt: T } },
+  'contract with terms': { protocol: 'contract', schema: contract, value: { id: 'c-1', block: 'classify', instance: 'in-a1b2', component: 'model.c:1.0.0-stable', steward: A, host: B, needs, gpus: ['gpu-0'], epoch: 3, leaseMs: 20_000, issuedAt: T, terms: '00ff' } },
   'lease body': { protocol: 'lease', schema: leaseBody, value: { do: 'renew', block: 'classify', contract: 'c-1', epoch: 4, leaseMs: 20_000, because: 'took over', issuedAt: T } },
   'lease refusal': { protocol: '/aios/lease/1', schema: lease.response, value: { refusal: { because: 'epoch 5 was seen', retryable: false, highestEpoch: 5 } } },
   'steward body': { protocol: 'steward', schema: stewardBody, value: { block: 'classify', epoch: 4, contracts: [seal('contract')], issuedAt: T } },
