@@ -22,6 +22,7 @@ import { SystemClock, SystemRandom } from './adapters/system.ts'
 import { createTelemetry } from './adapters/telemetry.ts'
 import { createAuthoring } from './authoring/authoring.ts'
 import { daemonFile } from './cli/daemon-client.ts'
+import { openGrpcDoor } from './gateway/grpc-door.ts'
 import { openGateway } from './gateway/server.ts'
 
 const JOIN_MS = 20_000
@@ -31,6 +32,8 @@ export type UpOptions = {
   readonly dataDir: string
   readonly listen: readonly string[]
   readonly http: string
+  /** HOST:PORT for AIOS's gRPC services. */
+  readonly grpc: string
   readonly join: string | undefined
   readonly labels: Readonly<Record<string, string>>
   readonly networkName: string
@@ -45,6 +48,7 @@ export type Daemon = {
   readonly network: string
   readonly networkName: string
   readonly http: string
+  readonly grpc: string
   readonly addresses: readonly string[]
   readonly joined: boolean
   readonly readyMs: number
@@ -126,14 +130,16 @@ async function assemble(options: UpOptions, startedAt: number, closers: Closers)
   const authoring = createAuthoring({ content: store.content, catalogue: peer.catalogue, identity, sandbox })
   const gateway = await openGateway({ peer, authoring, telemetry, token, startedAt }, options.http)
   closers.add('gateway', () => gateway.close())
-  await announce(dataDir, { http: gateway.url, token, pid: process.pid, peer: identity.peer })
+  const grpc = await openGrpcDoor({ peer, token }, options.grpc)
+  closers.add('grpc', () => grpc.close())
+  await announce(dataDir, { http: gateway.url, grpc: grpc.address, token, pid: process.pid, peer: identity.peer })
   closers.add('daemon.json', () => rm(join(dataDir, 'daemon.json'), { force: true }))
   // Measuring takes seconds of every core: after the doors are open, and only when this hardware was not measured before.
   void machine.refine().then(() => peer.view.measured()).catch(error => sink.event('warn', 'machine.not-measured', { because: asMeshError(error).message }))
   process.on('unhandledRejection', error => sink.event('error', 'unhandled', { because: asMeshError(error).message, stack: error instanceof Error ? error.stack : undefined }))
 
   return {
-    peer: identity.peer, network: membership.network, networkName, http: gateway.url, addresses: mesh.network.addresses(), joined: joining, readyMs: Date.now() - startedAt,
+    peer: identity.peer, network: membership.network, networkName, http: gateway.url, grpc: grpc.address, addresses: mesh.network.addresses(), joined: joining, readyMs: Date.now() - startedAt,
     async until(signal) {
       if (!signal.aborted) await new Promise(resolve => signal.addEventListener('abort', resolve, { once: true }))
       await closers.close()

@@ -1,6 +1,7 @@
 import { z } from 'zod'
 import { MeshError } from '../protocols/errors.ts'
 import type { BlockId, Json, PeerId, RunId } from '../protocols/ids.ts'
+import type { Packet } from '../protocols/invoke.ts'
 import type { Right } from '../protocols/membership.ts'
 import type { Explanation } from '../protocols/placement.ts'
 import type { BlockRecord, Template, VdagSpec } from '../protocols/specs.ts'
@@ -177,8 +178,12 @@ export class Actions {
   }
 
   submit(vdag: string, input: Json, options: { readonly key?: string | undefined; readonly session?: string }): Promise<{ readonly run: RunId; readonly existing: boolean }> {
+    return this.submitPacket(vdag, { sessionId: options.session ?? '', seqNo: 0, ts: this.#ports.clock.unix() / 1_000, data: input, files: [] }, options)
+  }
+
+  /** As `submit`, a packet with its session and files. */
+  async submitPacket(vdag: string, packet: Packet, options: { readonly key?: string | undefined }): Promise<{ readonly run: RunId; readonly existing: boolean }> {
     this.#need('join')
-    const packet = { sessionId: options.session ?? '', seqNo: 0, ts: this.#ports.clock.unix() / 1_000, data: input, files: [] }
     return this.#runs.submit({ vdagUri: vdag, input: packet, submitter: this.#ports.identity.peer, ...(options.key === undefined ? {} : { key: options.key }) })
   }
 

@@ -7,6 +7,7 @@ import { Calls } from './blocks/calls.ts'
 import { Instances } from './blocks/instances.ts'
 import { BlockInvoker } from './blocks/invoker.ts'
 import { Capacity, CAPACITY, type CapacityConfig } from './capacity/capacity.ts'
+import { Inference } from './inference/inference.ts'
 import { Inventory } from './inventory.ts'
 import { Parser } from './parser.ts'
 import { Placement, PLACEMENT, type PlacementConfig } from './placement/placement.ts'
@@ -44,6 +45,8 @@ export type Peer = {
   readonly runs: RunEngine
   readonly actions: Actions
   readonly parser: Parser
+  readonly inference: Inference
+  readonly inventory: Inventory
   /** The right a registry asks of its writers. */
   mayWrite(writer: PeerId, registry: RegistryName): Verdict<true>
   /** Takes part: advertises, bids, stewards, resumes what it had before a crash. Admission is started before. */
@@ -73,8 +76,9 @@ export function createPeer(ports: Ports, config: PeerConfig): Peer {
   const inventory = new Inventory(capacity, catalogue, policies)
   const actions = new Actions(ports, { admission, view: capacity, catalogue, placement, runs, clusters: ports.registries.open('clusters', cluster) })
   const parser = new Parser(ports, { actions, invoker, inventory })
+  const inference = new Inference(ports, { actions, invoker, inventory, runs, catalogue })
   return {
-    ports, admission, view: capacity, catalogue, policies, instances, invoker, placement, runs, actions, parser,
+    ports, admission, view: capacity, catalogue, policies, instances, invoker, placement, runs, actions, parser, inference, inventory,
     mayWrite: (writer, registry) => admission.may(writer, RIGHT_TO_WRITE[registry]),
     async start() {
       await placement.open()

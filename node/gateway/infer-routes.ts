@@ -1,26 +1,36 @@
-import type { Hono } from 'hono'
+import type { Context, Hono } from 'hono'
 import { z } from 'zod'
+import { check } from '../../protocols/codec.ts'
+import { MeshError } from '../../protocols/errors.ts'
 import { json, type Json } from '../../protocols/ids.ts'
-import { packet as packetSchema } from '../../protocols/invoke.ts'
+import type { Packet } from '../../protocols/invoke.ts'
+import { dataFrom, packetFrom, type InferOptions, type Target } from '../../src/inference/inference.ts'
 import type { GatewayParts } from './server.ts'
 import { body } from './request-body.ts'
 
-/** Fields of AIOS's own requests that say nothing here: times and places of its reply queues. */
-const UNREAD = { ts: z.unknown().optional(), output_ptr: z.unknown().optional(), frame_ptr: z.unknown().optional(), stream: z.literal(false).optional() }
+const DEADLINE_MS = 60_000
+export const STREAM_PATH = '/v1/stream'
 
-/** AIOS's clients say `block_id` for a block and `vdag_uri` for a vDAG; here both are the `model`. */
-const request = z.preprocess(named, z.strictObject({
-  /** A block id, or the URI of a vDAG. */
-  model: z.string('name a block (`aios block list`) or the URI of a vDAG (`aios vdag list`)').min(1).max(300),
+/**
+ * AIOS's `/v1/infer`: one of `model` (a block id or the URI of a vDAG; `block_id` and `vdag_uri` are other names of it), `graph`
+ * and `selection_query` says who answers.
+ */
+export const inferRequest = z.preprocess(named, z.strictObject({
+  model: z.string('name a block (`aios block list`) or the URI of a vDAG (`aios vdag list`)').min(1).max(300).optional(),
+  graph: json.transform(parsedText).optional(),
+  selection_query: json.transform(parsedText).optional(),
   session_id: z.union([z.string(), z.number()]).transform(String).default(''),
   seq_no: z.coerce.number().int().nonnegative().default(0),
-  data: json.transform(parsedText),
+  ts: z.coerce.number().optional(),
+  data: json.transform(parsedText).default(null),
   key: z.string().min(1).max(200).optional(),
-  deadline_ms: z.int().positive().max(3_600_000).default(60_000),
-  graph: z.undefined('graphs made up for one request are not taken: publish the graph (`aios vdag create`) and name its URI as model').optional(),
-  selection_query: z.undefined('blocks are not chosen by search here: ask /api/filter which there are and name one as model').optional(),
-  ...UNREAD,
+  deadline_ms: z.coerce.number().int().positive().max(3_600_000).default(DEADLINE_MS),
+  // Fields of AIOS's own requests that say nothing here: places of its reply queues.
+  output_ptr: z.unknown().optional(),
+  frame_ptr: z.unknown().optional(),
+  stream: z.literal(false, `answers come whole here; ${STREAM_PATH} streams them over a WebSocket`).optional(),
 }))
+export type InferRequest = z.infer<typeof inferRequest>
 
 function named(value: unknown): unknown {
   if (typeof value !== 'object' || value === null || Array.isArray(value)) return value
@@ -31,30 +41,59 @@ function named(value: unknown): unknown {
 
 /** AIOS's packets carry their data as JSON text. Text that holds an object or a list is taken as that; any other text is a text. */
 function parsedText(value: Json): Json {
-  if (typeof value !== 'string' || !/^\s*[{[]/.test(value)) return value
-  try {
-    return json.parse(JSON.parse(value))
-  } catch {
-    return value
-  }
+  return typeof value === 'string' && /^\s*[{[]/.test(value) ? dataFrom(value) : value
 }
 
-/** AIOS's inference server, on every peer: one packet to a block, or to a whole vDAG. */
+/** Throws BAD_INPUT when nothing, or more than one thing, is to answer. */
+export function targetOf({ model, graph, selection_query: search }: InferRequest): Target {
+  // AIOS's graph form names its head as the model, too.
+  if (graph !== undefined && search === undefined) return { graph }
+  if (search !== undefined && graph === undefined && model === undefined) return { search }
+  if (model !== undefined && graph === undefined && search === undefined) return model.includes(':') ? { vdag: model } : { block: model }
+  throw new MeshError('BAD_INPUT', 'request: say who is to answer: `model` (a block id or the URI of a vDAG), or `graph`, or `selection_query`')
+}
+
+/** AIOS's inference server over HTTP: JSON, multipart with files, its log and its discovery. */
 export function addInferRoutes(app: Hono, { peer }: GatewayParts): void {
-  app.post('/v1/infer', async context => {
-    const asked = await body(context, request)
-    const signal = context.req.raw.signal
-    const ts = peer.ports.clock.unix() / 1_000
-    if (asked.model.includes(':')) {
-      const { run } = await peer.actions.submit(asked.model, asked.data, { key: asked.key, session: asked.session_id })
-      const outputs = await peer.runs.result(run, peer.ports.clock.deadline(asked.deadline_ms, signal))
-      return context.json({ success: true, run, session_id: asked.session_id, seq_no: asked.seq_no, ts, data: outputs })
+  const answer = async (context: Context, asked: InferRequest, files: Packet['files']): Promise<Response> => {
+    const ts = asked.ts ?? peer.ports.clock.unix() / 1_000
+    const options: InferOptions = { deadlineMs: asked.deadline_ms, signal: context.req.raw.signal, key: asked.key }
+    const target = targetOf(asked)
+    const { request, packets, run } = await peer.inference.infer(target, packetFrom({ sessionId: asked.session_id, seqNo: asked.seq_no, ts, data: asked.data, files }), options)
+    const shared = { success: true, request_id: request, session_id: asked.session_id, seq_no: asked.seq_no, ts }
+    if ('vdag' in target && run !== undefined) return context.json({ ...shared, run, data: await peer.runs.result(run, peer.ports.clock.deadline(asked.deadline_ms)) })
+    const outputs = packets.map(packet => ({ sessionId: packet.sessionId, seqNo: packet.seqNo, ts: packet.ts, data: packet.data, ...(packet.files.length === 0 ? {} : { files: packet.files.map(written) }) }))
+    return context.json({ ...shared, ...(run === undefined ? {} : { run }), data: outputs.length === 1 ? outputs[0]?.data ?? null : outputs.map(({ data }) => data), outputs })
+  }
+
+  app.post('/v1/infer', async context => answer(context, await body(context, inferRequest), []))
+
+  // Fields as in the JSON form, each a text part; every part that is a file travels with the packet.
+  app.post('/v1/infer-multipart', async context => {
+    const form = await context.req.formData().catch(cause => {
+      throw new MeshError('BAD_INPUT', 'the request body is not multipart/form-data', { cause })
+    })
+    const fields: Record<string, unknown> = {}
+    const files: Packet['files'] = []
+    for (const [name, value] of form) {
+      if (typeof value !== 'string') files.push({ metadata: { field: name, file_name: value.name, content_type: value.type }, bytes: new Uint8Array(await value.arrayBuffer()) })
+      else fields[name] = value
     }
-    const packet = packetSchema.parse({ sessionId: asked.session_id, seqNo: asked.seq_no, ts, data: asked.data })
-    const outputs = []
-    for await (const output of peer.invoker.infer(asked.model, packet, { deadlineMs: asked.deadline_ms, signal, whole: true, ...(asked.key === undefined ? {} : { key: asked.key }) })) {
-      outputs.push({ sessionId: output.sessionId, seqNo: output.seqNo, ts: output.ts, data: output.data })
-    }
-    return context.json({ success: true, session_id: asked.session_id, seq_no: asked.seq_no, ts, data: outputs.length === 1 ? outputs[0]?.data ?? null : outputs.map(({ data }) => data), outputs })
+    return answer(context, check(inferRequest, fields, 'request', 'BAD_INPUT'), files)
   })
+
+  app.get('/logs/session/:id', context => context.json({ success: true, data: peer.inference.log.find({ session: context.req.param('id') }) }))
+  app.get('/logs/request/:id', context => context.json({ success: true, data: peer.inference.log.find({ request: context.req.param('id') }) }))
+  app.get('/logs/block/:id', context => context.json({ success: true, data: peer.inference.log.find({ block: context.req.param('id') }) }))
+  app.get('/logs/session_block', context => {
+    const { session_id: session, block_id: block } = context.req.query()
+    return context.json({ success: true, data: peer.inference.log.find({ ...(session === undefined ? {} : { session }), ...(block === undefined ? {} : { block }) }) })
+  })
+
+  app.post('/discovery/search', async context => context.json({ success: true, data: await peer.inference.discover(await body(context, json)) }))
+  app.post('/discovery/filter', async context => context.json({ success: true, data: await peer.inventory.filter(await body(context, json)) }))
+}
+
+function written({ metadata, bytes, cid }: Packet['files'][number]): { readonly metadata: unknown; readonly file_data?: string; readonly cid?: string } {
+  return { metadata, ...(bytes === undefined ? {} : { file_data: Buffer.from(bytes).toString('base64') }), ...(cid === undefined ? {} : { cid }) }
 }

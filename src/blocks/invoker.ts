@@ -19,6 +19,8 @@ const ANOTHER_GO_MS = 300
 /** Packets of one answer that is taken whole. */
 const WHOLE_BOUND = 10_000
 const BACKOFF = { firstMs: 25, maxMs: 1_000, retries: RETRIES }
+/** The same failure that often is the packet's own: a bug that it meets, or memory that it takes. Others need not die of it, nor the caller wait. */
+const SAME_FAILURES = 3
 const SESSIONS_BOUND = 10_000
 const sticky = z.object({ sticky_sessions: z.union([z.boolean(), z.stringbool()]).default(false) })
 const named = z.object({ instance_id: z.string() })
@@ -35,6 +37,8 @@ type Search = {
   /** Asked and failed: asked again when the others have failed too. */
   readonly tried: Set<InstanceId>
   failure: MeshError | undefined
+  /** How often instances failed with these words. */
+  readonly heard: Map<string, number>
 }
 
 /**
@@ -73,7 +77,7 @@ export class BlockInvoker implements Invoker {
     const { clock, telemetry } = this.#ports
     using whole = span([options.signal], { clock, ms: options.deadlineMs })
     const ends = clock.monotonic() + options.deadlineMs
-    const search: Search = { block, packet, signal: whole.signal, avoid: new Set(options.avoid), tried: new Set(), failure: undefined }
+    const search: Search = { block, packet, signal: whole.signal, avoid: new Set(options.avoid), tried: new Set(), failure: undefined, heard: new Map() }
     const backoff = new Backoff(this.#random, BACKOFF)
     while (true) {
       const chosen = await this.#choose(search)
@@ -98,7 +102,7 @@ export class BlockInvoker implements Invoker {
         search.failure = failure
         const pauseMs = backoff.next()
         const elsewhere = ELSEWHERE.has(failure.code)
-        if (answered || pauseMs === undefined || !(failure.retryable || elsewhere)) throw failure
+        if (answered || pauseMs === undefined || !(failure.retryable || elsewhere) || hopeless(search, failure)) throw failure
         telemetry.count('calls_retried_total', { code: failure.code })
         if (elsewhere) search.avoid.add(chosen.ad.instance)
         // An overloaded instance may be free again; one that is gone will not come back under its id.
@@ -286,6 +290,13 @@ function header(chosen: Candidate, block: BlockId, method: Call['method'], { key
     kind: 'call', block, instance: chosen.ad.instance, epoch: chosen.ad.epoch, method, deadlineMs: Math.max(1, Math.ceil(leftMs)),
     ...(key === undefined ? {} : { key }), ...(trace === undefined ? {} : { trace }), ...(vdag === undefined ? {} : { vdag }),
   }
+}
+
+function hopeless({ heard }: Search, { code, message }: MeshError): boolean {
+  if (code !== 'INSTANCE_FAILED') return false
+  const times = (heard.get(message) ?? 0) + 1
+  heard.set(message, times)
+  return times >= SAME_FAILURES
 }
 
 function remoteError({ code, message, retryable }: { readonly code: string; readonly message: string; readonly retryable: boolean }): MeshError {

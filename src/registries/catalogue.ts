@@ -1,7 +1,7 @@
 import { z } from 'zod'
 import { check, utf8, type Schema } from '../../protocols/codec.ts'
 import { MeshError } from '../../protocols/errors.ts'
-import { cid, type BlockId, type Cid, type PeerId } from '../../protocols/ids.ts'
+import { cid as cidSchema, type BlockId, type Cid, type PeerId } from '../../protocols/ids.ts'
 import { modelManifest, servedModel, type ModelManifest, type ServedModel } from '../../protocols/model.ts'
 import type { RegistryName } from '../../protocols/registry.ts'
 import { assetRecord, blockRecord, componentManifest, policyRule, vdagSpec, type AssetRecord, type BlockRecord, type ComponentManifest, type PolicyRule, type VdagSpec } from '../../protocols/specs.ts'
@@ -11,11 +11,12 @@ import type { Catalogue, Models } from '../roles.ts'
 import { asksForLatest, latest } from './latest.ts'
 
 /** What the name of an artefact stands for in its registry. */
-const published = z.object({ cid })
+const published = z.object({ cid: cidSchema })
 type Published = z.infer<typeof published>
 
 /** Artefact documents kept decoded. They never change, so there is nothing to invalidate. */
 const CACHED_DOCUMENTS = 512
+const UNNAMED = 'ipld:'
 const POLICY_SOURCE_BYTES = 1_048_576
 
 export type PublishedArtefact = { readonly uri: string; readonly cid: Cid }
@@ -67,7 +68,12 @@ export class ArtefactCatalogue implements Catalogue, Models {
     return listed(this.#policies)
   }
 
+  /** Also `ipld:CID`: a graph that has no name because it was made up for one request. */
   async vdag(uri: string, signal?: AbortSignal): Promise<{ readonly spec: VdagSpec; readonly cid: Cid }> {
+    if (uri.startsWith(UNNAMED)) {
+      const unnamed = check(cidSchema, uri.slice(UNNAMED.length), 'vDAG', 'BAD_INPUT')
+      return { spec: { ...await this.#document(unnamed, vdagSpec, signal), vdagURI: uri }, cid: unnamed }
+    }
     const { cid, uri: exact } = await this.#resolve('vdags', this.#vdags, uri)
     return { spec: agree(await this.#document(cid, vdagSpec, signal), exact, spec => spec.vdagURI), cid }
   }

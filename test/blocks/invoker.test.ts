@@ -188,6 +188,18 @@ describe('invoker', () => {
     assert.equal(village.seen.ran.length, 1)
   })
 
+  it('a packet that instances fail at with the same words is given up after three of them, long before its deadline', async () => {
+    const village = await new Village(2).open()
+    village.code = () => {
+      throw new MeshError('INSTANCE_FAILED', 'TypeError: cannot read that')
+    }
+    await village.place(0, 'in-a')
+    await village.place(1, 'in-b')
+    await assert.rejects(ask(village, 0, 1, { deadlineMs: 60_000 }), { code: 'INSTANCE_FAILED', message: /cannot read that/ })
+    assert.equal(village.seen.ran.length, 3)
+    assert(village.world.now < 5_000, `gave up after ${village.world.now} ms`)
+  })
+
   it('what was answered in part is not asked again', async () => {
     const village = await new Village(2).open()
     village.code = async function * (asked) {

@@ -1,0 +1,97 @@
+import type { IncomingMessage, Server } from 'node:http'
+import { WebSocketServer, type WebSocket } from 'ws'
+import { check } from '../../protocols/codec.ts'
+import { asMeshError, MeshError } from '../../protocols/errors.ts'
+import type { Peer } from '../../src/peer.ts'
+import { packetFrom } from '../../src/inference/inference.ts'
+import type { Knock } from './guard.ts'
+import { inferRequest, STREAM_PATH, targetOf, type InferRequest } from './infer-routes.ts'
+
+const MESSAGE_BYTES = 16 * 1_048_576
+/** Requests of one connection under way at once. */
+const AT_ONCE = 64
+/** A client that reads more slowly than this much behind is let go. */
+const BEHIND_BYTES = 64 * 1_048_576
+
+/**
+ * AIOS's streaming door at `/v1/stream`: each message is a `/v1/infer` request, each packet of its answer is a message of its own
+ * with the same session_id and seq_no; `last` closes the answer. `connect: true` names what later messages go to.
+ */
+export function openInferStreams(server: Server, peer: Peer, admit: (knock: Knock) => void): { close(): void } {
+  const sockets = new WebSocketServer({ noServer: true, maxPayload: MESSAGE_BYTES })
+  server.on('upgrade', (request, socket, head) => {
+    try {
+      const path = new URL(request.url ?? '/', 'http://here').pathname
+      if (path !== STREAM_PATH) throw new MeshError('NOT_FOUND', `there is no ${path} to stream over: ${STREAM_PATH} is`)
+      admit({ path, header: name => headerOf(request, name) })
+    } catch (error) {
+      const { httpStatus, code, message } = asMeshError(error)
+      return socket.end(`HTTP/1.1 ${httpStatus} ${code}\r\ncontent-type: application/json\r\nconnection: close\r\n\r\n${JSON.stringify({ success: false, error: { code, message } })}\n`)
+    }
+    sockets.handleUpgrade(request, socket, head, connection => serve(connection, peer))
+    return undefined
+  })
+  return {
+    close: () => {
+      for (const connection of sockets.clients) connection.close(1001, 'the peer is stopping')
+      sockets.close()
+    },
+  }
+}
+
+function serve(connection: WebSocket, peer: Peer): void {
+  const gone = new AbortController()
+  let pending = 0
+  let kept: Partial<InferRequest> = {}
+  const say = (message: object): void => {
+    if (connection.readyState !== connection.OPEN) return
+    if (connection.bufferedAmount > BEHIND_BYTES) return connection.close(1008, 'it reads too slowly')
+    connection.send(JSON.stringify(message))
+  }
+  connection.on('close', () => gone.abort(new MeshError('CANCELLED', 'the caller left')))
+  connection.on('error', () => connection.terminate())
+  connection.on('message', data => {
+    let about: object = {}
+    const answer = async (): Promise<void> => {
+      if (pending >= AT_ONCE) throw new MeshError('OVERLOADED', `${AT_ONCE} requests of this connection are under way: wait for answers`)
+      const said = read(String(data))
+      const { connect, ...fields } = said
+      const asked = check(inferRequest, { ...kept, ...fields }, 'request', 'BAD_INPUT')
+      about = { session_id: asked.session_id, seq_no: asked.seq_no }
+      const target = targetOf(asked)
+      if (connect === true) {
+        kept = { model: asked.model, graph: asked.graph, selection_query: asked.selection_query, session_id: asked.session_id }
+        return say({ ...about, connected: true })
+      }
+      pending += 1
+      try {
+        const packet = packetFrom({ sessionId: asked.session_id, seqNo: asked.seq_no, ts: asked.ts ?? peer.ports.clock.unix() / 1_000, data: asked.data, files: [] })
+        for await (const event of peer.inference.stream(target, packet, { deadlineMs: asked.deadline_ms, signal: gone.signal, key: asked.key })) {
+          say('run' in event ? { ...about, run: event.run } : { ...about, ts: event.packet.ts, data: event.packet.data })
+        }
+        say({ ...about, last: true })
+      } finally {
+        pending -= 1
+      }
+    }
+    answer().catch((error: unknown) => {
+      const { code, message, retryable } = asMeshError(error)
+      say({ ...about, last: true, error: { code, message, retryable } })
+    })
+  })
+}
+
+function read(text: string): Readonly<Record<string, unknown>> {
+  try {
+    const value: unknown = JSON.parse(text)
+    if (value !== null && typeof value === 'object' && !Array.isArray(value)) return { ...value }
+  } catch {
+    // Said below, with what belongs there.
+  }
+  throw new MeshError('BAD_INPUT', 'a message is a JSON object: { "model": …, "session_id": …, "seq_no": …, "data": … }')
+}
+
+function headerOf(request: IncomingMessage, name: string): string | undefined {
+  const value = request.headers[name]
+  return Array.isArray(value) ? value[0] : value
+}

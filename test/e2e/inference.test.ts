@@ -1,0 +1,138 @@
+import assert from 'node:assert/strict'
+import { mkdtemp, mkdir, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { Client, credentials, Metadata, type ServiceError } from '@grpc/grpc-js'
+import { loadSync } from '@grpc/proto-loader'
+import { WebSocket } from 'ws'
+import { z } from 'zod'
+import { Devnet } from '../../node/devnet/devnet.ts'
+
+const PROTO = fileURLToPath(new URL('../../protocols/proto/inference.proto', import.meta.url))
+const answer = z.object({ session_id: z.string(), seq_no: z.string(), data: z.string(), ts: z.number(), files: z.array(z.object({ metadata: z.string(), file_data: z.instanceof(Uint8Array) })) }).loose()
+type Answer = z.infer<typeof answer>
+
+/** Adds `step` to a number; says what files it was given; streams when asked to; fails when asked to. */
+const CODE = `import { defineBlock } from 'aios-mesh/sdk'
+export default defineBlock({
+  async *data({ data, files }, context) {
+    if (data.fail) throw new Error('told to fail')
+    if (data.slow) await new Promise(resolve => setTimeout(resolve, 60000))
+    for (let at = 0; at < (data.times ?? 1); at += 1) yield { value: (data.value ?? data.inputs?.[0]?.value ?? 0) + (context.parameters.step ?? 1), files: (files ?? []).map(file => [file.metadata, file.bytes?.length ?? 0]) }
+  },
+})
+`
+
+describe('the inference server of a real peer', function () {
+  this.timeout(120_000)
+  let dir: string
+  let net: Devnet
+  let grpc: Client
+
+  const call = (service: string, request: object, metadata: Record<string, string> = {}, deadlineMs = 20_000): Promise<Answer> => new Promise((resolve, reject) => {
+    const method = loadSync(PROTO, { keepCase: true, longs: String, defaults: true })[service]
+    if (method === undefined || 'format' in method || method['infer'] === undefined) return reject(new Error(`no ${service}`))
+    const { path, requestSerialize, responseDeserialize } = method['infer']
+    const headers = new Metadata()
+    for (const [name, value] of Object.entries(metadata)) headers.set(name, value)
+    return grpc.makeUnaryRequest(path, requestSerialize, responseDeserialize, request, headers, { deadline: Date.now() + deadlineMs }, (error: ServiceError | null, value?: object) => (error === null ? resolve(service === 'InferenceProxy' ? Object(value) : answer.parse(value)) : reject(error)))
+  })
+  const packet = (block: string, data: unknown): object => ({ block_id: block, session_id: 's-1', seq_no: 7, data: JSON.stringify(data), ts: 1_234_567_890.5 })
+  const http = async (path: string, body: unknown): Promise<z.infer<typeof httpAnswer>> => httpAnswer.parse(await net.peer(0).client.send('POST', path, z.json().parse(body)))
+  const httpAnswer = z.object({ success: z.literal(true), data: z.json() }).loose()
+
+  before(async () => {
+    dir = await mkdtemp(join(tmpdir(), 'aios-inference-'))
+    net = await Devnet.start(dir, 2)
+    const folder = join(dir, 'adder')
+    await mkdir(folder)
+    await writeFile(join(folder, 'index.ts'), CODE)
+    await writeFile(join(folder, 'component.json'), JSON.stringify({ componentId: { name: 'adder', version: '1.0.0', releaseTag: 'stable' }, componentType: 'node', componentMetadata: { algorithmType: 'adder' }, componentParameters: { step: 1 } }))
+    for await (const line of net.peer(0).client.lines('POST', '/mesh/components', { directory: folder })) assert(Object(line).error === undefined, JSON.stringify(line))
+    for (const [id, step] of [['add-one', 1], ['add-ten', 10]] as const) {
+      await net.peer(0).client.send('POST', '/api/createBlock', { blockId: id, blockComponentURI: 'node.adder:1.0.0-stable', minInstances: 1, maxInstances: 1, mode: 'allocate', parameters: { step } })
+    }
+    grpc = new Client(net.peer(1).grpc, credentials.createInsecure())
+  })
+  after(async () => {
+    grpc?.close()
+    await net?.[Symbol.asyncDispose]()
+    await rm(dir, { recursive: true, force: true })
+  })
+
+  it("answers AIOS's gRPC client by block id, from a peer that may not host it, keeping session and sequence", async () => {
+    const said = await call('BlockInferenceService', { ...packet('add-ten', { value: 5 }), files: [{ metadata: '{"file_name":"a.txt"}', file_data: Buffer.from('hello') }] })
+    assert.deepEqual([said.session_id, said.seq_no, JSON.parse(said.data)], ['s-1', '7', { value: 15, files: [[{ file_name: 'a.txt' }, 5]] }])
+  })
+
+  it('answers by search, and by a graph of blocks', async () => {
+    const query = { body: { values: { matchType: 'block', rankingPolicyRule: { values: { policyRuleURI: 'none:1.0.0-stable', parameters: { filterRule: { matchType: 'block', filter: { blockQuery: { variable: 'id', operator: '==', value: 'add-ten' } } } } } } } } }
+    const found = await call('BlockInferenceService', { ...packet('', { value: 1 }), query_parameters: JSON.stringify(query) })
+    assert.equal(JSON.parse(found.data).value, 11)
+    const chained = await call('BlockInferenceService', { ...packet('add-one', { value: 1 }), output_ptr: JSON.stringify({ graph: { 'add-one': ['add-ten'], 'add-ten': [] } }) })
+    assert.equal(JSON.parse(chained.data).value, 12)
+  })
+
+  it('answers failures with a status and a reason, never with silence', async () => {
+    await assert.rejects(call('BlockInferenceService', packet('nobody', {})), /NOT_FOUND: no block is called nobody/)
+    await assert.rejects(call('BlockInferenceService', packet('add-one', { fail: true })), /INSTANCE_FAILED: .*told to fail/)
+    await assert.rejects(call('BlockInferenceService', packet('add-one', { slow: true }), {}, 700), /DEADLINE/)
+    await assert.rejects(call('BlockInferenceService', packet('', {})), /BAD_INPUT: .*block_id/)
+    await assert.rejects(call('BlockInferenceService', { ...packet('', {}), output_ptr: '{"graph":{"Not A Block":[]}}' }), /SPEC_INVALID: graph/)
+  })
+
+  it("takes a packet at a block's own ingress", async () => {
+    const bytes = loadSync(PROTO, { keepCase: true, longs: String, defaults: true })['AIOSPacket']
+    assert(bytes !== undefined && 'serialize' in bytes && typeof bytes.serialize === 'function')
+    const taken = await call('InferenceProxy', { rpc_data: bytes.serialize({ session_id: 's', seq_no: 1, data: '{"value":1}', ts: 1, files: [] }) }, { 'x-service-name': 'add-one' })
+    assert.equal(Object(taken).message, true)
+  })
+
+  it('runs the vDAG that a header or the session names', async () => {
+    const vdag = { vdagName: 'sum', vdagVersion: { version: '1.0.0', 'release-tag': 'stable' }, nodes: ['add-one', 'add-ten'].map(id => ({ nodeLabel: id, nodeType: 'block', manualBlockId: id })), graph: { connections: [{ nodeLabel: 'add-ten', inputs: [{ nodeLabel: 'add-one' }] }] } }
+    await net.peer(0).client.send('POST', '/api/createvDAG', vdag)
+    const ask = { session_id: 's', seq_no: 1, data: '{"value":1}', ts: 1, files: [] }
+    assert.equal(JSON.parse((await call('vDAGInferenceService', ask, { 'x-vdag-uri': 'sum:1.0.0-stable' })).data).value, 12)
+    assert.equal(JSON.parse((await call('vDAGInferenceService', { ...ask, session_id: 'vdag::sum:1.0.0-stable::mine' })).data).value, 12)
+    await assert.rejects(call('vDAGInferenceService', ask), /BAD_INPUT: name the vDAG/)
+  })
+
+  it('takes the same over HTTP: graph, search, multipart; and logs who asked what', async () => {
+    assert.deepEqual((await http('/v1/infer', { model: 'add-one', session_id: 'log-me', seq_no: 3, data: { value: 1 } })).data, { value: 2, files: [] })
+    assert.deepEqual((await http('/v1/infer', { graph: { 'add-one': ['add-ten'] }, data: { value: 1 } })).data, { value: 12, files: [] })
+    const form = new FormData()
+    form.set('model', 'add-one')
+    form.set('data', '{"value":1}')
+    form.set('picture', new Blob([new Uint8Array(9)], { type: 'image/png' }), 'p.png')
+    const posted = httpAnswer.parse(await (await fetch(`${net.peer(0).http}/v1/infer-multipart`, { method: 'POST', body: form })).json())
+    assert.deepEqual(posted.data, { value: 2, files: [[{ field: 'picture', file_name: 'p.png', content_type: 'image/png' }, 9]] })
+    const log = await net.peer(0).client.get('/logs/session/log-me')
+    assert.deepEqual(z.object({ data: z.array(z.object({ target: z.string(), seqNo: z.number(), outcome: z.string() })) }).parse(log).data.map(({ target, seqNo, outcome }) => [target, seqNo, outcome]), [['add-one', 3, 'ok']])
+  })
+
+  it('streams over a WebSocket, each packet as it comes, and errors as messages', async () => {
+    const socket = new WebSocket(`${net.peer(1).http.replace('http', 'ws')}/v1/stream`)
+    const heard: Record<string, unknown>[] = []
+    const done = Promise.withResolvers<void>()
+    socket.on('error', done.reject)
+    socket.on('message', data => {
+      heard.push(JSON.parse(String(data)))
+      if (heard.filter(message => message['last'] === true).length === 2) done.resolve()
+    })
+    await new Promise(resolve => socket.once('open', resolve))
+    socket.send(JSON.stringify({ connect: true, model: 'add-one', session_id: 'w' }))
+    socket.send(JSON.stringify({ seq_no: 1, data: { value: 1, times: 3 } }))
+    socket.send(JSON.stringify({ seq_no: 2, data: { fail: true } }))
+    await done.promise
+    socket.close()
+    const first = heard.filter(message => message['seq_no'] === 1)
+    assert.deepEqual(first.map(({ data, last }) => last ?? Object(data).value), [2, 2, 2, true])
+    assert.match(JSON.stringify(heard.find(message => message['seq_no'] === 2)), /told to fail/)
+  })
+
+  it('keeps strangers out of the stream', async () => {
+    const socket = new WebSocket(`${net.peer(1).http.replace('http', 'ws')}/v1/stream`, { headers: { origin: 'https://elsewhere.example' } })
+    await assert.rejects(new Promise((_, reject) => socket.once('error', reject)), /403/)
+  })
+})
