@@ -213,7 +213,7 @@ describe('a mesh of three real peers', function () {
     const { client } = net.peer(1)
     const spec = { blockId: 'triage-rules', blockComponentURI: 'service.tumour-rules:1.0.0-stable', minInstances: 1, maxInstances: 1 }
     const decide = async (): Promise<string> => {
-      const data = { inputs: [{ id: 'x', probability: 0.6 }, { novelty: 0.1 }] }
+      const data: Json = { inputs: [{ id: 'x', probability: 0.6 }, { novelty: 0.1 }] }
       return z.object({ data: z.object({ decision: z.string() }) }).parse(await net.peer(2).client.send('POST', '/v1/infer', { model: 'triage-rules', data })).data.decision
     }
     assert.equal(await decide(), 'refer-urgent')
