@@ -1,0 +1,166 @@
+import { MeshError } from '../../../protocols/errors.ts'
+import { findCaches, readsShapeOnly, type CacheChain } from './caches.ts'
+import { byteLength, ELEMENT, elementName, type ElementName } from './element.ts'
+import { flatten } from './flatten.ts'
+import { wireGraph, type WiredGraph } from './wired-graph.ts'
+import { attributeOf, describe, integerOf, shapeOf } from './node.ts'
+import type { NodeProto, TensorProto } from './onnx-pb.js'
+import { inputRoles, type InputRole } from './roles.ts'
+import { PREAMBLE, segment, type Segments } from './segments.ts'
+import type { Skeleton } from './skeleton.ts'
+import { unfuseSkips, type Halves } from './unfuse.ts'
+import { inferValues, type Value } from './widths.ts'
+
+/** One value that crosses a boundary. `width` counts elements per token; of one that does not grow with tokens, elements in all. */
+export type BoundaryTensor = { readonly name: string; readonly dtype: ElementName; readonly rank: number | undefined; readonly width: number }
+
+/** One cache of a layer, as the model declares it: `heads` rows of `headDim` elements a token. `axis` is the one that grows. */
+export type CacheShape = { readonly dtype: ElementName; readonly heads: number; readonly headDim: number; readonly rank: number; readonly axis: number }
+
+/** What a layer, the embedding or the head weighs. FLOPs are those of its matrix products for one token, attention excluded. */
+export type SegmentCost = { readonly flopsPerToken: number; readonly weightBytes: number }
+
+export type ModelAnalysis = {
+  readonly layers: number
+  readonly vocab: number
+  /** The widest value between layers, in elements per token. */
+  readonly hidden: number
+  readonly logits: { readonly name: string; readonly dtype: ElementName }
+  /** Inputs other than caches, by name. */
+  readonly inputs: ReadonlyMap<string, InputRole>
+  /** `caches[i]` are those of layer i. */
+  readonly caches: readonly (readonly CacheShape[])[]
+  /** `boundaries[i]` crosses from layer i to layer i + 1. */
+  readonly boundaries: readonly (readonly BoundaryTensor[])[]
+  readonly embed: SegmentCost
+  readonly head: SegmentCost
+  readonly perLayer: readonly SegmentCost[]
+  /** Whether all attention is by operators that take each row's own length (GroupQueryAttention). */
+  readonly ownLengths: boolean
+  /** What the rest of this folder works on. */
+  readonly plan: SplitPlan
+}
+
+export type SplitPlan = {
+  readonly graph: WiredGraph
+  readonly halves: ReadonlyMap<NodeProto, Halves>
+  readonly chain: CacheChain
+  readonly values: ReadonlyMap<string, Value>
+  readonly segments: Segments
+  /** For each initializer, the segments that need it, ascending. */
+  readonly users: ReadonlyMap<string, readonly number[]>
+}
+
+/** Finds a decoder's layers and what lies between them. Throws SPEC_INVALID, naming the node, for a model that cannot be split. */
+export function analyse(skeleton: Skeleton): ModelAnalysis {
+  const flat = flatten(skeleton.model)
+  const declared = new Map([...flat.valueInfo, ...flat.output].map(info => [info.name, shapeOf(info)]))
+  const whole = wireGraph(flat)
+  const wholeCaches = cacheNames(findCaches(whole))
+  const types = inferValues(whole, declared, wholeCaches)
+  const { nodes, halves } = unfuseSkips(whole.nodes, name => types.get(name)?.dataType)
+  const graph = wireGraph(flat, nodes)
+  const chain = findCaches(graph)
+  const caches = cacheNames(chain)
+  const roles = inputRoles(graph, caches)
+  const values = inferValues(graph, declared, caches)
+  const logits = findLogits(graph, caches, values)
+  const segments = segment(graph, chain, roles, values, logits)
+  const users = initializerUsers(graph, segments)
+  const plan: SplitPlan = { graph, halves, chain, values, segments, users }
+  const costs = segmentCosts(graph, segments, users, chain.layers.length)
+  return {
+    layers: chain.layers.length,
+    vocab: values.get(logits)?.width ?? 0,
+    hidden: Math.max(0, ...segments.cuts.flatMap(names => names.map(name => values.get(name)?.width ?? 0))),
+    logits: { name: logits, dtype: elementName(values.get(logits)?.dataType ?? 1) },
+    inputs: roles,
+    caches: chain.layers.map(layer => layer.caches.map(({ past, node }) => cacheShape(graph, past, node))),
+    boundaries: segments.cuts.slice(1, -1).map(names => names.map(name => boundaryTensor({ plan }, name))),
+    embed: costs[0]!,
+    head: costs.at(-1)!,
+    perLayer: costs.slice(1, -1),
+    ownLengths: chain.layers.every(layer => layer.caches.every(({ node }) => graph.nodes[node]!.opType === 'GroupQueryAttention')),
+    plan,
+  }
+}
+
+/**
+ * What a boundary carries a value as: bfloat16 as float32, for ONNX Runtime takes none in or out, and so a float16 sum of plain
+ * operators: the CPU has no such kernel, computes in float32 and drops the roundings between one sum and the next. Both fit
+ * float32 exactly.
+ */
+export function boundaryTensor({ plan }: Pick<ModelAnalysis, 'plan'>, name: string): BoundaryTensor & { readonly of: string } {
+  const value = plan.values.get(name)
+  const dataType = value?.dataType ?? ELEMENT.float32
+  const widened = dataType === ELEMENT.bfloat16 || (dataType === ELEMENT.float16 && plan.graph.nodes[plan.graph.producer.get(name) ?? -1]?.opType === 'Add')
+  return { of: name, name: widened ? `${name}/float32` : name, dtype: elementName(widened ? ELEMENT.float32 : dataType), rank: value?.rank, width: value?.width ?? 1 }
+}
+
+function cacheNames(chain: CacheChain): ReadonlySet<string> {
+  return new Set(chain.layers.flatMap(layer => layer.caches.flatMap(({ past, present }) => [past, present])))
+}
+
+function findLogits(graph: WiredGraph, caches: ReadonlySet<string>, values: ReadonlyMap<string, Value>): string {
+  const candidates = [...graph.outputs.keys()].filter(name => !caches.has(name) && graph.producer.has(name))
+  const widest = candidates.toSorted((a, b) => (values.get(b)?.width ?? 0) - (values.get(a)?.width ?? 0))[0]
+  const found = candidates.find(name => name === 'logits') ?? widest
+  if (found === undefined) throw new MeshError('SPEC_INVALID', 'the model has no output for logits')
+  return found
+}
+
+function cacheShape(graph: WiredGraph, past: string, at: number): CacheShape {
+  const shape = shapeOf(graph.inputs.get(past))
+  const rank = shape?.dims?.length ?? 0
+  const node = graph.nodes[at]!
+  const joins = node.opType === 'Concat' ? integerOf(node, 'axis') ?? 0 : rank - 2
+  const axis = joins < 0 ? joins + rank : joins
+  const rest = (shape?.dims ?? []).filter((_, dim) => dim !== 0 && dim !== axis)
+  const [heads, headDim] = rest.length === 1 ? [1, rest[0]] : rest
+  if (typeof heads !== 'number' || typeof headDim !== 'number' || rest.length > 2) throw new MeshError('SPEC_INVALID', `the cache ${past} of ${describe(node)} does not say how many heads of which size it has`)
+  const dtype = elementName(shape?.dataType ?? 0)
+  if (dtype === 'bfloat16') throw new MeshError('SPEC_INVALID', `the cache ${past} of ${describe(node)} is bfloat16, which ONNX Runtime cannot take in or give out; export it in float16 or float32`)
+  return { dtype, heads, headDim, rank, axis }
+}
+
+/** Which segments read each initializer, through the preamble too. */
+function initializerUsers(graph: WiredGraph, segments: Segments): ReadonlyMap<string, readonly number[]> {
+  const users = new Map<string, Set<number>>()
+  const segmentsOf = graph.nodes.map((_, at) => new Set(segments.of[at] === PREAMBLE ? [] : [segments.of[at]!]))
+  for (let at = graph.nodes.length - 1; at >= 0; at--) {
+    for (const name of graph.reads[at] ?? []) {
+      if (readsShapeOnly(graph.nodes[at]!.opType) && !graph.initializers.has(name)) continue
+      const by = graph.producer.get(name)
+      const into = by !== undefined && segments.of[by] === PREAMBLE ? segmentsOf[by]! : graph.initializers.has(name) ? users.get(name) ?? new Set() : undefined
+      if (into === undefined) continue
+      for (const segment of segmentsOf[at]!) into.add(segment)
+      if (by === undefined) users.set(name, into)
+    }
+  }
+  return new Map([...users].map(([name, of]) => [name, [...of].sort((a, b) => a - b)]))
+}
+
+function segmentCosts(graph: WiredGraph, segments: Segments, users: ReadonlyMap<string, readonly number[]>, layers: number): readonly SegmentCost[] {
+  const flops = Array.from({ length: layers + 2 }, () => 0)
+  const bytes = Array.from({ length: layers + 2 }, () => 0)
+  for (const [at, node] of graph.nodes.entries()) if (segments.of[at] !== PREAMBLE) flops[segments.of[at]!]! += productFlops(node, graph)
+  for (const [name, of] of users) for (const segment of of) bytes[segment]! += initializerBytes(graph.initializers.get(name))
+  return flops.map((flopsPerToken, at) => ({ flopsPerToken, weightBytes: bytes[at] ?? 0 }))
+}
+
+function initializerBytes(tensor: TensorProto | undefined): number {
+  return tensor === undefined || tensor.dataType === 8 ? 0 : byteLength(tensor.dataType, tensor.dims)
+}
+
+/** Two per weight: a product with a constant matrix of any operator that multiplies by its second input. */
+function productFlops(node: NodeProto, graph: WiredGraph): number {
+  if (node.opType === 'MatMulNBits') return 2 * (integerOf(node, 'K') ?? 0) * (integerOf(node, 'N') ?? 0)
+  if (!/MatMul|Gemm/.test(node.opType)) return 0
+  const weight = graph.initializers.get(node.input[1] ?? '') ?? transposedWeight(graph, node.input[1] ?? '')
+  return weight === undefined || weight.dims.length !== 2 ? 0 : 2 * Number(weight.dims[0]! * weight.dims[1]!)
+}
+
+function transposedWeight(graph: WiredGraph, name: string): TensorProto | undefined {
+  const by = graph.nodes[graph.producer.get(name) ?? -1]
+  return by?.opType === 'Transpose' || by?.opType === 'DequantizeLinear' || (by?.opType === 'Cast' && attributeOf(by, 'to') !== undefined) ? graph.initializers.get(by.input[0] ?? '') : undefined
+}

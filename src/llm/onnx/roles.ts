@@ -1,0 +1,34 @@
+import { MeshError } from '../../../protocols/errors.ts'
+import { ELEMENT, byteLength } from './element.ts'
+import type { WiredGraph } from './wired-graph.ts'
+import { describe, shapeOf } from './node.ts'
+
+export type InputRole = 'ids' | 'mask' | 'positions'
+
+const LOOKUPS = new Set(['Gather', 'GatherBlockQuantized'])
+
+/** What each input that is no cache is for: the one that indexes the largest table holds the tokens. Throws SPEC_INVALID for an input nobody would know how to fill. */
+export function inputRoles(graph: WiredGraph, caches: ReadonlySet<string>): ReadonlyMap<string, InputRole> {
+  const roles = new Map<string, InputRole>()
+  let largest = 0
+  let ids: string | undefined
+  for (const { opType, input } of graph.nodes) {
+    const table = LOOKUPS.has(opType) ? graph.initializers.get(input[0] ?? '') : undefined
+    if (table === undefined || table.dataType === ELEMENT.string) continue
+    const bytes = byteLength(table.dataType, table.dims)
+    const index = input[1] ?? ''
+    if (!graph.inputs.has(index) || bytes <= largest) continue
+    largest = bytes
+    ids = index
+  }
+  if (ids === undefined) throw new MeshError('SPEC_INVALID', 'no input of the model looks up a token embedding; a model that takes embeddings is not supported')
+  roles.set(ids, 'ids')
+  for (const [name, info] of graph.inputs) {
+    if (name === ids || caches.has(name)) continue
+    const role = /mask/.test(name) ? 'mask' : /position/.test(name) ? 'positions' : undefined
+    const reader = graph.nodes[graph.consumers.get(name)?.[0] ?? -1]
+    if (role === undefined || shapeOf(info)?.dims?.length !== 2) throw new MeshError('SPEC_INVALID', `the model's input ${name} is none of token ids, attention mask, positions and caches${reader === undefined ? '' : `; it goes into ${describe(reader)}`}`)
+    roles.set(name, role)
+  }
+  return roles
+}

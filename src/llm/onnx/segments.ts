@@ -1,0 +1,123 @@
+import { MeshError } from '../../../protocols/errors.ts'
+import type { CacheChain } from './caches.ts'
+import type { WiredGraph } from './wired-graph.ts'
+import { FlowNetwork } from './min-cut.ts'
+import { describe } from './node.ts'
+import type { InputRole } from './roles.ts'
+import type { Value } from './widths.ts'
+
+/** Nodes that every stage computes for itself: masks, rotary tables, shapes. */
+export const PREAMBLE = -1
+
+/**
+ * Which segment computes each node: 0 is the embedding, 1 to L are the layers, L + 1 is the head, PREAMBLE is what every
+ * stage repeats. `cuts[s]` names what crosses from segments up to s to those after it.
+ */
+export type Segments = { readonly of: readonly number[]; readonly cuts: readonly (readonly string[])[] }
+
+/** Cuts the graph at its narrowest places between one layer's caches and the next's. Throws SPEC_INVALID naming the node that no cut gets past. */
+export function segment(graph: WiredGraph, chain: CacheChain, roles: ReadonlyMap<string, InputRole>, values: ReadonlyMap<string, Value>, logits: string): Segments {
+  const last = chain.layers.length
+  const preamble = findPreamble(graph, chain, roles, values)
+  const of = graph.nodes.map(() => last + 1)
+  let before: ReadonlySet<number> = new Set()
+  let kinds: ReadonlySet<string> | undefined
+  for (let cut = 0; cut <= last; cut++) {
+    const from = cut === 0 ? lookups(graph, roles, preamble) : chain.layers.slice(0, cut).flatMap(layer => layer.caches.map(({ node }) => node))
+    const sources = new Set([...before, ...ancestors(graph, from, preamble)])
+    const sinks = new Set([...graph.nodes.keys()].filter(at => !preamble[at] && (chain.depth[at]! >= cut || graph.nodes[at]!.output.includes(logits))))
+    // The head begins where a layer would: the last cut goes through a value of the kind the others went through.
+    const kind = cut === last ? kinds : undefined
+    const side = (kind === undefined ? undefined : narrowestCut({ graph, preamble, sources, sinks, values, cuttable: at => kind.has(graph.nodes[at]!.opType) }))
+      ?? narrowestCut({ graph, preamble, sources, sinks, values, cuttable: () => true })
+    if (side === undefined) throw stuck(graph, sources, sinks, cut)
+    for (const at of side) if (!before.has(at)) of[at] = cut
+    before = side
+    if (cut > 0) kinds = new Set([...side].filter(at => crosses(graph, at, side, preamble)).map(at => graph.nodes[at]!.opType))
+  }
+  for (const at of graph.nodes.keys()) if (preamble[at]) of[at] = PREAMBLE
+  return { of, cuts: Array.from({ length: last + 1 }, (_, cut) => crossing(graph, of, cut)) }
+}
+
+/** What depends only on inputs other than the tokens, on constants, and on the shapes of tokens, embeddings and caches. */
+function findPreamble(graph: WiredGraph, chain: CacheChain, roles: ReadonlyMap<string, InputRole>, values: ReadonlyMap<string, Value>): readonly boolean[] {
+  const caches = new Set(chain.layers.flatMap(layer => layer.caches.map(({ past }) => past)))
+  const preamble: boolean[] = []
+  for (const [at, { opType }] of graph.nodes.entries()) {
+    preamble.push((graph.reads[at] ?? []).every(name => {
+      const by = graph.producer.get(name)
+      if (by === undefined) return opType === 'Shape' || (!caches.has(name) && roles.get(name) !== 'ids')
+      return preamble[by] || (opType === 'Shape' && chain.depth[by] === -1 && values.get(name)?.rank === 3)
+    }))
+  }
+  return preamble
+}
+
+function lookups(graph: WiredGraph, roles: ReadonlyMap<string, InputRole>, preamble: readonly boolean[]): readonly number[] {
+  return [...roles].filter(([, role]) => role === 'ids').flatMap(([name]) => graph.consumers.get(name) ?? []).filter(at => !preamble[at])
+}
+
+function ancestors(graph: WiredGraph, from: readonly number[], preamble: readonly boolean[]): ReadonlySet<number> {
+  const found = new Set(from)
+  for (const at of found) {
+    for (const name of graph.reads[at] ?? []) {
+      const by = graph.producer.get(name)
+      if (by !== undefined && !preamble[by]) found.add(by)
+    }
+  }
+  return found
+}
+
+type Cutting = {
+  readonly graph: WiredGraph
+  readonly preamble: readonly boolean[]
+  readonly sources: ReadonlySet<number>
+  readonly sinks: ReadonlySet<number>
+  readonly values: ReadonlyMap<string, Value>
+  readonly cuttable: (node: number) => boolean
+}
+
+/** The nodes before the narrowest cut, the latest of equals; a value costs its width once, however many read it. */
+function narrowestCut({ graph, preamble, sources, sinks, values, cuttable }: Cutting): ReadonlySet<number> | undefined {
+  const network = new FlowNetwork()
+  const vertices = new Map<number, number>()
+  const vertexOf = (at: number): number => {
+    if (sources.has(at)) return 0
+    if (sinks.has(at)) return 1
+    const vertex = vertices.get(at) ?? network.vertex()
+    vertices.set(at, vertex)
+    return vertex
+  }
+  for (const at of sources) if (sinks.has(at)) return undefined
+  for (const [at, { output }] of graph.nodes.entries()) {
+    if (preamble[at]) continue
+    const from = vertexOf(at)
+    for (const name of output) {
+      const readers = (graph.consumers.get(name) ?? []).filter(reader => !preamble[reader])
+      if (readers.every(reader => vertexOf(reader) === from)) continue
+      const value = network.vertex()
+      network.edge(from, value, cuttable(at) ? values.get(name)?.width ?? 1 : Infinity)
+      for (const reader of readers) {
+        network.edge(value, vertexOf(reader), Infinity)
+        // Nothing flows back over a cut.
+        network.edge(vertexOf(reader), from, Infinity)
+      }
+    }
+  }
+  const after = network.sinkSide()
+  return after === undefined ? undefined : new Set([...graph.nodes.keys()].filter(at => !preamble[at] && !after.has(vertexOf(at))))
+}
+
+function crosses(graph: WiredGraph, at: number, side: ReadonlySet<number>, preamble: readonly boolean[]): boolean {
+  return graph.nodes[at]!.output.some(name => (graph.consumers.get(name) ?? []).some(reader => !preamble[reader] && !side.has(reader)))
+}
+
+function crossing(graph: WiredGraph, of: readonly number[], cut: number): readonly string[] {
+  return graph.nodes.flatMap(({ output }, at) => of[at]! < 0 || of[at]! > cut ? [] : output.filter(name => (graph.consumers.get(name) ?? []).some(reader => of[reader]! > cut)))
+}
+
+function stuck(graph: WiredGraph, sources: ReadonlySet<number>, sinks: ReadonlySet<number>, cut: number): MeshError {
+  const both = [...sources].find(at => sinks.has(at))
+  const node = both ?? [...sources].at(-1) ?? 0
+  return new MeshError('SPEC_INVALID', `the model cannot be split ${cut === 0 ? 'after its embedding' : `after layer ${cut - 1}`}: ${describe(graph.nodes[node]!)} belongs to both sides`)
+}

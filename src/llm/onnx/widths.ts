@@ -1,0 +1,120 @@
+import { ELEMENT } from './element.ts'
+import type { WiredGraph } from './wired-graph.ts'
+import { attributeOf, integerOf, shapeOf } from './node.ts'
+import type { NodeProto } from './onnx-pb.js'
+
+/** What is known of a value: element type, rank where it follows, and how many elements it has per token (or in all, if it does not grow with tokens). */
+export type Value = { readonly dataType: number; readonly rank: number | undefined; readonly width: number }
+
+/** So wide that no cut goes through it: caches, attention scores. */
+export const HUGE = 1e6
+const UNKNOWN: Value = { dataType: ELEMENT.float32, rank: undefined, width: 1 }
+
+const BOOLEAN = new Set(['And', 'Or', 'Not', 'Xor', 'Equal', 'Less', 'LessOrEqual', 'Greater', 'GreaterOrEqual', 'IsNaN', 'IsInf'])
+const LIKE_FIRST = new Set(['SimplifiedLayerNormalization', 'LayerNormalization', 'RMSNormalization', 'SkipSimplifiedLayerNormalization', 'SkipLayerNormalization', 'RotaryEmbedding', 'Softmax', 'Slice'])
+const DIFFERENT_RANK = new Set(['Reshape', 'Squeeze', 'Expand', 'Flatten'])
+
+type Look = {
+  readonly input: (at: number) => Value
+  /** Dims of a constant input. */
+  readonly dims: (at: number) => readonly number[] | undefined
+  /** The widest input that is not a weight. */
+  readonly widest: number
+}
+
+/**
+ * Element type, rank and width of every value: just enough to compare cuts and to declare what crosses them. Declared shapes
+ * win; an operator we do not know is taken to pass its widest input on.
+ */
+export function inferValues(graph: WiredGraph, declared: ReadonlyMap<string, ReturnType<typeof shapeOf>>, caches: ReadonlySet<string>): ReadonlyMap<string, Value> {
+  const values = new Map<string, Value>()
+  for (const [name, tensor] of graph.initializers) values.set(name, { dataType: tensor.dataType, rank: tensor.dims.length, width: tensor.dims.length === 0 ? 1 : Number(tensor.dims.at(-1)) })
+  for (const [name, info] of graph.inputs) {
+    const shape = shapeOf(info)
+    values.set(name, { dataType: shape?.dataType ?? ELEMENT.float32, rank: shape?.dims?.length, width: caches.has(name) ? HUGE : fixedWidth(shape?.dims) ?? 1 })
+  }
+  for (const node of graph.nodes) {
+    const weights = (name: string): readonly number[] | undefined => graph.initializers.get(name)?.dims.map(Number)
+    const look: Look = {
+      input: at => values.get(node.input[at] ?? '') ?? UNKNOWN,
+      dims: at => weights(node.input[at] ?? ''),
+      widest: Math.max(1, ...node.input.filter(name => name !== '' && (weights(name)?.length ?? 0) < 2).map(name => values.get(name)?.width ?? 1)),
+    }
+    for (const [at, name] of node.output.entries()) {
+      if (name === '') continue
+      const shape = declared.get(name)
+      values.set(name, {
+        dataType: shape?.dataType || elementOf(node, at, look),
+        rank: shape?.dims?.length ?? rankOf(node, look),
+        width: caches.has(name) ? HUGE : fixedWidth(shape?.dims) ?? widthOf(node, at, look),
+      })
+    }
+  }
+  return values
+}
+
+/** The product of the fixed dims, where some are; a value with more than two varying dims grows with tokens twice. */
+function fixedWidth(dims: readonly (number | string)[] | undefined): number | undefined {
+  const fixed = dims?.filter(dim => typeof dim === 'number') ?? []
+  if (dims === undefined || fixed.length === 0) return undefined
+  return fixed.reduce((product, dim) => product * dim, 1) * (dims.length - fixed.length > 2 ? 512 : 1)
+}
+
+function elementOf(node: NodeProto, output: number, look: Look): number {
+  if (node.opType === 'Cast') return integerOf(node, 'to') ?? ELEMENT.float32
+  if (node.opType === 'Shape' || node.opType === 'Size' || node.opType === 'ArgMax' || node.opType === 'NonZero') return ELEMENT.int64
+  if (node.opType === 'Constant' || node.opType === 'ConstantOfShape') return constantType(node)
+  if (node.opType === 'DynamicQuantizeLinear') return output === 1 ? ELEMENT.float32 : ELEMENT.uint8
+  if (node.opType === 'MatMulInteger' || node.opType === 'ConvInteger') return ELEMENT.int32
+  if (node.opType === 'DequantizeLinear') return look.input(1).dataType
+  if (node.opType === 'GatherBlockQuantized') return look.input(2).dataType
+  if (node.opType === 'Where') return look.input(1).dataType
+  return BOOLEAN.has(node.opType) ? ELEMENT.bool : look.input(0).dataType
+}
+
+function constantType(node: NodeProto): number {
+  if (attributeOf(node, 'value_int') !== undefined || attributeOf(node, 'value_ints') !== undefined) return ELEMENT.int64
+  return attributeOf(node, 'value')?.t?.dataType ?? ELEMENT.float32
+}
+
+function rankOf(node: NodeProto, look: Look): number | undefined {
+  const first = look.input(0).rank
+  if (node.opType === 'Gather' || node.opType === 'GatherBlockQuantized') return first === undefined || look.input(1).rank === undefined ? undefined : first + look.input(1).rank! - 1
+  if (node.opType === 'Unsqueeze') return first === undefined ? undefined : first + (look.dims(1)?.[0] ?? attributeOf(node, 'axes')?.ints.length ?? 1)
+  // A shape is a list as long as the rank that it gives.
+  if (node.opType === 'Reshape') return look.input(1).rank === 1 ? look.dims(1)?.[0] ?? look.input(1).width : undefined
+  if (node.opType === 'Shape' || node.opType === 'ConstantOfShape') return node.opType === 'Shape' ? 1 : undefined
+  if (node.opType === 'Constant') return attributeOf(node, 'value')?.t?.dims.length ?? 0
+  if (DIFFERENT_RANK.has(node.opType)) return undefined
+  if (LIKE_FIRST.has(node.opType) || node.opType === 'MatMulNBits' || node.opType === 'Gemm' || node.opType === 'GroupQueryAttention') return first
+  const ranks = node.input.map((name, at) => name === '' ? 0 : look.input(at).rank)
+  return ranks.includes(undefined) ? undefined : Math.max(0, ...ranks.filter(rank => rank !== undefined))
+}
+
+function widthOf(node: NodeProto, output: number, look: Look): number {
+  const first = look.input(0).width
+  switch (node.opType) {
+    case 'Shape': case 'Size': return look.input(0).rank ?? 4
+    case 'Constant': return Math.max(1, Number(attributeOf(node, 'value')?.t?.dims.reduce((product, dim) => product * dim, 1n) ?? 1n))
+    case 'ConstantOfShape': case 'ReduceMean': case 'ReduceSum': return 1
+    case 'Gather': return look.dims(0)?.slice(1).reduce((product, dim) => product * dim, 1) ?? (look.input(0).rank === 1 ? look.input(1).width : Math.max(1, first))
+    case 'GatherBlockQuantized': return (look.dims(0)?.at(-1) ?? 1) * (look.input(0).dataType === ELEMENT.uint8 ? 8 / (integerOf(node, 'bits') ?? 4) : 1)
+    case 'MatMul': case 'MatMulInteger': case 'FusedMatMul': case 'DynamicQuantizeMatMul': case 'MatMulIntegerToFloat': return look.dims(1)?.at(-1) ?? HUGE
+    case 'Gemm': return (integerOf(node, 'transB') === 1 ? look.dims(1)?.[0] : look.dims(1)?.[1]) ?? HUGE
+    case 'MatMulNBits': return integerOf(node, 'N') ?? HUGE
+    case 'GroupQueryAttention': return attentionWidth(node, first)
+    case 'DynamicQuantizeLinear': return output === 0 ? first : 1
+    case 'Concat': return node.input.reduce((sum, _, at) => sum + look.input(at).width, 0)
+    case 'Expand': return first * 8
+    case 'Split': return Math.ceil(first / Math.max(1, node.output.length))
+    case 'Reshape': case 'Transpose': case 'Squeeze': case 'Unsqueeze': return first
+    default: return LIKE_FIRST.has(node.opType) ? first : look.widest
+  }
+}
+
+/** Packed inputs hold query, key and value side by side; only the query's width comes out. */
+function attentionWidth(node: NodeProto, first: number): number {
+  const heads = integerOf(node, 'num_heads') ?? 1
+  const kvHeads = integerOf(node, 'kv_num_heads') ?? heads
+  return node.input[1] === undefined || node.input[1] === '' ? first * heads / (heads + 2 * kvHeads) : first
+}
