@@ -7,6 +7,7 @@ import { MeshError } from '../../protocols/errors.ts'
 import type { Clock, Random, Telemetry } from '../../src/ports.ts'
 import type { Ed25519Identity } from './identity.ts'
 import { Bans } from './network/bans.ts'
+import { KeptPorts } from './network/kept-ports.ts'
 import { Libp2pNetwork } from './network/libp2p-network.ts'
 import { libp2pOptions, loopbackOnly, type Reach, type Services } from './network/options.ts'
 
@@ -49,6 +50,8 @@ export async function createLibp2pNetwork(options: NetworkOptions): Promise<Open
   } catch (cause) {
     throw new MeshError('STORAGE_FAILED', `${join(options.dir, 'libp2p')} cannot be opened: is another peer using this folder?`, { cause })
   }
+  const ports = new KeptPorts(options.dir, options.listen)
+  const listen = await ports.listen()
   const bans = new Bans(options.clock)
   const made: { network?: Libp2pNetwork } = {}
   const libp2p = await createLibp2p<Services>({
@@ -56,7 +59,7 @@ export async function createLibp2pNetwork(options: NetworkOptions): Promise<Open
       privateKey: options.identity.toLibp2p(),
       secret: options.secret,
       datastore,
-      reach: options,
+      reach: { ...options, listen },
       refused: peer => bans.because(peer) !== undefined,
       topicAllowed: topic => made.network?.topicAllowed(topic) === true,
     }),
@@ -70,7 +73,10 @@ export async function createLibp2pNetwork(options: NetworkOptions): Promise<Open
     libp2p,
     services: libp2p.services,
     datastore,
-    start: () => network.start({ loopback: loopbackOnly(options.listen), lanePort: options.lanePort ?? 0, localLane: options.fastLane !== 'tls', given: options.bootstrap ?? [], search: options.search !== false }),
+    async start() {
+      await network.start({ loopback: loopbackOnly(options.listen), lanePort: options.lanePort ?? 0, localLane: options.fastLane !== 'tls', given: options.bootstrap ?? [], search: options.search !== false })
+      await ports.keep(network.addresses())
+    },
     // libp2p does not close the datastore: the folder could not be opened again in this process.
     stop: () => (stopping ??= network.stop().finally(() => datastore.close())),
   }

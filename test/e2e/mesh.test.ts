@@ -255,6 +255,18 @@ describe('a mesh of three real peers', function () {
     await until(async () => (await instances(back, block)).filter(({ state }) => state === 'ready').length === 1, 'no surplus instance after the host came back', 60_000)
   })
 
+  it('kill -9 of all at once: started again they are one mesh, and every block runs and answers', async function () {
+    this.timeout(120_000)
+    const done = await ask(net.peer(0), 'before-the-end')
+    await Promise.all([0, 1, 2].map(index => net.kill(index)))
+    await Promise.all([0, 1, 2].map(index => net.up(index)))
+    for (const peer of net.running()) await until(async () => z.array(z.object({ state: z.string() })).parse(await peer.client.get('/mesh/peers')).filter(({ state }) => state === 'alive').length === 3, `peer ${peer.index} knows all three`)
+    for (const block of triage.blocks) await until(async () => (await instances(net.peer(1), block)).some(({ state }) => state === 'ready'), `${block} runs again`, 60_000)
+    const again = await ask(net.peer(2), 'before-the-end')
+    assert.deepEqual([again.run, again.data], [done.run, done.data])
+    await ask(net.peer(1), 'after-the-end')
+  })
+
   it('scale changes how many run; remove ends them', async function () {
     this.timeout(60_000)
     const { client } = net.peer(0)

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
+import { createServer } from 'node:net'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 import { peerIdFromString } from '@libp2p/peer-id'
@@ -25,6 +26,38 @@ describe('the network between real nodes', () => {
   }
   afterEach(async () => {
     await Promise.all(nodes.splice(0).map(node => node.close()))
+  })
+
+  it('one that asked for any port has the same one after a restart, unless somebody took it', async () => {
+    const first = await start()
+    const [before] = first.network.addresses()
+    await first.stop()
+    const second = await startNode({ dir: first.dir })
+    assert.deepEqual(second.network.addresses(), [before])
+    await second.stop()
+    const port = Number(/\/tcp\/(\d+)/.exec(before ?? '')?.[1])
+    const squatter = createServer().listen({ host: '127.0.0.1', port })
+    await once(squatter, 'listening')
+    const third = await startNode({ dir: first.dir })
+    assert.notDeepEqual(third.network.addresses(), [before])
+    await third.stop()
+    squatter.close()
+  })
+
+  it('all that stopped at once find one another again, also days later', async () => {
+    const [a, b] = [await start({ search: true }), await start({ search: true })]
+    await connect(a, b)
+    await until(async () => (await Promise.all([a, b].map(async ({ libp2p }) => (await libp2p.peerStore.all()).some(({ tags }) => tags.has('aios-member'))))).every(Boolean))
+    await Promise.all([a.stop(), b.stop()])
+    const now = Date.now
+    try {
+      Date.now = () => now() + 3 * 86_400_000
+      const again = [await startNode({ dir: a.dir, search: true }), await startNode({ dir: b.dir, search: true })]
+      nodes.push(...again)
+      await until(() => again.every(({ network }) => network.peers().length === 1))
+    } finally {
+      Date.now = now
+    }
   })
 
   it('calls take a direct socket once there is one: a Unix socket within a host, TLS otherwise', async () => {

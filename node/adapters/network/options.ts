@@ -19,6 +19,7 @@ const MIB = 1_048_576
 /** A reply to IWANT carries many messages at once; below this length an honest one would cut the stream (and us off). */
 const GOSSIP_RPC_BYTES = 16 * MIB
 const DHT_RECORD_BYTES = 65_536
+const REMEMBERED_MS = 180 * 86_400_000
 
 export interface Services extends Record<string, unknown> {
   readonly identify: Identify
@@ -59,6 +60,8 @@ export function libp2pOptions(options: {
   return {
     privateKey: options.privateKey,
     datastore: options.datastore,
+    // By default a peer that has been away for six hours has forgotten everybody, and where they were after one.
+    peerStore: { maxPeerAge: REMEMBERED_MS, maxAddressAge: REMEMBERED_MS },
     addresses: { listen: [...reach.listen], ...(reach.announce === undefined ? {} : { announce: [...reach.announce] }) },
     // No QUIC: it skips the noise handshake, and with it the network secret.
     transports: [tcp(), circuitRelayTransport()],
