@@ -26,10 +26,10 @@ export type BackendOptions = {
 
 /** Beyond its budget: the runtime's own code and libraries, which every instance maps. */
 const RUNTIME_MB = 160
-const PACKAGES: readonly (readonly [RuntimeName, string])[] = [['onnx', 'onnxruntime-node'], ['tfjs', '@tensorflow/tfjs']]
+const PACKAGES: readonly (readonly [RuntimeName, string])[] = [['onnx', 'onnxruntime-node'], ['llm', 'onnxruntime-node'], ['tfjs', '@tensorflow/tfjs']]
 const HOOKS: readonly Hook[] = ['pre_processing', 'post_processing']
 
-/** Starts instances of the onnx, tfjs and node runtimes as fenced child processes. */
+/** Starts instances of the onnx, llm, tfjs and node runtimes as fenced child processes. */
 export function createBackend(options: BackendOptions): Backend {
   const { telemetry, isolation } = options
   const dir = join(options.dir, 'instances')

@@ -29,6 +29,11 @@ export function installedRuntimes(): readonly Runtime[] {
   return runtimes
 }
 
+/** Where ONNX Runtime is, stages of language models run too, with what it has. */
+export function withStages(runtimes: readonly Runtime[]): readonly Runtime[] {
+  return runtimes.flatMap(runtime => (runtime.name === 'onnx' ? [runtime, { ...runtime, name: 'llm' }] : [runtime]))
+}
+
 export function packageVersion(name: string): string | undefined {
   try {
     const file = findPackageJSON(name, import.meta.url)

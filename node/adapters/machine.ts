@@ -10,7 +10,7 @@ import { runtime, type Gpu, type Runtime } from '../../protocols/resources.ts'
 import type { Machine, MachineReport, MachineUsage } from '../../src/ports.ts'
 import { checkFence } from './fence.ts'
 import { gpuNotes, listGpus, readGpus, type GpuReading } from './gpu.ts'
-import { cpuModel, diskFreeMb, installedRuntimes, memoryFreeMb, osName, packageVersion, readResources } from './machine-facts.ts'
+import { cpuModel, diskFreeMb, installedRuntimes, withStages, memoryFreeMb, osName, packageVersion, readResources } from './machine-facts.ts'
 import type { Measured } from './machine-measure.ts'
 
 const SCRIPT = fileURLToPath(new URL('./machine-measure.ts', import.meta.url))
@@ -44,7 +44,7 @@ export function createMachine({ dir }: { readonly dir: string }): MeasuredMachin
     const measured = known ?? { runtimes: [...installedRuntimes()], memoryGBs: 0, landlock: process.platform === 'linux', notes: ['not measured yet'] }
     return {
       total: readResources(dir, gpus.map(withoutLoad)),
-      runtimes: measured.runtimes, memoryGBs: measured.memoryGBs, os: osName(), cpuModel: cpuModel(),
+      runtimes: withStages(measured.runtimes), memoryGBs: measured.memoryGBs, os: osName(), cpuModel: cpuModel(),
       isolation: measured.landlock ? ['L0', 'L1'] : ['L0'], notes: measured.notes,
     }
   }

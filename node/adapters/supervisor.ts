@@ -5,15 +5,19 @@ import { check } from '../../protocols/codec.ts'
 import { asMeshError, MeshError, type ErrorCode } from '../../protocols/errors.ts'
 import type { Json } from '../../protocols/ids.ts'
 import { packet as packetSchema, type Packet } from '../../protocols/invoke.ts'
+import { stageSpec } from '../../protocols/stage-file.ts'
 import type { Clock, Health, RunningInstance } from '../../src/ports.ts'
 import { decodeBody, encodeFrame, FRAME_BYTES, FrameReader, OUTPUT_WINDOW, type Frame, type Hook, type InstanceConfig, type Order } from '../instance/frames.ts'
 import { FENCE_FAILED } from './fence.ts'
+import { InstanceStage } from './instance-stage.ts'
 import { abortError, InstanceCall } from './supervisor-call.ts'
 import { LogRing } from './supervisor-log.ts'
 import { Watch, type WatchLimits } from './supervisor-watch.ts'
 
 /** An instance that says nothing for this long after a caller gave up holds its thread in a loop. */
 const SILENCE_MS = 3_000
+/** A stage computes in that very thread: a chunk of a prompt through large layers takes a while. */
+const STAGE_SILENCE_MS = 30_000
 const STOP_MS = 2_000
 const CALLS = 1_024
 /** Printed bytes read each second; beyond that the instance waits for us, not we for it. */
@@ -47,6 +51,7 @@ export type Launch = { readonly command: string; readonly args: readonly string[
 /** Supervises one instance process: calls over its pipe, log, limits, end. Nothing it sends is believed unchecked. */
 export class SupervisedInstance implements RunningInstance {
   readonly exited: Promise<{ readonly because: string; readonly crashed: boolean }>
+  stage?: InstanceStage
   readonly #clock: Clock
   readonly #hooks: InstanceHooks
   readonly #child: ChildProcess
@@ -55,6 +60,7 @@ export class SupervisedInstance implements RunningInstance {
   readonly #watch: Watch | undefined
   readonly #calls = new Map<number, InstanceCall>()
   readonly #ready = Promise.withResolvers<void>()
+  #computes = false
   #nextCall = 0
   #metrics: Json = {}
   #heard = 0
@@ -82,6 +88,7 @@ export class SupervisedInstance implements RunningInstance {
 
   /** Hands the instance its block; resolves when it is ready. Throws what loading failed with. */
   async loaded(config: InstanceConfig, signal: AbortSignal): Promise<void> {
+    this.#computes = config.runtime.name === 'llm'
     this.#send({ kind: 'start' }, config)
     const abort = Promise.withResolvers<never>()
     const give = () => abort.reject(abortError(signal))
@@ -165,8 +172,9 @@ export class SupervisedInstance implements RunningInstance {
     this.#tell({ kind: 'cancel', id: callId })
     this.#tell({ kind: 'ping' })
     const heard = this.#heard
-    this.#clock.after(SILENCE_MS, () => {
-      if (this.#gone === undefined && this.#heard === heard) this.#kill(`it did not answer for ${SILENCE_MS / 1_000} s after a caller gave up: its code holds the thread`)
+    const silence = this.#computes ? STAGE_SILENCE_MS : SILENCE_MS
+    this.#clock.after(silence, () => {
+      if (this.#gone === undefined && this.#heard === heard) this.#kill(`it did not answer for ${silence / 1_000} s after a caller gave up: its code holds the thread`)
     })
   }
 
@@ -197,9 +205,14 @@ export class SupervisedInstance implements RunningInstance {
   }
 
   #hear(frame: Frame): void {
+    if (frame.header === undefined) {
+      if (this.stage === undefined) throw new MeshError('MESSAGE_INVALID', 'a frame without a header')
+      return this.stage.hear(frame.body)
+    }
     const said = check(report, frame.header, 'report of the instance')
     switch (said.kind) {
       case 'ready':
+        if (this.#computes) this.stage ??= new InstanceStage(check(stageSpec, decodeBody(frame.body), 'stage of the instance'), bytes => this.#write(bytes))
         return this.#ready.resolve()
       case 'failed':
         return this.#ready.reject(this.#spoken(said.code, said.message))
@@ -246,8 +259,12 @@ export class SupervisedInstance implements RunningInstance {
   }
 
   #send(order: Order, body?: unknown): void {
+    this.#write(encodeFrame(order, body))
+  }
+
+  #write(frame: Uint8Array): void {
     if (this.#pipe.writableLength > FRAME_BYTES) throw new MeshError('OVERLOADED', 'the instance does not read what it is sent')
-    if (this.#pipe.writable) this.#pipe.write(encodeFrame(order, body))
+    if (this.#pipe.writable) this.#pipe.write(frame)
   }
 
   /** For orders nobody waits on. */
@@ -284,6 +301,7 @@ export class SupervisedInstance implements RunningInstance {
     this.#watch?.stop()
     this.#pipe?.destroy()
     const error = this.#failure(because)
+    this.stage?.fail(error)
     this.#ready.reject(this.#child.exitCode === FENCE_FAILED ? new MeshError('RUNTIME_UNAVAILABLE', because) : error)
     for (const call of this.#calls.values()) call.finish(error)
     this.#calls.clear()

@@ -1,6 +1,7 @@
 /**
  * What a daemon and its instance say to each other over one inherited pipe: `u32le length | u32le headerLength | header
- * (DAG-CBOR) | body (DAG-CBOR)`. The daemon treats the instance as hostile; the instance trusts the daemon.
+ * (DAG-CBOR) | body (DAG-CBOR)`. A header length of 0 makes a frame of raw bytes: a stage's (llm/stage-frames.ts), where every
+ * microsecond counts. The daemon treats the instance as hostile; the instance trusts the daemon.
  */
 import * as dagCbor from '@ipld/dag-cbor'
 import { MeshError } from '../../protocols/errors.ts'
@@ -47,6 +48,7 @@ export type Report =
   | { readonly kind: 'event'; readonly sideCar: boolean; readonly name: string }
   | { readonly kind: 'pong' }
 
+/** `header` is undefined in a frame of raw bytes. */
 export type Frame = { readonly header: unknown; readonly body: Uint8Array }
 
 const NOTHING = new Uint8Array(0)
@@ -123,6 +125,7 @@ export class FrameReader {
 function split(frame: Uint8Array): Frame {
   const length = new DataView(frame.buffer, frame.byteOffset, 4).getUint32(0, true)
   if (length > 8_192 || 4 + length > frame.byteLength) throw new MeshError('MESSAGE_INVALID', `a frame of ${frame.byteLength} bytes claims a header of ${length}`)
+  if (length === 0) return { header: undefined, body: frame.subarray(4) }
   try {
     return { header: dagCbor.decode(frame.subarray(4, 4 + length)), body: frame.subarray(4 + length) }
   } catch (cause) {

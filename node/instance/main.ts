@@ -7,13 +7,14 @@ import { InstanceServer } from './serve.ts'
 
 const pipe = new Socket({ fd: 3, readable: true, writable: true })
 const reader = new FrameReader()
-const server = new InstanceServer(bytes => pipe.write(bytes))
+const server = new InstanceServer(bytes => pipe.write(bytes), writeAll)
 
 pipe.on('data', chunk => {
   for (const { header, body } of reader.push(chunk)) {
     // The daemon is the one that wrote it.
-    const order = header as Order
-    if (order.kind === 'start') void start(decodeBody(body) as InstanceConfig)
+    const order = header as Order | undefined
+    if (order === undefined) server.takeRaw(body)
+    else if (order.kind === 'start') void start(decodeBody(body) as InstanceConfig)
     else if (order.kind === 'stop') void server.stop().finally(() => process.exit(0))
     else server.take(order, body)
   }
@@ -21,6 +22,18 @@ pipe.on('data', chunk => {
 // Without its daemon an instance has nobody to answer.
 pipe.on('close', () => process.exit(0))
 pipe.on('error', () => process.exit(0))
+
+/** In one call to the kernel; the promise is for what it did not take at once. */
+function writeAll(frames: readonly Uint8Array[]): Promise<void> | undefined {
+  const written = Promise.withResolvers<void>()
+  pipe.cork()
+  for (const [index, bytes] of frames.entries()) {
+    if (index === frames.length - 1) pipe.write(bytes, () => written.resolve())
+    else pipe.write(bytes)
+  }
+  pipe.uncork()
+  return pipe.writableLength === 0 ? undefined : written.promise
+}
 
 async function start(config: InstanceConfig): Promise<void> {
   try {

@@ -8,6 +8,7 @@ import { bundleAssets } from './assets.ts'
 import { instanceClock } from './clock.ts'
 import { loadBlock } from './code.ts'
 import { decodeBody, encodeFrame, OUTPUT_WINDOW, type Hook, type InstanceConfig, type Order, type Report } from './frames.ts'
+import { StageBlock } from './llm/stage-block.ts'
 import { ModelThread } from './models.ts'
 
 const METRICS_MS = 1_000
@@ -18,24 +19,28 @@ type Asked = { readonly resolve: (packet: Packet) => void; readonly reject: (err
 /** Serves the daemon's calls to one loaded block. */
 export class InstanceServer {
   readonly #send: (bytes: Uint8Array) => void
+  readonly #sendAll: (frames: readonly Uint8Array[]) => Promise<void> | undefined
   readonly #calls = new Map<number, Under>()
   readonly #asked = new Map<number, Asked>()
   #questions = 0
   #runner: BlockRunner | undefined
   #models: ModelThread | undefined
+  #stage: StageBlock | undefined
   #reported = ''
 
-  constructor(send: (bytes: Uint8Array) => void) {
+  constructor(send: (bytes: Uint8Array) => void, sendAll: (frames: readonly Uint8Array[]) => Promise<void> | undefined) {
     this.#send = send
+    this.#sendAll = sendAll
   }
 
   /** Loads the block and says `ready`. Throws what loading throws. */
   async load(config: InstanceConfig): Promise<void> {
     const assets = bundleAssets(config.bundle, config.files)
     this.#models = new ModelThread({ providers: config.providers, threads: config.threads })
-    const block = await loadBlock(config)
+    if (config.runtime.name === 'llm') this.#stage = new StageBlock(config, this.#sendAll)
+    const block = this.#stage?.definition ?? (await loadBlock(config))
     this.#runner = await BlockRunner.load(block, config, this.#host(config, assets, this.#models))
-    this.#report({ kind: 'ready' }, { provider: this.#models.provider ?? null })
+    this.#report({ kind: 'ready' }, this.#stage?.spec ?? null)
     setInterval(() => this.#reportMetrics(), METRICS_MS).unref()
   }
 
@@ -72,6 +77,11 @@ export class InstanceServer {
       case 'stop':
         break
     }
+  }
+
+  /** A frame without a header: a stage's. */
+  takeRaw(body: Uint8Array): void {
+    this.#stage?.take(body)
   }
 
   async stop(): Promise<void> {
