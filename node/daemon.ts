@@ -24,6 +24,7 @@ import { createAuthoring } from './authoring/authoring.ts'
 import { daemonFile } from './cli/daemon-client.ts'
 import { openGrpcDoor } from './gateway/grpc-door.ts'
 import { openGateway } from './gateway/server.ts'
+import { openOciDoor } from './oci/door.ts'
 
 const JOIN_MS = 20_000
 const DRAIN_MS = 3_000
@@ -34,6 +35,8 @@ export type UpOptions = {
   readonly http: string
   /** HOST:PORT for AIOS's gRPC services. */
   readonly grpc: string
+  /** HOST:PORT for container tools. */
+  readonly oci: string
   readonly join: string | undefined
   readonly labels: Readonly<Record<string, string>>
   readonly networkName: string
@@ -49,6 +52,7 @@ export type Daemon = {
   readonly networkName: string
   readonly http: string
   readonly grpc: string
+  readonly oci: string
   readonly addresses: readonly string[]
   readonly joined: boolean
   readonly readyMs: number
@@ -132,14 +136,16 @@ async function assemble(options: UpOptions, startedAt: number, closers: Closers)
   closers.add('gateway', () => gateway.close())
   const grpc = await openGrpcDoor({ peer, token }, options.grpc)
   closers.add('grpc', () => grpc.close())
-  await announce(dataDir, { http: gateway.url, grpc: grpc.address, token, pid: process.pid, peer: identity.peer })
+  const oci = await openOciDoor({ ports, dir: dataDir, token }, options.oci)
+  closers.add('oci', () => oci.close())
+  await announce(dataDir, { http: gateway.url, grpc: grpc.address, oci: oci.address, token, pid: process.pid, peer: identity.peer })
   closers.add('daemon.json', () => rm(join(dataDir, 'daemon.json'), { force: true }))
   // Measuring takes seconds of every core: after the doors are open, and only when this hardware was not measured before.
   void machine.refine().then(() => peer.view.measured()).catch(error => sink.event('warn', 'machine.not-measured', { because: asMeshError(error).message }))
   process.on('unhandledRejection', error => sink.event('error', 'unhandled', { because: asMeshError(error).message, stack: error instanceof Error ? error.stack : undefined }))
 
   return {
-    peer: identity.peer, network: membership.network, networkName, http: gateway.url, grpc: grpc.address, addresses: mesh.network.addresses(), joined: joining, readyMs: Date.now() - startedAt,
+    peer: identity.peer, network: membership.network, networkName, http: gateway.url, grpc: grpc.address, oci: oci.address, addresses: mesh.network.addresses(), joined: joining, readyMs: Date.now() - startedAt,
     async until(signal) {
       if (!signal.aborted) await new Promise(resolve => signal.addEventListener('abort', resolve, { once: true }))
       await closers.close()

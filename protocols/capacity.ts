@@ -19,6 +19,8 @@ export const instanceAd = z.object({
   latencyMs: z.number().nonnegative(),
   /** As in its contract. */
   terms: z.string().max(64).optional(),
+  /** Why it failed. */
+  because: z.string().max(300).optional(),
 })
 export type InstanceAd = z.infer<typeof instanceAd>
 

@@ -16,6 +16,7 @@ export const REGISTRIES = {
   clusters: 'owner',
   members: 'owner',
   services: 'owner',
+  images: 'owner',
 } as const
 export type RegistryName = keyof typeof REGISTRIES
 export const registryName = z.enum(Object.keys(REGISTRIES) as [RegistryName, ...RegistryName[]])

@@ -1,6 +1,6 @@
 import { z } from 'zod'
 import { MeshError } from '../protocols/errors.ts'
-import type { BlockId, Json, PeerId, RunId } from '../protocols/ids.ts'
+import type { BlockId, InstanceId, Json, PeerId, RunId } from '../protocols/ids.ts'
 import type { Packet } from '../protocols/invoke.ts'
 import type { Right } from '../protocols/membership.ts'
 import type { Explanation } from '../protocols/placement.ts'
@@ -23,6 +23,10 @@ import type { RunEngine } from './vdag/engine.ts'
 
 const ALPHABET = 'abcdefghijklmnopqrstuvwxyz0123456789'
 const FETCH_MS = 30_000
+/** A block of which nothing has begun to start for so long may be one that nobody can take. */
+const EXPLAIN_AFTER_MS = 4_000
+/** So many instances in a row that could not start: it is not their hosts. */
+const ENOUGH_FAILURES = 3
 
 /** `cid` is null where nothing was published. `assignment`: label → blocks it may run on, nested labels with slashes. */
 export type CreatedVdag = { readonly uri: string; readonly cid: string | null; readonly nodes: number; readonly assignment?: Readonly<Record<string, readonly BlockId[]>> }
@@ -79,19 +83,36 @@ export class Actions {
     return { block, replaces: termsOf(block) !== termsOf(known) }
   }
 
-  /** Waits until `count` instances with the block's terms are ready. Throws NO_CAPACITY with the last placement's reasons when they do not come. */
+  /**
+   * Waits until `count` instances with the block's terms are ready. Gives up early where hope is gone for now: throws
+   * INSTANCE_FAILED with the reason when several hosts in a row could not start one, NO_CAPACITY with each host's reason
+   * when none would take one.
+   */
   async waitReady(record: BlockRecord, count: number, signal: AbortSignal): Promise<number> {
     const { blockId: block } = record
     const terms = termsOf(record)
+    const { clock } = this.#ports
+    const failed = new Map<InstanceId, string>()
+    let askAt = clock.monotonic() + EXPLAIN_AFTER_MS
+    let hopeless = 0
     while (true) {
-      const ready = this.#view.instancesOf(block).filter(({ ad }) => ad.state === 'ready' && (ad.terms ?? terms) === terms).length
+      const ads = this.#view.instancesOf(block).map(({ ad }) => ad).filter(ad => (ad.terms ?? terms) === terms)
+      const ready = ads.filter(({ state }) => state === 'ready').length
       if (ready >= count) return ready
-      if (signal.aborted) {
-        const last = this.#placement.lastPlacement(block)
-        const why = last?.candidates.filter(({ ok }) => !ok).slice(0, 4).map(({ peer, because }) => `${peer.slice(-6)}: ${because}`).join('; ')
-        throw new MeshError('NO_CAPACITY', `block ${block} has ${ready} of ${count} instances${why === undefined || why === '' ? '' : ` (${why})`}; it stays wanted and comes up when a host can take it`)
+      for (const { instance, state, because } of ads) if (state === 'failed') failed.set(instance, because ?? 'it failed')
+      const coming = ads.some(({ state }) => state === 'starting')
+      const left = `block ${block} has ${ready} of ${count} instances`
+      if (!coming && failed.size >= Math.min(ENOUGH_FAILURES, this.#view.live().length)) {
+        throw new MeshError('INSTANCE_FAILED', `${left}: ${[...new Set(failed.values())].slice(0, 2).join('; ')}. It stays wanted and is tried again: mend the component and change the block with \`aios block update\`, or remove it`, { details: { block, failures: failed.size } })
       }
-      await this.#ports.clock.sleep(50, signal).catch(() => undefined)
+      if (signal.aborted || (!coming && clock.monotonic() >= askAt)) {
+        const { chosen, candidates } = await this.#placement.explain(record)
+        const why = candidates.filter(({ ok }) => !ok).slice(0, 4).map(({ peer, because }) => `${peer.slice(-6)}: ${because}`).join('; ')
+        hopeless = chosen === undefined ? hopeless + 1 : 0
+        if (signal.aborted || hopeless === 2) throw new MeshError('NO_CAPACITY', `${left}${why === '' ? '' : ` (${why})`}; it stays wanted and comes up when a host can take it`, { details: { block } })
+        askAt = clock.monotonic() + EXPLAIN_AFTER_MS
+      }
+      await clock.sleep(50, signal).catch(() => undefined)
     }
   }
 

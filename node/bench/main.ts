@@ -11,6 +11,7 @@ const BENCHES: Readonly<Record<string, () => Promise<Bench>>> = {
   failover: () => import('./failover.ts'),
   coordinator: () => import('./coordinator.ts'),
   simulate: () => import('./simulate.ts'),
+  'llm-choose': () => import('./choose.ts'),
 }
 
 const args = process.argv.slice(2)

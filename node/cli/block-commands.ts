@@ -5,7 +5,7 @@ import { arg, count, flag, text, UsageError, type Command } from './command.ts'
 import { readJson } from './json-file.ts'
 import { pretty, shortId, table } from './output.ts'
 
-const instanceRow = z.object({ instance: z.string(), host: z.string(), state: z.string(), epoch: z.int(), inFlight: z.int(), queued: z.int(), latencyMs: z.number() })
+const instanceRow = z.object({ instance: z.string(), host: z.string(), state: z.string(), epoch: z.int(), inFlight: z.int(), queued: z.int(), latencyMs: z.number(), because: z.string().default('') })
 const blockRow = z.object({ blockId: z.string(), componentURI: z.string(), minInstances: z.int(), maxInstances: z.int(), ready: z.int(), steward: z.string().nullable() })
 const created = z.object({ blockId: z.string(), dryRun: z.boolean(), explanation: explanation.nullable(), ready: z.int() })
 const changed = z.object({ blockId: z.string(), revision: z.int(), replaces: z.boolean(), ready: z.int() })
@@ -46,7 +46,7 @@ export const blockCommands: readonly Command[] = [
         pretty(body.block),
         '',
         `steward ${body.steward ?? '-'}, epoch ${body.epoch ?? '-'}`,
-        table(['INSTANCE', 'HOST', 'STATE', 'EPOCH', 'RUNNING', 'QUEUED', 'LATENCY'], body.instances.map(row => [row.instance, row.host, row.state, row.epoch, row.inFlight, row.queued, `${row.latencyMs.toFixed(1)} ms`])),
+        table(['INSTANCE', 'HOST', 'STATE', 'EPOCH', 'RUNNING', 'QUEUED', 'LATENCY', ''], body.instances.map(row => [row.instance, row.host, row.state, row.epoch, row.inFlight, row.queued, `${row.latencyMs.toFixed(1)} ms`, row.because])),
         ...(body.last === null ? [] : ['', `last placement: ${pretty(body.last)}`]),
       ].join('\n'))
     },

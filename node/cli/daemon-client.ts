@@ -5,7 +5,7 @@ import { MeshError, isErrorCode } from '../../protocols/errors.ts'
 import { json, type Json } from '../../protocols/ids.ts'
 
 /** What a running daemon leaves in its folder for the CLI: where its door is and the key to it. */
-export const daemonFile = z.object({ http: z.string(), grpc: z.string().optional(), token: z.string(), pid: z.int(), peer: z.string() })
+export const daemonFile = z.object({ http: z.string(), grpc: z.string().optional(), oci: z.string().optional(), token: z.string(), pid: z.int(), peer: z.string() })
 export type DaemonFile = z.infer<typeof daemonFile>
 
 const failure = z.object({ error: z.object({ code: z.string(), message: z.string() }) })

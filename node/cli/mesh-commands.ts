@@ -19,6 +19,7 @@ export const meshCommands: readonly Command[] = [
       { name: 'listen', value: 'MULTIADDR', many: true, what: 'where to listen (default /ip4/0.0.0.0/tcp/0)' },
       { name: 'http', value: 'HOST:PORT', what: 'the HTTP door (default 127.0.0.1:0; anything but loopback needs the token)' },
       { name: 'grpc', value: 'HOST:PORT', what: 'the door for AIOS\'s gRPC clients (default 127.0.0.1:0; anything but loopback needs the token)' },
+      { name: 'oci', value: 'HOST:PORT', what: 'the door for container tools: skopeo, podman, docker (default 127.0.0.1:0; beyond loopback they log in with the token)' },
       { name: 'join', value: 'INVITE', what: 'enter the network of this invite' },
       { name: 'label', value: 'K=V', many: true, what: 'a label others can place by, such as region=eu' },
       { name: 'name', value: 'NAME', what: 'name of the network, when this makes one' },
@@ -45,15 +46,16 @@ export const meshCommands: readonly Command[] = [
       if (isolation !== 'L0' && isolation !== 'L1') throw new UsageError(`--isolation takes L0 or L1, not ${isolation}`)
       const listen = list(context, 'listen')
       const daemon = await up({
-        dataDir: context.dataDir, listen: listen.length > 0 ? listen : ['/ip4/0.0.0.0/tcp/0'], http: text(context, 'http') ?? '127.0.0.1:0', grpc: text(context, 'grpc') ?? '127.0.0.1:0', join: text(context, 'join'), labels,
+        dataDir: context.dataDir, listen: listen.length > 0 ? listen : ['/ip4/0.0.0.0/tcp/0'], http: text(context, 'http') ?? '127.0.0.1:0', grpc: text(context, 'grpc') ?? '127.0.0.1:0', oci: text(context, 'oci') ?? '127.0.0.1:0', join: text(context, 'join'), labels,
         networkName: text(context, 'name') ?? 'mesh', mdns: !flag(context, 'no-mdns'), upnp: flag(context, 'upnp'), isolation, json: context.out.json,
       })
-      context.out.line({ ready: true, peer: daemon.peer, network: daemon.network, http: daemon.http, grpc: daemon.grpc, addresses: daemon.addresses, joined: daemon.joined, readyMs: daemon.readyMs }, () => [
+      context.out.line({ ready: true, peer: daemon.peer, network: daemon.network, http: daemon.http, grpc: daemon.grpc, oci: daemon.oci, addresses: daemon.addresses, joined: daemon.joined, readyMs: daemon.readyMs }, () => [
         `peer      ${daemon.peer}`,
         `network   ${daemon.networkName} (${daemon.network})${daemon.joined ? ', joined' : ''}`,
         ...daemon.addresses.map((address, at) => `${at === 0 ? 'listens   ' : '          '}${address}`),
         `http      ${daemon.http}`,
         `grpc      ${daemon.grpc}`,
+        `oci       ${daemon.oci}`,
         '',
         `Ready after ${(daemon.readyMs / 1_000).toFixed(1)} s. To bring in another host, run here:  aios invite --data ${context.dataDir}`,
         'and there:                                     aios up --join <what it printed>',

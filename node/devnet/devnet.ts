@@ -13,7 +13,7 @@ const CLI = fileURLToPath(new URL('../cli/main.ts', import.meta.url))
 const READY_MS = 30_000
 const STOP_MS = 15_000
 
-const readyLine = z.object({ ready: z.literal(true), peer: z.string(), http: z.string(), grpc: z.string(), addresses: z.array(z.string()), readyMs: z.number(), network: z.string() })
+const readyLine = z.object({ ready: z.literal(true), peer: z.string(), http: z.string(), grpc: z.string(), oci: z.string(), addresses: z.array(z.string()), readyMs: z.number(), network: z.string() })
 
 /** One real daemon process of a devnet. */
 export type DevPeer = {
@@ -22,6 +22,7 @@ export type DevPeer = {
   readonly peer: string
   readonly http: string
   readonly grpc: string
+  readonly oci: string
   readonly readyMs: number
   readonly pid: number
   readonly client: DaemonClient
@@ -103,7 +104,7 @@ export class Devnet implements AsyncDisposable {
       throw error
     })
     const file = daemonFile.parse(JSON.parse(await readFile(join(dataDir, 'daemon.json'), 'utf8')))
-    const peer: DevPeer = { index, dataDir, peer: ready.peer, http: ready.http, grpc: ready.grpc, readyMs: ready.readyMs, pid: file.pid, client: new DaemonClient(file, this.#interrupt.signal), process: child }
+    const peer: DevPeer = { index, dataDir, peer: ready.peer, http: ready.http, grpc: ready.grpc, oci: ready.oci, readyMs: ready.readyMs, pid: file.pid, client: new DaemonClient(file, this.#interrupt.signal), process: child }
     this.#peers[index] = peer
     return peer
   }

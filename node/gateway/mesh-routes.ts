@@ -131,7 +131,7 @@ export function addMeshRoutes(app: Hono, parts: GatewayParts): void {
     const instances = view.instancesOf(id)
     return context.json({
       block, steward: actions.stewardOf(id) ?? null, epoch: instances.reduce<number | null>((most, { ad }) => Math.max(most ?? 0, ad.epoch), null),
-      instances: instances.map(({ host, ad }) => ({ instance: ad.instance, host, state: ad.state, epoch: ad.epoch, inFlight: ad.inFlight, queued: ad.queued, latencyMs: ad.latencyMs })), last: actions.lastPlacement(id) ?? null,
+      instances: instances.map(({ host, ad }) => ({ instance: ad.instance, host, state: ad.state, epoch: ad.epoch, inFlight: ad.inFlight, queued: ad.queued, latencyMs: ad.latencyMs, because: ad.because ?? '' })), last: actions.lastPlacement(id) ?? null,
     })
   })
   app.post('/mesh/blocks/:id/scale', async context => {

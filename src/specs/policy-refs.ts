@@ -28,7 +28,12 @@ export function parsePolicyRef(parent: Fields, name: string, ...aliases: readonl
     parent.wrong(name, value, 'give a policy: { "policyRuleURI": "name:version-tag", "parameters": {}, "settings": {} }')
     return undefined
   }
-  return readRef(new Fields(bare(value, name), parent.path(name), parent.problems))
+  const inner = bare(value, name)
+  if (isHint(inner) && !Object.hasOwn(inner, 'assignmentType')) {
+    parent.wrong(name, inner, 'a policy names a published rule: { "policyRuleURI": "name:version-tag", "parameters": {}, "settings": {} }; publish code of your own with `aios policy publish DIR`')
+    return undefined
+  }
+  return readRef(new Fields(inner, parent.path(name), parent.problems))
 }
 
 /** Policies by name: an object of them, or AIOS's `policyRulesSpec` list whose items carry their `name`. */

@@ -208,6 +208,24 @@ describe('a mesh of three real peers', function () {
     assert.deepEqual(found.map(({ blockId }) => blockId), ['triage-classify'])
   })
 
+  it('a block that cannot start, or for which nobody has room, says why within seconds', async function () {
+    this.timeout(60_000)
+    const { client } = net.peer(1)
+    const folder = join(dir, 'broken')
+    await mkdir(folder, { recursive: true })
+    await writeFile(join(folder, 'component.json'), JSON.stringify({ componentId: { name: 'broken', version: '1', releaseTag: 'x' }, componentType: 'model', needs: { memoryMb: 128 } }))
+    await writeFile(join(folder, 'model.onnx'), 'this is no model')
+    await published(client, folder)
+    const broken = await refusal(client.send('POST', '/mesh/blocks', { spec: { blockId: 'broken', blockComponentURI: 'model.broken:1-x', minInstances: 1, maxInstances: 1 } }))
+    assert.equal(broken.code, 'INSTANCE_FAILED')
+    assert.match(broken.message, /onnx.*Protobuf parsing failed/s)
+    await client.send('DELETE', '/mesh/blocks/broken')
+    const large = await refusal(client.send('POST', '/mesh/blocks', { spec: { blockId: 'large', blockComponentURI: 'model.broken:1-x', minInstances: 1, maxInstances: 1, resources: { memory: '900Ti' } } }))
+    assert.equal(large.code, 'NO_CAPACITY')
+    assert.match(large.message, /memory/)
+    await client.send('DELETE', '/mesh/blocks/large')
+  })
+
   it('a changed block answers all the while, and then as it was changed to', async function () {
     this.timeout(90_000)
     const { client } = net.peer(1)

@@ -1,31 +1,30 @@
 /** Runs a whole decoder by ONNX Runtime, as the oracle that other ways of running it are compared with. */
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import type * as Ort from 'onnxruntime-node'
-import { onnxRuntime } from '../../node/instance/onnx-model.ts'
+import { InferenceSession, Tensor } from '../fixtures/llm/runtime.ts'
 
 /** Logits [rows, vocabulary], as float32 whatever the model computes in. */
 export interface Logits { readonly rows: number; readonly vocab: number; readonly data: Float32Array }
 
 export class WholeModel {
-  readonly #session: Ort.InferenceSession
-  readonly #empty: readonly [name: string, tensor: Ort.Tensor][]
-  #cache = new Map<string, Ort.Tensor>()
+  readonly #session: InferenceSession
+  readonly #empty: readonly [name: string, tensor: Tensor][]
+  #cache = new Map<string, Tensor>()
   #length = 0
 
-  private constructor(session: Ort.InferenceSession) {
+  private constructor(session: InferenceSession) {
     this.#session = session
     this.#empty = session.inputMetadata.flatMap(input => {
       if (!input.isTensor || !input.name.startsWith('past_key_values')) return []
       const dims = input.shape.map((dim, axis) => axis === 0 ? 1 : typeof dim === 'number' && dim >= 0 ? dim : 0)
       const none = input.type === 'float16' ? new Uint16Array(0) : new Float32Array(0)
-      return [[input.name, new (onnxRuntime().Tensor)(input.type, none, dims)]]
+      return [[input.name, new Tensor(input.type, none, dims)]]
     })
     this.reset()
   }
 
   static async open(directory: string, threads = 1): Promise<WholeModel> {
-    return new WholeModel(await onnxRuntime().InferenceSession.create(join(directory, 'model.onnx'), { intraOpNumThreads: threads, logSeverityLevel: 3 }))
+    return new WholeModel(await InferenceSession.create(join(directory, 'model.onnx'), { intraOpNumThreads: threads, logSeverityLevel: 3 }))
   }
 
   get layers(): number {
@@ -40,10 +39,9 @@ export class WholeModel {
 
   /** Adds tokens to the sequence; the logits after each of them. */
   async add(ids: readonly number[]): Promise<Logits> {
-    const { Tensor } = onnxRuntime()
-    const whole = (values: readonly number[]): Ort.Tensor => new Tensor('int64', BigInt64Array.from(values, BigInt), [1, values.length])
+    const whole = (values: readonly number[]): Tensor => new Tensor('int64', BigInt64Array.from(values, BigInt), [1, values.length])
     const total = this.#length + ids.length
-    const given: Readonly<Record<string, Ort.Tensor>> = {
+    const given: Readonly<Record<string, Tensor>> = {
       input_ids: whole(ids),
       attention_mask: whole(Array.from({ length: total }, () => 1)),
       position_ids: whole(ids.map((_, at) => this.#length + at)),

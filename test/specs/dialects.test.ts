@@ -62,6 +62,7 @@ describe('specs: envelopes', () => {
       [() => component({ ...componentValues, componentId: { ...componentValues['componentId'] as JsonObject, verison: '3' } }), /componentId\.verison.*"3".*did you mean "version"/],
       [() => block({ ...blockValues, minInstnaces: 7 }), /minInstnaces: there is no such field \(it says 7\); did you mean "minInstances"/],
       [() => block({ ...blockValues, colour: 'red' }), /colour: there is no such field \(it says "red"\); the fields are .*minInstances/],
+      [() => parseVdag({ ...vdagValues, nodes: [{ nodeLabel: 'detect', manualBlockId: 'leaf-88', postprocessingPolicyRule: { code: 'x' } }], graph: {} }), /node "detect"\.postprocessingPolicyRule: an object with code .*policyRuleURI.*aios policy publish/],
       [() => parseVdag({ ...vdagValues, node: [] }), /node: there is no such field.*did you mean "nodes"/],
       [() => parseVdag({ ...vdagValues, nodes: [{ nodeLabel: 'detect', manualBlockIds: 'leaf-88' }], graph: {} }), /node "detect"\.manualBlockIds.*did you mean "manualBlockId"/],
       [() => parseVdag({ ...vdagValues, graph: { ...vdagValues['graph'] as JsonObject, conections: [] } }), /graph\.conections.*did you mean "connections"/],

@@ -1,0 +1,47 @@
+import { z } from 'zod'
+import { check } from '../../../protocols/codec.ts'
+import { json } from '../../../protocols/ids.ts'
+
+/** The part of Hugging Face's `tokenizer.json` that we read ourselves; the library reads the rest. */
+export const tokenizerFile = z.looseObject({
+  model: z.looseObject({}),
+  added_tokens: z.array(z.looseObject({ id: z.int().nonnegative(), content: z.string(), special: z.boolean().default(false) })).default([]),
+  decoder: json.optional(),
+})
+export type TokenizerFile = z.infer<typeof tokenizerFile>
+
+const specialToken = z.union([z.string(), z.looseObject({ content: z.string() }).transform(({ content }) => content)]).nullish()
+const template = z.union([z.string(), z.array(z.object({ name: z.string(), template: z.string() }))]).nullish()
+
+/** `tokenizer_config.json`; `special_tokens_map.json` says some of the same. */
+export const tokenizerConfig = z.looseObject({ chat_template: template, bos_token: specialToken, eos_token: specialToken, unk_token: specialToken, pad_token: specialToken })
+export type TokenizerConfig = z.infer<typeof tokenizerConfig>
+
+const ids = z.union([z.int(), z.array(z.int())]).nullish()
+const ending = z.looseObject({ eos_token_id: ids })
+
+/** The text files of a model, as parsed JSON; `template` is the text of `chat_template.jinja`. */
+export type TextFiles = {
+  readonly 'tokenizer.json': unknown
+  readonly 'tokenizer_config.json'?: unknown
+  readonly 'special_tokens_map.json'?: unknown
+  readonly 'generation_config.json'?: unknown
+  readonly 'config.json'?: unknown
+  readonly 'chat_template.jinja'?: string
+}
+
+export type TextSetup = { readonly tokenizer: TokenizerFile; readonly config: TokenizerConfig; readonly template: string | readonly { readonly name: string; readonly template: string }[] | undefined; readonly ends: readonly number[] }
+
+/** Throws SPEC_INVALID naming the file and the field. */
+export function readTextFiles(files: TextFiles): TextSetup {
+  const tokenizer = check(tokenizerFile, files['tokenizer.json'], 'tokenizer.json', 'SPEC_INVALID')
+  const map = check(tokenizerConfig, files['special_tokens_map.json'] ?? {}, 'special_tokens_map.json', 'SPEC_INVALID')
+  const own = check(tokenizerConfig, files['tokenizer_config.json'] ?? {}, 'tokenizer_config.json', 'SPEC_INVALID')
+  const config = { ...map, ...own }
+  const said = [files['generation_config.json'], files['config.json']].flatMap((file, at) => {
+    const given = check(ending, file ?? {}, ['generation_config.json', 'config.json'][at] ?? '', 'SPEC_INVALID').eos_token_id
+    return given === undefined || given === null ? [] : given
+  })
+  const named = tokenizer.added_tokens.filter(({ content }) => content === config.eos_token).map(({ id }) => id)
+  return { tokenizer, config, template: files['chat_template.jinja'] ?? config.chat_template ?? undefined, ends: [...new Set([...said, ...named])] }
+}
