@@ -12,6 +12,7 @@ const BENCHES: Readonly<Record<string, () => Promise<Bench>>> = {
   coordinator: () => import('./coordinator.ts'),
   simulate: () => import('./simulate.ts'),
   'llm-choose': () => import('./choose.ts'),
+  plan: () => import('./plan.ts'),
 }
 
 const args = process.argv.slice(2)
