@@ -17,6 +17,7 @@ export const REGISTRIES = {
   members: 'owner',
   services: 'owner',
   images: 'owner',
+  controllers: 'owner',
 } as const
 export type RegistryName = keyof typeof REGISTRIES
 export const registryName = z.enum(Object.keys(REGISTRIES) as [RegistryName, ...RegistryName[]])

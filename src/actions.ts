@@ -5,6 +5,8 @@ import type { Packet } from '../protocols/invoke.ts'
 import type { Right } from '../protocols/membership.ts'
 import type { Explanation } from '../protocols/placement.ts'
 import type { BlockRecord, Template, VdagSpec } from '../protocols/specs.ts'
+import type { Controllers } from './controllers/controllers.ts'
+import type { Gate } from './controllers/gate.ts'
 import { isJsonObject } from './lib/json.ts'
 import type { Ports, Random, Registry } from './ports.ts'
 import type { MeshView } from './roles.ts'
@@ -42,8 +44,10 @@ export class Actions {
   readonly #placement: Placement
   readonly #runs: RunEngine
   readonly #clusters: Registry<Cluster>
+  readonly #gate: Gate
+  readonly #controllers: Pick<Controllers, 'configOf'>
 
-  constructor(ports: Pick<Ports, 'clock' | 'identity' | 'random'>, parts: { readonly admission: Pick<Admission, 'may'>; readonly view: MeshView; readonly catalogue: ArtefactCatalogue; readonly placement: Placement; readonly runs: RunEngine; readonly clusters: Registry<Cluster> }) {
+  constructor(ports: Pick<Ports, 'clock' | 'identity' | 'random'>, parts: { readonly admission: Pick<Admission, 'may'>; readonly view: MeshView; readonly catalogue: ArtefactCatalogue; readonly placement: Placement; readonly runs: RunEngine; readonly clusters: Registry<Cluster>; readonly gate: Gate; readonly controllers: Pick<Controllers, 'configOf'> }) {
     this.#ports = ports
     this.#random = ports.random.fork('actions')
     this.#admission = parts.admission
@@ -52,6 +56,8 @@ export class Actions {
     this.#placement = parts.placement
     this.#runs = parts.runs
     this.#clusters = parts.clusters
+    this.#gate = parts.gate
+    this.#controllers = parts.controllers
   }
 
   /** Throws SPEC_INVALID, NOT_FOUND (component), ALREADY_EXISTS, FORBIDDEN. The block is durable here when it resolves. */
@@ -202,9 +208,10 @@ export class Actions {
     return this.submitPacket(vdag, { sessionId: options.session ?? '', seqNo: 0, ts: this.#ports.clock.unix() / 1_000, data: input, files: [] }, options)
   }
 
-  /** As `submit`, a packet with its session and files. */
+  /** As `submit`, a packet with its session and files. Throws what the vDAG's controllers say too: RATE_LIMITED, NO_INSTANCE. */
   async submitPacket(vdag: string, packet: Packet, options: { readonly key?: string | undefined }): Promise<{ readonly run: RunId; readonly existing: boolean }> {
     this.#need('join')
+    await this.#gate.enter(vdag, packet, await this.#controllers.configOf(vdag))
     return this.#runs.submit({ vdagUri: vdag, input: packet, submitter: this.#ports.identity.peer, ...(options.key === undefined ? {} : { key: options.key }) })
   }
 

@@ -7,6 +7,8 @@ import { Calls } from './blocks/calls.ts'
 import { Instances } from './blocks/instances.ts'
 import { BlockInvoker } from './blocks/invoker.ts'
 import { Capacity, CAPACITY, type CapacityConfig } from './capacity/capacity.ts'
+import { Controllers } from './controllers/controllers.ts'
+import { Gate } from './controllers/gate.ts'
 import { Inference } from './inference/inference.ts'
 import { Inventory } from './inventory.ts'
 import { Parser } from './parser.ts'
@@ -46,6 +48,8 @@ export type Peer = {
   readonly actions: Actions
   readonly parser: Parser
   readonly inference: Inference
+  readonly gate: Gate
+  readonly controllers: Controllers
   readonly inventory: Inventory
   /** The right a registry asks of its writers. */
   mayWrite(writer: PeerId, registry: RegistryName): Verdict<true>
@@ -58,7 +62,7 @@ export type Peer = {
 /** What a registry asks of whoever writes into it. */
 const RIGHT_TO_WRITE: Readonly<Record<RegistryName, Right>> = {
   components: 'publish', policies: 'publish', vdags: 'publish', specs: 'publish', templates: 'publish', assets: 'publish', layers: 'publish', images: 'publish',
-  blocks: 'operate', services: 'operate', clusters: 'operate', members: 'join',
+  blocks: 'operate', services: 'operate', controllers: 'operate', clusters: 'operate', members: 'join',
 }
 
 /** The whole peer, minus the outside world. The daemon and the simulator call this and nothing else. */
@@ -74,16 +78,19 @@ export function createPeer(ports: Ports, config: PeerConfig): Peer {
   const invoker = new BlockInvoker(ports, capacity, calls, catalogue, policies)
   const runs = new RunEngine(ports, { view: capacity, invoker, policies, catalogue, compatible }, config.runs)
   const inventory = new Inventory(capacity, catalogue, policies)
-  const actions = new Actions(ports, { admission, view: capacity, catalogue, placement, runs, clusters: ports.registries.open('clusters', cluster) })
+  const gate = new Gate(ports, { view: capacity, catalogue, policies })
+  const controllers = new Controllers(ports, { admission, view: capacity, catalogue, gate })
+  const actions = new Actions(ports, { admission, gate, controllers, view: capacity, catalogue, placement, runs, clusters: ports.registries.open('clusters', cluster) })
   const parser = new Parser(ports, { actions, invoker, inventory })
-  const inference = new Inference(ports, { actions, invoker, inventory, runs, catalogue })
+  const inference = new Inference(ports, { actions, invoker, inventory, runs, catalogue, gate })
   return {
-    ports, admission, view: capacity, catalogue, policies, instances, invoker, placement, runs, actions, parser, inference, inventory,
+    ports, admission, view: capacity, catalogue, policies, instances, invoker, placement, runs, actions, parser, inference, inventory, gate, controllers,
     mayWrite: (writer, registry) => admission.may(writer, RIGHT_TO_WRITE[registry]),
     async start() {
       await placement.open()
       placement.onChange(() => capacity.changed())
       calls.start()
+      gate.start()
       await capacity.start({ free: () => placement.free(), instances: () => placement.instances(), holds: () => placement.holds(), stewards: () => placement.stewards() })
       await placement.start()
       await runs.start()

@@ -6,13 +6,13 @@ import { listen, readAddress } from './listen.ts'
 export type GrpcDoor = { readonly address: string; close(): Promise<void> }
 
 /** Listens for gRPC; what speaks it is loaded with the first connection, so that a peer nobody calls this way carries no weight for it. */
-export async function openGrpcDoor(parts: { readonly peer: Peer; readonly token: string; readonly vdag?: string }, at: string): Promise<GrpcDoor> {
+export async function openGrpcDoor(parts: { readonly peer: Peer; readonly token: string }, at: string): Promise<GrpcDoor> {
   const address = readAddress('--grpc', at)
   const sockets = new Set<Socket>()
   let services: Promise<GrpcServices> | undefined
   const load = async (): Promise<GrpcServices> => {
     const { grpcServices } = await import('./grpc.ts')
-    return grpcServices({ ...parts, token: address.loopback ? undefined : parts.token })
+    return grpcServices({ peer: parts.peer, token: address.loopback ? undefined : parts.token })
   }
   const server = createServer({ pauseOnConnect: true }, socket => {
     sockets.add(socket)

@@ -31,12 +31,10 @@ export type GrpcOptions = {
   readonly peer: Peer
   /** What each call must show; undefined on loopback. */
   readonly token: string | undefined
-  /** The vDAG that `vDAGInferenceService` answers for here; without it the header `x-vdag-uri` or the session (`vdag::URI::session`) names it. */
-  readonly vdag?: string
 }
 
 /** AIOS's gRPC services. */
-export function grpcServices({ peer, token, vdag }: GrpcOptions): GrpcServices {
+export function grpcServices({ peer, token }: GrpcOptions): GrpcServices {
   const definitions = loadSync(PROTO, { keepCase: true, longs: String, defaults: true })
   const server = new Server({ 'grpc.max_receive_message_length': MESSAGE_BYTES, 'grpc.max_send_message_length': MESSAGE_BYTES })
   const decodeAios = aiosPacketReader(definitions)
@@ -61,7 +59,7 @@ export function grpcServices({ peer, token, vdag }: GrpcOptions): GrpcServices {
   })
   add('vDAGInferenceService', async (request, metadata, life) => {
     const asked = check(vdagPacket, request, 'vDAGInferencePacket', 'BAD_INPUT')
-    const { packets } = await peer.inference.infer({ vdag: vdag ?? vdagOf(metadata, asked) }, packetOf(asked), life)
+    const { packets } = await peer.inference.infer({ vdag: vdagOf(metadata, asked) ?? await onlyOne(peer) }, packetOf(asked), life)
     return answerOf(asked, packets)
   })
   // A block's ingress takes the packet and says so; where the answer goes is not the caller's to wait for.
@@ -106,10 +104,15 @@ function blockTarget({ block_id: block, query_parameters: query, output_ptr: gra
   throw new MeshError('BAD_INPUT', 'BlockInferencePacket: give block_id, or query_parameters with a search, or output_ptr with a graph')
 }
 
-function vdagOf(metadata: Metadata, { session_id: session }: Fields): string {
-  const named = metadata.get('x-vdag-uri').map(String)[0] ?? /^vdag::(.+?)::/.exec(session)?.[1]
-  if (named === undefined) throw new MeshError('BAD_INPUT', 'name the vDAG: the metadata x-vdag-uri, or a session_id of the form vdag::URI::session, or call the door of a vDAG controller')
-  return named
+/** AIOS has a server for each vDAG; here the header `x-vdag-uri` or the session (`vdag::URI::session`) names it. */
+function vdagOf(metadata: Metadata, { session_id: session }: Fields): string | undefined {
+  return metadata.get('x-vdag-uri').map(String)[0] ?? /^vdag::(.+?)::/.exec(session)?.[1]
+}
+
+async function onlyOne({ controllers }: Peer): Promise<string> {
+  const vdag = await controllers.only()
+  if (vdag === undefined) throw new MeshError('BAD_INPUT', 'name the vDAG: the metadata x-vdag-uri, or a session_id of the form vdag::URI::session, or make this peer a controller of it alone')
+  return vdag
 }
 
 /** AIOS's `frame_ptr` names a large file elsewhere; it travels as a file whose metadata says so. */

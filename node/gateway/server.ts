@@ -9,6 +9,7 @@ import type { Authoring } from '../authoring/authoring.ts'
 import { addAiosRoutes } from './aios-routes.ts'
 import { guard } from './guard.ts'
 import { openInferStreams } from './infer-stream.ts'
+import { addControllerRoutes } from './controller-routes.ts'
 import { addInferRoutes } from './infer-routes.ts'
 import { listen, readAddress } from './listen.ts'
 import { addMeshRoutes } from './mesh-routes.ts'
@@ -36,6 +37,7 @@ export async function openGateway(parts: Omit<GatewayParts, 'url'>, at: string):
   addMeshRoutes(app, full)
   addAiosRoutes(app, full)
   addInferRoutes(app, full)
+  addControllerRoutes(app, full)
 
   const server: Server = createServer(getRequestListener(app.fetch))
   server.requestTimeout = 0

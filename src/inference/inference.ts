@@ -1,8 +1,9 @@
 import { hex } from '../../protocols/codec.ts'
 import { asMeshError, MeshError } from '../../protocols/errors.ts'
-import { blockId as blockIdSchema, type BlockId, type Json, type Millis } from '../../protocols/ids.ts'
+import { blockId as blockIdSchema, type BlockId, type Json, type Millis, type RunId } from '../../protocols/ids.ts'
 import { packet as packetSchema, type Packet } from '../../protocols/invoke.ts'
 import type { Actions } from '../actions.ts'
+import type { Gate } from '../controllers/gate.ts'
 import { isJsonObject } from '../lib/json.ts'
 import { Lru } from '../lib/lru.ts'
 import type { Inventory } from '../inventory.ts'
@@ -26,11 +27,11 @@ export class Inference {
   readonly log = new RequestLog(LOG_BOUND)
   readonly #ports: Pick<Ports, 'clock' | 'content' | 'telemetry'>
   readonly #random: Random
-  readonly #parts: { readonly actions: Actions; readonly invoker: Invoker; readonly inventory: Inventory; readonly runs: RunEngine; readonly catalogue: Pick<Catalogue, 'block'> }
+  readonly #parts: { readonly actions: Actions; readonly invoker: Invoker; readonly inventory: Inventory; readonly runs: RunEngine; readonly catalogue: Pick<Catalogue, 'block'>; readonly gate: Gate }
   /** The block a search found for a session: its later packets go to the same one. */
   readonly #found = new Lru<string, BlockId>(SESSIONS_BOUND)
 
-  constructor(ports: Pick<Ports, 'clock' | 'content' | 'random' | 'telemetry'>, parts: { readonly actions: Actions; readonly invoker: Invoker; readonly inventory: Inventory; readonly runs: RunEngine; readonly catalogue: Pick<Catalogue, 'block'> }) {
+  constructor(ports: Pick<Ports, 'clock' | 'content' | 'random' | 'telemetry'>, parts: { readonly actions: Actions; readonly invoker: Invoker; readonly inventory: Inventory; readonly runs: RunEngine; readonly catalogue: Pick<Catalogue, 'block'>; readonly gate: Gate }) {
     this.#ports = ports
     this.#random = ports.random.fork('inference')
     this.#parts = parts
@@ -63,7 +64,7 @@ export class Inference {
         const uri = 'vdag' in target ? target.vdag : await this.#transient(target.graph)
         const { run } = await this.#parts.actions.submitPacket(uri, packet, { key })
         yield { run }
-        for (const [, output] of Object.entries(await this.#parts.runs.packets(run, deadline))) yield { packet: output }
+        yield * await this.#outcome(uri, run, packet, deadline, began)
       } else {
         const block = 'block' in target ? await this.#known(target.block) : await this.#search(target.search, packet.sessionId)
         for await (const output of this.#parts.invoker.infer(block, packet, { deadlineMs, signal, whole, ...(key === undefined ? {} : { key }) })) yield { packet: output }
@@ -88,6 +89,19 @@ export class Inference {
       if (block.success && (await this.#parts.catalogue.block(block.data)) !== undefined) return block.data
     }
     throw new MeshError('NOT_FOUND', 'the search found no block: widen its filter, or name a block')
+  }
+
+  /** The packets of a run, once it has ended, and its controller's look at them. */
+  async #outcome(uri: string, run: RunId, request: Packet, deadline: AbortSignal, began: Millis): Promise<readonly { readonly packet: Packet }[]> {
+    const { clock } = this.#ports
+    try {
+      const outputs = Object.entries(await this.#parts.runs.packets(run, deadline))
+      this.#parts.gate.left(uri, request, { response: Object.fromEntries(outputs.map(([label, { data }]) => [label, data])) }, clock.monotonic() - began)
+      return outputs.map(([, packet]) => ({ packet }))
+    } catch (error) {
+      this.#parts.gate.left(uri, request, { failed: true }, clock.monotonic() - began)
+      throw error
+    }
   }
 
   async #search(search: Json, session: string): Promise<BlockId> {

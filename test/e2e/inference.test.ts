@@ -38,6 +38,9 @@ describe('the inference server of a real peer', function () {
     for (const [name, value] of Object.entries(metadata)) headers.set(name, value)
     return grpc.makeUnaryRequest(path, requestSerialize, responseDeserialize, request, headers, { deadline: Date.now() + deadlineMs }, (error: ServiceError | null, value?: object) => (error === null ? resolve(service === 'InferenceProxy' ? Object(value) : answer.parse(value)) : reject(error)))
   })
+  const done = async (path: string, directory: string): Promise<void> => {
+    for await (const line of net.peer(0).client.lines('POST', path, { directory })) assert(Object(line).error === undefined, JSON.stringify(line))
+  }
   const packet = (block: string, data: unknown): object => ({ block_id: block, session_id: 's-1', seq_no: 7, data: JSON.stringify(data), ts: 1_234_567_890.5 })
   const http = async (path: string, body: unknown): Promise<z.infer<typeof httpAnswer>> => httpAnswer.parse(await net.peer(0).client.send('POST', path, z.json().parse(body)))
   const httpAnswer = z.object({ success: z.literal(true), data: z.json() }).loose()
@@ -49,7 +52,7 @@ describe('the inference server of a real peer', function () {
     await mkdir(folder)
     await writeFile(join(folder, 'index.ts'), CODE)
     await writeFile(join(folder, 'component.json'), JSON.stringify({ componentId: { name: 'adder', version: '1.0.0', releaseTag: 'stable' }, componentType: 'node', componentMetadata: { algorithmType: 'adder' }, componentParameters: { step: 1 } }))
-    for await (const line of net.peer(0).client.lines('POST', '/mesh/components', { directory: folder })) assert(Object(line).error === undefined, JSON.stringify(line))
+    await done('/mesh/components', folder)
     for (const [id, step] of [['add-one', 1], ['add-ten', 10]] as const) {
       await net.peer(0).client.send('POST', '/api/createBlock', { blockId: id, blockComponentURI: 'node.adder:1.0.0-stable', minInstances: 1, maxInstances: 1, mode: 'allocate', parameters: { step } })
     }
@@ -96,6 +99,57 @@ describe('the inference server of a real peer', function () {
     assert.equal(JSON.parse((await call('vDAGInferenceService', ask, { 'x-vdag-uri': 'sum:1.0.0-stable' })).data).value, 12)
     assert.equal(JSON.parse((await call('vDAGInferenceService', { ...ask, session_id: 'vdag::sum:1.0.0-stable::mine' })).data).value, 12)
     await assert.rejects(call('vDAGInferenceService', ask), /BAD_INPUT: name the vDAG/)
+  })
+
+  describe('through vDAG controllers', () => {
+    const publish = async (name: string, source: string): Promise<string> => {
+      const folder = join(dir, name)
+      await mkdir(join(folder, 'code'), { recursive: true })
+      await writeFile(join(folder, 'policy.json'), JSON.stringify({ name, version: '1.0', release_tag: 'stable' }))
+      await writeFile(join(folder, 'code/function.js'), `class AIOSv1PolicyRule { eval(parameters, input) { ${source} } }`)
+      await done('/mesh/policies', folder)
+      return `${name}:1.0-stable`
+    }
+    const vdag = async (name: string, controller: unknown): Promise<string> => {
+      await net.peer(0).client.send('POST', '/api/createvDAG', z.json().parse({ vdagName: name, vdagVersion: { version: '1.0.0', 'release-tag': 'stable' }, nodes: [{ nodeLabel: 'one', nodeType: 'block', manualBlockId: 'add-one' }], controller }))
+      const uri = `${name}:1.0.0-stable`
+      await net.peer(1).client.get(`/mesh/vdags/${uri}`).catch(() => new Promise(resolve => setTimeout(resolve, 1_000)))
+      return uri
+    }
+    const ask = (peer: number, model: string, session = 's'): Promise<string> => net.peer(peer).client.send('POST', '/v1/infer', { model, session_id: session, data: { value: 1 } }).then(() => 'ok', (error: unknown) => String(Object(error).code))
+
+    it('a quota is one quota, whichever peer is asked', async () => {
+      const uri = await vdag('counted', { quota: { limit: 6, windowSeconds: 60 } })
+      const created = await net.peer(1).client.send('POST', '/vdag-controller/any', { action: 'create_controller', payload: { vdag_controller_id: 'counted-1', vdag_uri: uri, config: { replicas: 2 } } })
+      assert.deepEqual(new Set(z.object({ data: z.object({ hosts: z.array(z.string()) }).loose() }).loose().parse(created).data.hosts), new Set([net.peer(0).peer, net.peer(1).peer]))
+      const answers: string[] = []
+      for (let at = 0; at < 10; at += 1) answers.push(await ask(at % 2, uri))
+      assert.deepEqual(answers.filter(answer => answer === 'ok').length, 6)
+      assert.deepEqual(new Set(answers.slice(6)), new Set(['RATE_LIMITED']))
+    })
+
+    it('a quota rule counts each session; what it throws denies', async () => {
+      const rule = await publish('three-each', 'if (input.session_id === "odd") throw new Error("no"); return { allowed: input.quota <= 3 }')
+      const uri = await vdag('ruled', { quotaChecker: { enabled: true, quotaCheckerPolicyRule: { policyRuleURI: rule } } })
+      assert.deepEqual([await ask(0, uri, 'a'), await ask(0, uri, 'a'), await ask(0, uri, 'a'), await ask(0, uri, 'a'), await ask(0, uri, 'b'), await ask(0, uri, 'odd')], ['ok', 'ok', 'ok', 'RATE_LIMITED', 'ok', 'RATE_LIMITED'])
+      assert.equal(z.object({ data: z.object({ quota: z.int() }) }).loose().parse(await net.peer(0).client.get(`/quota/a?vdag_uri=${uri}`)).data.quota, 4)
+    })
+
+    it('a health rule closes the door, a quality rule hands answers to people', async () => {
+      const [health, quality] = [await publish('healthy-if-ready', 'return { overall_healthy: Object.values(input.health_check_data).every(block => block.healthy) }'), await publish('look-at-it', 'return { review: input.input_data.response.one.value === 2 }')]
+      const uri = await vdag('watched', { healthChecker: { healthCheckerPolicyRule: { policyRuleURI: health } }, qualityChecker: { framesInterval: 2, qualityCheckerPolicyRule: { policyRuleURI: quality } } })
+      assert.deepEqual([await ask(0, uri), await ask(0, uri), await ask(0, uri)], ['ok', 'ok', 'ok'])
+      const reviews = z.array(z.object({ vdag: z.string(), decided: z.string(), at: z.number() }).loose())
+      let waiting = reviews.parse(await net.peer(0).client.get('/mesh/reviews'))
+      for (let attempt = 0; waiting.length === 0 && attempt < 50; attempt += 1) {
+        await new Promise(resolve => setTimeout(resolve, 100))
+        waiting = reviews.parse(await net.peer(0).client.get('/mesh/reviews'))
+      }
+      assert.deepEqual(waiting.map(({ vdag, decided }) => [vdag, decided]), [[uri, 'open']])
+      await net.peer(0).client.send('POST', '/mesh/reviews', { at: waiting[0]?.at ?? 0, decided: 'approved' })
+      const unhealthy = await vdag('sick', { healthChecker: { healthCheckerPolicyRule: { policyRuleURI: await publish('never-healthy', 'return { overall_healthy: false }') } } })
+      assert.equal(await ask(0, unhealthy), 'NO_INSTANCE')
+    })
   })
 
   it('takes the same over HTTP: graph, search, multipart; and logs who asked what', async () => {

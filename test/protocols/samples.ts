@@ -3,6 +3,9 @@ import { capacityAd, capacityDelta, capacityPull, livenessBody, probe } from '..
 import { contentHave } from '../../protocols/content.ts'
 import { capability, genesis, hello, helloBody, invite, membersPull, bearerBody } from '../../protocols/membership.ts'
 import { ask, askForBid, award, awardBody, bid, contract, lease, leaseBody, stewardBody, stewardMirror } from '../../protocols/placement.ts'
+import { vdagController } from '../../protocols/controller.ts'
+import { imageEntry, imageRecord } from '../../protocols/image.ts'
+import { quotaShare } from '../../protocols/quota.ts'
 import { modelManifest, servedModel } from '../../protocols/model.ts'
 import { registryDigest, registryLog, registryPage, registryRecord } from '../../protocols/registry.ts'
 import { signed } from '../../protocols/signed.ts'
@@ -11,6 +14,7 @@ import { blockRecord, componentManifest, policyRule, vdagSpec, assetRecord } fro
 const A = '12D3KooWAbCdEfGhJkLmNpQrStUvWxYz123456789abcdefghijkm'
 const B = '12D3KooWBbCdEfGhJkLmNpQrStUvWxYz123456789abcdefghijkm'
 const CID = 'bafyreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy'
+const DIGEST = `sha256:${'ab'.repeat(32)}`
 const T = 1_700_000_000_000
 const seal = (domain: string) => ({ domain, payload: Uint8Array.of(1, 2, 3), signer: A, signature: Uint8Array.of(9, 9) })
 const needs = { cpuMilli: 500, memoryMb: 256, diskMb: 0, gpus: 1, gpuMemoryMb: 8_000 }
@@ -94,6 +98,12 @@ export const samples: Readonly<Record<string, Sample>> = {
       contextTokens: 512, sessions: 4, standbys: 1, owner: A, revision: 0,
     },
   },
+  'image': { protocol: 'images', schema: imageRecord, value: { repository: 'team/app', digest: DIGEST, mediaType: 'application/vnd.oci.image.manifest.v1+json', manifest: { cid: CID, size: 9 }, blobs: { [DIGEST]: { cid: CID, size: 5 } }, annotations: {} } },
+  'image entry': { protocol: 'images', schema: imageEntry, value: { record: CID, subject: DIGEST } },
+  'image tag': { protocol: 'images', schema: imageEntry, value: { digest: DIGEST } },
+  'vdag controller': { protocol: 'controllers', schema: vdagController, value: { vdag_controller_id: 'c-1', vdag_uri: 'v:1.0-stable', hosts: [A], config: { replicas: 1 }, search_tags: ['x'], metadata: {} } },
+  'quota share': { protocol: '/aios/quota/1', schema: quotaShare.request, value: { quota: 'vdag/v:1.0-stable', transfer: 't-1', want: 50, arrived: ['t-0'] } },
+  'quota share answer': { protocol: '/aios/quota/1', schema: quotaShare.response, value: { amount: 25, free: 25 } },
   'policy rule': { protocol: 'policies', schema: policyRule, value: { policyRuleURI: 'lb:1.0-stable', name: 'lb', version: '1.0', releaseTag: 'stable', description: '', tags: [], code: CID, codeType: 'js_module_v1', settings: {}, parameters: {}, inputSchema: {}, outputSchema: {}, managementCommands: {}, author: A } },
   'asset': { protocol: 'assets', schema: assetRecord, value: { assetURI: 'w:1.0-stable', name: 'w', version: '1.0', releaseTag: 'stable', content: CID, size: 5, mediaType: 'text/plain', metadata: {}, tags: [], author: A } },
 }

@@ -1,0 +1,217 @@
+import { z } from 'zod'
+import { granted, MeshError, refused } from '../../protocols/errors.ts'
+import type { Json, Millis } from '../../protocols/ids.ts'
+import type { Packet } from '../../protocols/invoke.ts'
+import type { VdagSpec } from '../../protocols/specs.ts'
+import { isJsonObject, toJson } from '../lib/json.ts'
+import { Lru } from '../lib/lru.ts'
+import type { Ports } from '../ports.ts'
+import type { Catalogue, MeshView, PolicyCalls } from '../roles.ts'
+import { Quotas, type QuotaStart } from './quota.ts'
+import { controllerSettings, type ControllerSettings } from './settings.ts'
+
+type GatePorts = Pick<Ports, 'clock' | 'identity' | 'journal' | 'network' | 'random' | 'telemetry'>
+
+const SESSIONS_BOUND = 10_000
+const VDAGS_BOUND = 1_000
+/** Responses that wait for a quality rule; what is more is not sampled. */
+const SAMPLES_BOUND = 256
+const REVIEWS_BOUND = 1_000
+const allowed = z.looseObject({ allowed: z.boolean() })
+const overall = z.looseObject({ overall_healthy: z.boolean() })
+
+export type Review = { readonly vdag: string; readonly at: Millis; readonly request: Json; readonly response: Json; readonly opinion: Json; decided: 'open' | 'approved' | 'rejected' }
+type Watched = { readonly settings: ControllerSettings; answered: number; requests: number; failures: number; refused: number; latencyMs: number }
+
+/** What AIOS's vDAG controller does around each request, on whichever peer it enters: quota, health, metrics, quality. */
+export class Gate {
+  readonly #ports: GatePorts
+  readonly #view: MeshView
+  readonly #catalogue: Pick<Catalogue, 'vdag'>
+  readonly #policies: PolicyCalls
+  readonly #quotas: Quotas
+  /** Requests counted by vDAG and session, for quota rules. */
+  readonly #counted = new Lru<string, number>(SESSIONS_BOUND)
+  readonly #watched = new Lru<string, Watched>(VDAGS_BOUND)
+  readonly #reviews: Review[] = []
+  #sampling = 0
+
+  constructor(ports: GatePorts, parts: { readonly view: MeshView; readonly catalogue: Pick<Catalogue, 'vdag'>; readonly policies: PolicyCalls }) {
+    this.#ports = ports
+    this.#view = parts.view
+    this.#catalogue = parts.catalogue
+    this.#policies = parts.policies
+    this.#quotas = new Quotas(ports, key => this.#quotaOf(key))
+  }
+
+  start(): void {
+    this.#quotas.start()
+  }
+
+  /** May this request enter? Throws RATE_LIMITED or POLICY_DENIED (quota), NO_INSTANCE (health), NOT_FOUND. `config`: overrides of the controller it came by. */
+  async enter(uri: string, packet: Packet, config: Json = {}): Promise<void> {
+    const { spec } = await this.#catalogue.vdag(uri)
+    const watched = this.#watch(spec, config)
+    watched.requests += 1
+    try {
+      await this.#withinQuota(spec, watched.settings)
+      await this.#askQuotaRule(spec, watched.settings, packet)
+      await this.#healthyEnough(spec, watched.settings)
+    } catch (error) {
+      watched.refused += 1
+      this.#ports.telemetry.count('vdag_requests_refused_total', { vdag: spec.vdagURI })
+      throw error
+    }
+  }
+
+  /** A controller's config changed: read it anew. */
+  forget(uri: string): void {
+    this.#watched.delete(uri)
+  }
+
+  /** Counts what came of a request, and hands every n-th answer to the quality rule, afterwards. */
+  left(uri: string, request: Packet, outcome: { readonly response: Json } | { readonly failed: true }, ms: Millis): void {
+    const watched = this.#watched.peek(uri)
+    if (watched === undefined) return
+    this.#ports.telemetry.count('vdag_inference_requests_total', { vdag: uri })
+    this.#ports.telemetry.observe('vdag_inference_latency_ms', ms, { vdag: uri })
+    watched.latencyMs = watched.latencyMs === 0 ? ms : watched.latencyMs * 0.9 + ms * 0.1
+    if ('failed' in outcome) {
+      watched.failures += 1
+      return
+    }
+    watched.answered += 1
+    const quality = watched.settings.qualityChecker
+    if (quality === undefined || watched.answered % quality.framesInterval !== 0 || this.#sampling >= SAMPLES_BOUND) return
+    this.#sampling += 1
+    void this.#sample(uri, quality.rule, request.data, outcome.response).finally(() => {
+      this.#sampling -= 1
+    })
+  }
+
+  /** Requests of a session, as quota rules see them. */
+  quota(uri: string, session: string): number {
+    return this.#counted.peek(`${uri}\0${session}`) ?? 0
+  }
+
+  resetQuota(uri: string, session: string): void {
+    this.#counted.delete(`${uri}\0${session}`)
+  }
+
+  /** Answers that a rule wants a person to look at, newest first. */
+  reviews(): readonly Review[] {
+    return [...this.#reviews].reverse()
+  }
+
+  decide(at: number, decided: 'approved' | 'rejected'): Review {
+    const review = this.#reviews.find(review => review.at === at)
+    if (review === undefined) throw new MeshError('NOT_FOUND', `no answer of ${at} waits for a review`)
+    review.decided = decided
+    return review
+  }
+
+  /** What this peer saw of a vDAG. */
+  metrics(uri: string): Json {
+    const watched = this.#watched.peek(uri)
+    return watched === undefined ? null : { vdagURI: uri, inference_requests_total: watched.requests, answered: watched.answered, failed: watched.failures, refused: watched.refused, inference_latency_seconds: watched.latencyMs / 1_000 }
+  }
+
+  /** Each block of a vDAG: healthy when an instance of it is ready. */
+  health(spec: VdagSpec): Json {
+    const blocks = [...new Set(spec.nodes.flatMap(({ blockId }) => blockId ?? []))]
+    return Object.fromEntries(blocks.map(block => {
+      const instances = this.#view.instancesOf(block)
+      return [block, { healthy: instances.some(({ ad }) => ad.state === 'ready'), instances: instances.map(({ host, ad }) => ({ instanceId: ad.instance, nodeId: host, state: ad.state })) }]
+    }))
+  }
+
+  async #withinQuota(spec: VdagSpec, { quota }: ControllerSettings): Promise<void> {
+    if (quota === undefined) return
+    const held = await this.#quotas.open(keyOf(spec), this.#start(spec, quota))
+    const verdict = await held.admit()
+    if (!verdict.ok) throw new MeshError('RATE_LIMITED', `${spec.vdagURI}: ${verdict.because}`)
+  }
+
+  async #askQuotaRule(spec: VdagSpec, { quotaChecker }: ControllerSettings, packet: Packet): Promise<void> {
+    const key = `${spec.vdagURI}\0${packet.sessionId}`
+    const count = (this.#counted.get(key) ?? 0) + 1
+    this.#counted.set(key, count)
+    if (quotaChecker === undefined) return
+    const { value, because } = await this.#policies.decide<boolean>({
+      hook: 'quotaChecker',
+      rule: quotaChecker,
+      input: { quota_table: this.#table(spec.vdagURI), input: toJson(packet.data), quota: count, session_id: packet.sessionId },
+      scope: spec.vdagURI,
+      accept: answer => {
+        const parsed = allowed.safeParse(answer)
+        return parsed.success ? granted(parsed.data.allowed) : refused('a quota rule must return { allowed }')
+      },
+      fallback: failure => failure === undefined,
+    })
+    if (!value) throw new MeshError('RATE_LIMITED', `${spec.vdagURI}: the quota rule does not allow it: ${because}`)
+  }
+
+  async #healthyEnough(spec: VdagSpec, { healthChecker }: ControllerSettings): Promise<void> {
+    if (healthChecker === undefined) return
+    const { value, because } = await this.#policies.decide<boolean>({
+      hook: 'healthChecker',
+      rule: healthChecker.rule,
+      input: { mode: 'fast_check', vdag: toJson(spec), health_check_data: this.health(spec) },
+      scope: spec.vdagURI,
+      accept: answer => {
+        const parsed = overall.safeParse(answer)
+        return parsed.success ? granted(parsed.data.overall_healthy) : refused('fast_check must return { overall_healthy }')
+      },
+      fallback: () => true,
+    })
+    if (!value) throw new MeshError('NO_INSTANCE', `${spec.vdagURI} is not healthy: ${because}`)
+  }
+
+  async #sample(uri: string, rule: NonNullable<ControllerSettings['quotaChecker']>, request: Json, response: Json): Promise<void> {
+    const { value } = await this.#policies.decide<Json>({
+      hook: 'qualityChecker', rule, scope: uri,
+      input: { vdag_info: { vdagURI: uri }, input_data: { request, response } },
+      accept: answer => granted(answer),
+      fallback: () => null,
+    })
+    this.#ports.telemetry.count('vdag_quality_samples_total', { vdag: uri })
+    // AIOS's rules hand doubtful answers to people by a system of their own; here they wait at this peer.
+    if (!isJsonObject(value) || value['review'] !== true) return
+    this.#reviews.push({ vdag: uri, at: this.#ports.clock.unix(), request, response, opinion: value, decided: 'open' })
+    if (this.#reviews.length > REVIEWS_BOUND) this.#reviews.shift()
+  }
+
+  #watch(spec: VdagSpec, config: Json): Watched {
+    const known = this.#watched.get(spec.vdagURI)
+    if (known !== undefined) return known
+    // The quota is the vDAG's alone: controllers that disagreed about it could not share it.
+    const { quota } = controllerSettings(spec.controller)
+    const { quota: _, ...settings } = controllerSettings(spec.controller, isJsonObject(config) ? config : {})
+    const watched: Watched = { settings: { ...settings, ...(quota === undefined ? {} : { quota }) }, answered: 0, requests: 0, failures: 0, refused: 0, latencyMs: 0 }
+    this.#watched.set(spec.vdagURI, watched)
+    return watched
+  }
+
+  #table(uri: string): Json {
+    return Object.fromEntries([...this.#counted].filter(([key]) => key.startsWith(`${uri}\0`)).slice(-1_000).map(([key, count]) => [key.slice(uri.length + 1), count]))
+  }
+
+  /** The author of a vDAG has all rights at first: that follows from the vDAG alone. */
+  #start(spec: VdagSpec, terms: NonNullable<ControllerSettings['quota']>): QuotaStart {
+    const author = spec.author ?? ''
+    return { terms, initial: this.#ports.identity.peer === author ? terms.limit : 0, others: () => [...new Set([author, ...this.#view.live()])].filter(peer => peer !== '') }
+  }
+
+  async #quotaOf(key: string): Promise<QuotaStart | undefined> {
+    if (!key.startsWith(VDAG)) return undefined
+    const { spec } = await this.#catalogue.vdag(key.slice(VDAG.length))
+    const { quota } = controllerSettings(spec.controller)
+    return quota === undefined ? undefined : this.#start(spec, quota)
+  }
+}
+
+const VDAG = 'vdag/'
+
+function keyOf({ vdagURI }: VdagSpec): string {
+  return `${VDAG}${vdagURI}`
+}
