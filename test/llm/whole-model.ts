@@ -68,6 +68,16 @@ export class WholeModel {
     return out
   }
 
+  /** What the caches hold, in the order of the model's inputs, as [tokens, heads, headDim] each. */
+  cached(): readonly (Float32Array | Uint16Array)[] {
+    return [...this.#cache.values()].map(({ data, dims: [, heads = 0, tokens = 0, size = 0] }) => {
+      const from = data as Float32Array | Uint16Array
+      const out = from.slice()
+      for (let head = 0; head < heads; head++) for (let token = 0; token < tokens; token++) out.set(from.subarray((head * tokens + token) * size, (head * tokens + token + 1) * size), (token * heads + head) * size)
+      return out
+    })
+  }
+
   async close(): Promise<void> {
     await this.#session.release()
   }

@@ -1,5 +1,5 @@
 import { MeshError } from '../../../protocols/errors.ts'
-import { findCaches, readsShapeOnly, type CacheChain } from './caches.ts'
+import { findCaches, type CacheChain } from './caches.ts'
 import { byteLength, ELEMENT, elementName, type ElementName } from './element.ts'
 import { flatten } from './flatten.ts'
 import { wireGraph, type WiredGraph } from './wired-graph.ts'
@@ -37,6 +37,8 @@ export type ModelAnalysis = {
   readonly perLayer: readonly SegmentCost[]
   /** Whether all attention is by operators that take each row's own length (GroupQueryAttention). */
   readonly ownLengths: boolean
+  /** Whether tokens that are computed together change each other's bits, as scales over all of them do (DynamicQuantizeLinear). */
+  readonly coupled: boolean
   /** What the rest of this folder works on. */
   readonly plan: SplitPlan
 }
@@ -81,6 +83,7 @@ export function analyse(skeleton: Skeleton): ModelAnalysis {
     head: costs.at(-1)!,
     perLayer: costs.slice(1, -1),
     ownLengths: chain.layers.every(layer => layer.caches.every(({ node }) => graph.nodes[node]!.opType === 'GroupQueryAttention')),
+    coupled: graph.nodes.some(({ opType }) => opType.startsWith('DynamicQuantize')),
     plan,
   }
 }
@@ -129,7 +132,6 @@ function initializerUsers(graph: WiredGraph, segments: Segments): ReadonlyMap<st
   const segmentsOf = graph.nodes.map((_, at) => new Set(segments.of[at] === PREAMBLE ? [] : [segments.of[at]!]))
   for (let at = graph.nodes.length - 1; at >= 0; at--) {
     for (const name of graph.reads[at] ?? []) {
-      if (readsShapeOnly(graph.nodes[at]!.opType) && !graph.initializers.has(name)) continue
       const by = graph.producer.get(name)
       const into = by !== undefined && segments.of[by] === PREAMBLE ? segmentsOf[by]! : graph.initializers.has(name) ? users.get(name) ?? new Set() : undefined
       if (into === undefined) continue

@@ -5,7 +5,9 @@ import { describe, shapeOf } from './node.ts'
 
 export type InputRole = 'ids' | 'mask' | 'positions'
 
-const LOOKUPS = new Set(['Gather', 'GatherBlockQuantized'])
+/** A table of learned positions may be as large as one of tokens. */
+const OTHERS = /position|mask|type/
+export const LOOKUPS: ReadonlySet<string> = new Set(['Gather', 'GatherBlockQuantized'])
 
 /** What each input that is no cache is for: the one that indexes the largest table holds the tokens. Throws SPEC_INVALID for an input nobody would know how to fill. */
 export function inputRoles(graph: WiredGraph, caches: ReadonlySet<string>): ReadonlyMap<string, InputRole> {
@@ -17,7 +19,7 @@ export function inputRoles(graph: WiredGraph, caches: ReadonlySet<string>): Read
     if (table === undefined || table.dataType === ELEMENT.string) continue
     const bytes = byteLength(table.dataType, table.dims)
     const index = input[1] ?? ''
-    if (!graph.inputs.has(index) || bytes <= largest) continue
+    if (!graph.inputs.has(index) || OTHERS.test(index) || bytes <= largest) continue
     largest = bytes
     ids = index
   }

@@ -3,11 +3,14 @@ import type { CacheChain } from './caches.ts'
 import type { WiredGraph } from './wired-graph.ts'
 import { FlowNetwork } from './min-cut.ts'
 import { describe } from './node.ts'
-import type { InputRole } from './roles.ts'
+import { LOOKUPS, type InputRole } from './roles.ts'
 import type { Value } from './widths.ts'
 
 /** Nodes that every stage computes for itself: masks, rotary tables, shapes. */
 export const PREAMBLE = -1
+
+/** A value of unknown rank that is no wider is taken for a shape or a flag. */
+const NARROWEST = 4
 
 /**
  * Which segment computes each node: 0 is the embedding, 1 to L are the layers, L + 1 is the head, PREAMBLE is what every
@@ -26,28 +29,38 @@ export function segment(graph: WiredGraph, chain: CacheChain, roles: ReadonlyMap
     const from = cut === 0 ? lookups(graph, roles, preamble) : chain.layers.slice(0, cut).flatMap(layer => layer.caches.map(({ node }) => node))
     const sources = new Set([...before, ...ancestors(graph, from, preamble)])
     const sinks = new Set([...graph.nodes.keys()].filter(at => !preamble[at] && (chain.depth[at]! >= cut || graph.nodes[at]!.output.includes(logits))))
+    const cutting = { graph, preamble, sources, sinks, values }
     // The head begins where a layer would: the last cut goes through a value of the kind the others went through.
     const kind = cut === last ? kinds : undefined
-    const side = (kind === undefined ? undefined : narrowestCut({ graph, preamble, sources, sinks, values, cuttable: at => kind.has(graph.nodes[at]!.opType) }))
-      ?? narrowestCut({ graph, preamble, sources, sinks, values, cuttable: () => true })
-    if (side === undefined) throw stuck(graph, sources, sinks, cut)
+    const side = (kind === undefined ? undefined : narrowestCut(cutting, (at, value) => kind.has(graph.nodes[at]!.opType) && travels(value))) ?? narrowestCut(cutting, (_, value) => travels(value))
+    if (side === undefined) throw stuck(cutting, cut)
     for (const at of side) if (!before.has(at)) of[at] = cut
     before = side
-    if (cut > 0) kinds = new Set([...side].filter(at => crosses(graph, at, side, preamble)).map(at => graph.nodes[at]!.opType))
+    if (cut > 0) kinds = new Set([...side].filter(at => graph.nodes[at]!.output.some(name => leaves(cutting, name, side))).map(at => graph.nodes[at]!.opType))
   }
   for (const at of graph.nodes.keys()) if (preamble[at]) of[at] = PREAMBLE
   return { of, cuts: Array.from({ length: last + 1 }, (_, cut) => crossing(graph, of, cut)) }
 }
 
-/** What depends only on inputs other than the tokens, on constants, and on the shapes of tokens, embeddings and caches. */
+/** Only what has so many elements for each token, [B, S, width], can be sent token by token. */
+function travels(value: Value | undefined): boolean {
+  return value === undefined || value.rank === 3 || (value.rank === undefined && value.width > NARROWEST)
+}
+
+/**
+ * What depends only on inputs other than the tokens, on constants, and on shapes that every stage has something of the same
+ * shape to ask for: those of token ids, of the caches before and after, and of whatever is as wide as the embedding.
+ */
 function findPreamble(graph: WiredGraph, chain: CacheChain, roles: ReadonlyMap<string, InputRole>, values: ReadonlyMap<string, Value>): readonly boolean[] {
-  const caches = new Set(chain.layers.flatMap(layer => layer.caches.map(({ past }) => past)))
+  const caches = new Set(chain.layers.flatMap(layer => layer.caches.flatMap(({ past, present }) => [past, present])))
+  const embedding = graph.nodes.find(({ opType, input }) => LOOKUPS.has(opType) && roles.get(input[1] ?? '') === 'ids')?.output[0]
+  const width = values.get(embedding ?? '')?.width
   const preamble: boolean[] = []
   for (const [at, { opType }] of graph.nodes.entries()) {
     preamble.push((graph.reads[at] ?? []).every(name => {
       const by = graph.producer.get(name)
-      if (by === undefined) return opType === 'Shape' || (!caches.has(name) && roles.get(name) !== 'ids')
-      return preamble[by] || (opType === 'Shape' && chain.depth[by] === -1 && values.get(name)?.rank === 3)
+      if (opType === 'Shape' && (caches.has(name) || (by !== undefined && values.get(name)?.rank === 3 && values.get(name)?.width === width))) return true
+      return by === undefined ? opType === 'Shape' || (!caches.has(name) && roles.get(name) !== 'ids') : preamble[by]
     }))
   }
   return preamble
@@ -74,11 +87,10 @@ type Cutting = {
   readonly sources: ReadonlySet<number>
   readonly sinks: ReadonlySet<number>
   readonly values: ReadonlyMap<string, Value>
-  readonly cuttable: (node: number) => boolean
 }
 
 /** The nodes before the narrowest cut, the latest of equals; a value costs its width once, however many read it. */
-function narrowestCut({ graph, preamble, sources, sinks, values, cuttable }: Cutting): ReadonlySet<number> | undefined {
+function narrowestCut({ graph, preamble, sources, sinks, values }: Cutting, cuttable: (node: number, value: Value | undefined) => boolean): ReadonlySet<number> | undefined {
   const network = new FlowNetwork()
   const vertices = new Map<number, number>()
   const vertexOf = (at: number): number => {
@@ -96,7 +108,7 @@ function narrowestCut({ graph, preamble, sources, sinks, values, cuttable }: Cut
       const readers = (graph.consumers.get(name) ?? []).filter(reader => !preamble[reader])
       if (readers.every(reader => vertexOf(reader) === from)) continue
       const value = network.vertex()
-      network.edge(from, value, cuttable(at) ? values.get(name)?.width ?? 1 : Infinity)
+      network.edge(from, value, cuttable(at, values.get(name)) ? values.get(name)?.width ?? 1 : Infinity)
       for (const reader of readers) {
         network.edge(value, vertexOf(reader), Infinity)
         // Nothing flows back over a cut.
@@ -108,16 +120,20 @@ function narrowestCut({ graph, preamble, sources, sinks, values, cuttable }: Cut
   return after === undefined ? undefined : new Set([...graph.nodes.keys()].filter(at => !preamble[at] && !after.has(vertexOf(at))))
 }
 
-function crosses(graph: WiredGraph, at: number, side: ReadonlySet<number>, preamble: readonly boolean[]): boolean {
-  return graph.nodes[at]!.output.some(name => (graph.consumers.get(name) ?? []).some(reader => !preamble[reader] && !side.has(reader)))
+function leaves({ graph, preamble }: Cutting, name: string, side: ReadonlySet<number>): boolean {
+  return (graph.consumers.get(name) ?? []).some(reader => !preamble[reader] && !side.has(reader))
 }
 
 function crossing(graph: WiredGraph, of: readonly number[], cut: number): readonly string[] {
   return graph.nodes.flatMap(({ output }, at) => of[at]! < 0 || of[at]! > cut ? [] : output.filter(name => (graph.consumers.get(name) ?? []).some(reader => of[reader]! > cut)))
 }
 
-function stuck(graph: WiredGraph, sources: ReadonlySet<number>, sinks: ReadonlySet<number>, cut: number): MeshError {
+function stuck(cutting: Cutting, cut: number): MeshError {
+  const { graph, sources, sinks, values } = cutting
+  const where = cut === 0 ? 'after its embedding' : `after layer ${cut - 1}`
   const both = [...sources].find(at => sinks.has(at))
-  const node = both ?? [...sources].at(-1) ?? 0
-  return new MeshError('SPEC_INVALID', `the model cannot be split ${cut === 0 ? 'after its embedding' : `after layer ${cut - 1}`}: ${describe(graph.nodes[node]!)} belongs to both sides`)
+  if (both !== undefined) return new MeshError('SPEC_INVALID', `the model cannot be split ${where}: ${describe(graph.nodes[both]!)} belongs to both sides`)
+  const side = narrowestCut(cutting, () => true) ?? sources
+  const fixed = [...side].find(at => graph.nodes[at]!.output.some(name => leaves(cutting, name, side) && !travels(values.get(name))))
+  return new MeshError('SPEC_INVALID', `the model cannot be split ${where}: what ${describe(graph.nodes[fixed ?? [...side].at(-1) ?? 0]!)} gives is needed on both sides and is not so much for each token`)
 }

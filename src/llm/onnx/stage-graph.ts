@@ -14,12 +14,13 @@ import type { Skeleton } from './skeleton.ts'
 import type { NamedType, StageGraph, StageLogits, StageIo } from './stage-io.ts'
 import { isReferenced, pointTo } from './tensor-ref.ts'
 import { normAlone } from './unfuse.ts'
+import { inOrder } from './wired-graph.ts'
 
 export type StageRange = {
   /** Layers [first, end). The first stage has the embedding too, the last one the head. */
   readonly first: number
   readonly end: number
-  /** The last stage takes which of the new tokens to give logits of. Off by default: all. */
+  /** The last stage takes which of the new tokens to give logits of, where that changes no bit of them. Off by default: all. */
   readonly select?: boolean
   /** The last stage also gives the greatest logit's id. */
   readonly greedy?: boolean
@@ -58,7 +59,7 @@ class StageWriter {
     this.#analysis = analysis
     this.#range = range
     this.#received = first === 0 ? [] : analysis.plan.segments.cuts[first]!
-    this.#selected = new Set(this.#last && range.select === true ? analysis.plan.segments.cuts[analysis.layers] : [])
+    this.#selected = new Set(this.#last && range.select === true && selectable(analysis) ? analysis.plan.segments.cuts[analysis.layers] : [])
     const layout = cacheLayout(analysis)
     this.#caches = analysis.plan.chain.layers.slice(first, end).flatMap((layer, place) => layer.caches.map((cache, at) => {
       const shape = analysis.caches[first + place]![at]!
@@ -154,13 +155,13 @@ class StageWriter {
     const name = copy.input[0] ?? ''
     if (segments.of[at] !== PREAMBLE || !readsShapeOnly(source.opType)) return copy
     const by = graph.producer.get(name)
-    const owner = chain.layers.find(layer => layer.caches.some(({ past }) => past === name))
-    if (owner !== undefined) {
-      const slot = owner.caches.findIndex(({ past }) => past === name)
-      const own = this.#caches.find(({ cache }) => cache.past === name) ?? this.#caches[slot]
-      const theirs = this.#analysis.caches[chain.layers.indexOf(owner)]![slot]!
+    const owner = chain.layers.findIndex(layer => layer.caches.some(({ past, present }) => past === name || present === name))
+    if (owner >= 0) {
+      const slot = chain.layers[owner]!.caches.findIndex(({ past, present }) => past === name || present === name)
+      const own = this.#caches.find(({ cache }) => cache.past === name || cache.present === name) ?? this.#caches[slot]
+      const theirs = this.#analysis.caches[owner]![slot]!
       if (own === undefined || own.shape.heads !== theirs.heads || own.shape.headDim !== theirs.headDim) throw new MeshError('SPEC_INVALID', `${describe(source)} asks the shape of ${name}, and layer ${this.#range.first} has no cache of that shape`)
-      copy.input = [own.cache.past]
+      copy.input = [by === undefined ? own.cache.past : own.cache.present]
       return copy
     }
     if (by === undefined ? this.#range.first === 0 || this.#analysis.inputs.get(name) !== 'ids' : segments.of[by] === PREAMBLE || this.#owns(by)) return copy
@@ -187,7 +188,7 @@ class StageWriter {
 
   #carrier(source: NodeProto): string {
     const { values } = this.#analysis.plan
-    const widest = this.#received.filter(name => values.get(name)?.rank === 3).toSorted((a, b) => values.get(b)!.width - values.get(a)!.width)[0]
+    const widest = this.#received.filter(name => (values.get(name)?.rank ?? 3) === 3).toSorted((a, b) => values.get(b)!.width - values.get(a)!.width)[0]
     if (widest === undefined) throw new MeshError('SPEC_INVALID', `${describe(source)} asks for the number of tokens, which nothing that comes into layer ${this.#range.first} tells`)
     return widest
   }
@@ -223,8 +224,9 @@ class StageWriter {
       ...logits?.greedy === undefined ? [] : [valueInfo(logits.greedy, ELEMENT.int64, ['batch', 'given'])],
     ]
     const { initializers, names } = this.#weights(read)
+    const given = new Set([...inputs, ...initializers].map(({ name }) => name))
     const onnx = encodeModel(wrap(this.#skeleton.model, create(GraphProtoSchema, {
-      name: `layers-${first}-${end}`, node: this.#nodes, initializer: initializers, input: inputs, output: outputs,
+      name: `layers-${first}-${end}`, node: [...inOrder(this.#nodes, name => given.has(name))], initializer: initializers, input: inputs, output: outputs,
       quantizationAnnotation: this.#skeleton.model.graph?.quantizationAnnotation.filter(({ tensorName }) => read.has(tensorName)) ?? [],
     })))
     return { onnx, pieces: names, io }
@@ -238,7 +240,7 @@ class StageWriter {
       if (wide !== name) this.#nodes.push(node('Cast', [name], [wide], [intAttribute('to', ELEMENT.float32)]))
       this.#nodes.push(node('ArgMax', [wide], [GREEDY], [intAttribute('axis', -1), intAttribute('keepdims', 0), intAttribute('select_last_index', 0)]))
     }
-    return { name, dtype, vocab: this.#analysis.vocab, select: this.#range.select === true ? SELECT : undefined, greedy: this.#range.greedy === true ? GREEDY : undefined }
+    return { name, dtype, vocab: this.#analysis.vocab, select: this.#selected.size > 0 ? SELECT : undefined, greedy: this.#range.greedy === true ? GREEDY : undefined }
   }
 
   #weights(read: ReadonlySet<string>): { readonly initializers: TensorProto[]; readonly names: readonly PieceName[] } {
@@ -261,14 +263,20 @@ type OwnCache = { readonly cache: CachePair; readonly shape: CacheShape; readonl
 
 /** A past buffer with room to spare would tell a graph that reads its shape a wrong length. */
 function cacheLayout({ ownLengths, plan: { graph, chain } }: ModelAnalysis): CacheNames['layout'] {
-  const watched = chain.layers.some(layer => layer.caches.some(({ past }) => (graph.consumers.get(past) ?? []).some(at => readsShapeOnly(graph.nodes[at]!.opType))))
+  const watched = chain.layers.some(layer => layer.caches.some(({ past, present }) => [past, present].some(name => (graph.consumers.get(name) ?? []).some(at => readsShapeOnly(graph.nodes[at]!.opType)))))
   return ownLengths && !watched ? 'heads' : 'tokens'
 }
 
-function raggedness({ ownLengths, inputs }: ModelAnalysis): StageIo['ragged'] {
+function raggedness({ coupled, ownLengths, inputs }: ModelAnalysis): StageIo['ragged'] {
   const roles = new Set(inputs.values())
+  if (coupled) return 'none'
   if (ownLengths) return 'lengths'
   return roles.has('mask') && roles.has('positions') ? 'mask' : 'none'
+}
+
+/** Not where the head would round what it need not, or scale over fewer tokens than the whole model does. */
+function selectable(analysis: ModelAnalysis): boolean {
+  return !analysis.coupled && analysis.plan.segments.cuts[analysis.layers]!.every(name => boundaryTensor(analysis, name).name === name)
 }
 
 /** Only where the shape is sure: a wrong declaration is an error, none is not. */

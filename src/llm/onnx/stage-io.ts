@@ -12,7 +12,10 @@ import type { PieceName } from './pieces.ts'
  * - `ragged: 'mask'`: rows of different length may run together. Caches are fed up to P = the longest len; mask[b] has ones for
  *   the first len places, zeros up to P, ones for the S new ones; T = P + S. positions[b] = len, len + 1 … Padding must be
  *   finite (zeros). The last bits of a row may depend on the lengths of its neighbours.
- * - `ragged: 'none'`: all rows have the same length P; mask is all ones, T = P + S.
+ * - `ragged: 'none'`: rows should not run together at all. All would need the same length P; mask is all ones, T = P + S.
+ *
+ * On the CPU the last bits of a row are the same in any company and any chunks, as long as B * S > 1; a lone token takes other
+ * kernels. Where `ragged` is 'none' they depend on every token of the run.
  */
 export type StageIo = {
   readonly first: number

@@ -2,6 +2,7 @@ import { ELEMENT } from './element.ts'
 import type { WiredGraph } from './wired-graph.ts'
 import { attributeOf, integerOf, shapeOf } from './node.ts'
 import type { NodeProto } from './onnx-pb.js'
+import { integersOf } from './tensor-ref.ts'
 
 /** What is known of a value: element type, rank where it follows, and how many elements it has per token (or in all, if it does not grow with tokens). */
 export type Value = { readonly dataType: number; readonly rank: number | undefined; readonly width: number }
@@ -18,6 +19,8 @@ type Look = {
   readonly input: (at: number) => Value
   /** Dims of a constant input. */
   readonly dims: (at: number) => readonly number[] | undefined
+  /** Elements of a constant input of integers. */
+  readonly integers: (at: number) => readonly number[] | undefined
   /** The widest input that is not a weight. */
   readonly widest: number
 }
@@ -33,11 +36,15 @@ export function inferValues(graph: WiredGraph, declared: ReadonlyMap<string, Ret
     const shape = shapeOf(info)
     values.set(name, { dataType: shape?.dataType ?? ELEMENT.float32, rank: shape?.dims?.length, width: caches.has(name) ? HUGE : fixedWidth(shape?.dims) ?? 1 })
   }
+  const constants = new Map([...graph.initializers].map(([name, { dims }]) => [name, dims.map(Number)] as const))
+  const weights = (name: string): readonly number[] | undefined => constants.get(name)
   for (const node of graph.nodes) {
-    const weights = (name: string): readonly number[] | undefined => graph.initializers.get(name)?.dims.map(Number)
+    const derived = derivedDims(node, weights(node.input[0] ?? ''))
+    if (derived !== undefined) constants.set(node.output[0] ?? '', derived)
     const look: Look = {
       input: at => values.get(node.input[at] ?? '') ?? UNKNOWN,
       dims: at => weights(node.input[at] ?? ''),
+      integers: at => constantIntegers(graph, node.input[at] ?? ''),
       widest: Math.max(1, ...node.input.filter(name => name !== '' && (weights(name)?.length ?? 0) < 2).map(name => values.get(name)?.width ?? 1)),
     }
     for (const [at, name] of node.output.entries()) {
@@ -51,6 +58,15 @@ export function inferValues(graph: WiredGraph, declared: ReadonlyMap<string, Ret
     }
   }
   return values
+}
+
+/** Dims of a weight that is only converted or turned on its way. */
+function derivedDims(node: NodeProto, dims: readonly number[] | undefined): number[] | undefined {
+  if (dims === undefined) return undefined
+  if (node.opType === 'Cast' || node.opType === 'Identity' || node.opType === 'DequantizeLinear') return [...dims]
+  if (node.opType !== 'Transpose') return undefined
+  const order = attributeOf(node, 'perm')?.ints.map(Number) ?? dims.map((_, axis) => dims.length - 1 - axis)
+  return order.map(axis => dims[axis] ?? 1)
 }
 
 /** The product of the fixed dims, where some are; a value with more than two varying dims grows with tokens twice. */
@@ -80,12 +96,13 @@ function constantType(node: NodeProto): number {
 function rankOf(node: NodeProto, look: Look): number | undefined {
   const first = look.input(0).rank
   if (node.opType === 'Gather' || node.opType === 'GatherBlockQuantized') return first === undefined || look.input(1).rank === undefined ? undefined : first + look.input(1).rank! - 1
-  if (node.opType === 'Unsqueeze') return first === undefined ? undefined : first + (look.dims(1)?.[0] ?? attributeOf(node, 'axes')?.ints.length ?? 1)
+  if (node.opType === 'Unsqueeze') return first === undefined ? undefined : first + ((node.input[1] === undefined ? attributeOf(node, 'axes')?.ints.length ?? 1 : look.input(1).width))
   // A shape is a list as long as the rank that it gives.
   if (node.opType === 'Reshape') return look.input(1).rank === 1 ? look.dims(1)?.[0] ?? look.input(1).width : undefined
   if (node.opType === 'Shape' || node.opType === 'ConstantOfShape') return node.opType === 'Shape' ? 1 : undefined
   if (node.opType === 'Constant') return attributeOf(node, 'value')?.t?.dims.length ?? 0
   if (DIFFERENT_RANK.has(node.opType)) return undefined
+  if (node.opType.startsWith('Reduce')) return integerOf(node, 'keepdims') === 0 ? undefined : first
   if (LIKE_FIRST.has(node.opType) || node.opType === 'MatMulNBits' || node.opType === 'Gemm' || node.opType === 'GroupQueryAttention') return first
   const ranks = node.input.map((name, at) => name === '' ? 0 : look.input(at).rank)
   return ranks.includes(undefined) ? undefined : Math.max(0, ...ranks.filter(rank => rank !== undefined))
@@ -107,9 +124,22 @@ function widthOf(node: NodeProto, output: number, look: Look): number {
     case 'Concat': return node.input.reduce((sum, _, at) => sum + look.input(at).width, 0)
     case 'Expand': return first * 8
     case 'Split': return Math.ceil(first / Math.max(1, node.output.length))
+    case 'Slice': return look.input(0).rank === 1 ? sliceLength(first, look) : first
     case 'Reshape': case 'Transpose': case 'Squeeze': case 'Unsqueeze': return first
     default: return LIKE_FIRST.has(node.opType) ? first : look.widest
   }
+}
+
+function constantIntegers(graph: WiredGraph, name: string): readonly number[] | undefined {
+  const by = graph.nodes[graph.producer.get(name) ?? -1]
+  const tensor = graph.initializers.get(name) ?? (by?.opType === 'Constant' ? attributeOf(by, 'value')?.t : undefined)
+  return tensor === undefined ? undefined : integersOf(tensor)
+}
+
+/** Of a list with `length` elements, where both ends of the slice are constant. */
+function sliceLength(length: number, look: Look): number {
+  const [from = 0, to = length] = [1, 2].map(at => look.integers(at)?.[0]).map(place => place === undefined || place >= 0 ? place : place + length)
+  return Math.max(1, Math.min(to, length) - Math.max(0, from))
 }
 
 /** Packed inputs hold query, key and value side by side; only the query's width comes out. */

@@ -34,8 +34,8 @@ export function wireGraph(graph: GraphProto, nodes: readonly NodeProto[] = graph
   return { nodes: sorted, reads, producer, consumers, initializers, inputs, outputs }
 }
 
-/** Stable: a graph that is in order already stays as it is. */
-function inOrder(nodes: readonly NodeProto[], given: (name: string) => boolean): readonly NodeProto[] {
+/** Nodes in an order in which they can run; what is in order already stays as it is. Throws as `wireGraph` does. */
+export function inOrder(nodes: readonly NodeProto[], given: (name: string) => boolean): readonly NodeProto[] {
   const writer = new Map<string, NodeProto>()
   for (const node of nodes) {
     for (const name of node.output) {

@@ -110,6 +110,21 @@ export class Stage {
     })
   }
 
+  /** Puts a row's cached tokens in, as `cached` of another stage of the same layers gave them. */
+  fill(row: number, cached: readonly Floats[]): void {
+    for (const [at, cache] of this.graph.io.caches.entries()) {
+      const { heads, headDim } = cache
+      const tokens = cached[at]!.length / (heads * headDim)
+      for (let token = 0; token < tokens; token++) {
+        for (let head = 0; head < heads; head++) {
+          const from = (token * heads + head) * headDim
+          this.#buffers[at]!.set(cached[at]!.subarray(from, from + headDim), this.#place(cache, row, token, head))
+        }
+      }
+      this.lengths[row] = tokens
+    }
+  }
+
   async close(): Promise<void> {
     await this.#session.release()
   }
