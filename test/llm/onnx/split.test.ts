@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { VARIANT_NAMES, VARIANTS } from '../../fixtures/llm/decoder.ts'
 import { onnxRuntime } from '../../../node/instance/onnx-model.ts'
 import { makeModel, type ModelOptions } from '../../fixtures/llm/make-model.ts'
-import { FAMILIES, hasLearnedPositions } from '../../fixtures/llm/shapes.ts'
+import { FAMILIES, isPlainOnly } from '../../fixtures/llm/shapes.ts'
 import { furthest, likeliest, WholeModel } from '../whole-model.ts'
 import { openModel, StageChain } from './stage-chain.ts'
 
@@ -57,7 +57,7 @@ describe('a split model', () => {
 
   for (const family of FAMILIES) {
     for (const variant of ['plain', 'plain-merged', 'plain-int8', 'fused', 'fused-q4'] as const) {
-      if (hasLearnedPositions(family) && VARIANTS[variant].dialect === 'fused') continue
+      if (isPlainOnly(family) && VARIANTS[variant].dialect === 'fused') continue
       it(`${family}, ${variant}, is the same to the bit`, async () => {
         assert.deepEqual(await distances(made(`${family}-${variant}`, { variant, shape: { family } }), [1, 4], 16), [0, 0])
       })
