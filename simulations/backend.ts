@@ -6,6 +6,7 @@ import type { Backend, InstanceStart, RunningInstance } from '../src/ports.ts'
 import { hashBytes } from './identity.ts'
 import type { Kernel, Life } from './kernel.ts'
 import type { SeededRandom } from './random.ts'
+import { SimulatedStageRunner } from './stage.ts'
 
 /** One time an instance really ran something. */
 export type Execution = { readonly startedAt: Millis; readonly at: Millis; readonly peer: PeerId; readonly instance: InstanceId; readonly block: BlockId; readonly session: string; readonly seqNo: number; readonly vdag: Json; readonly finished: boolean }
@@ -46,7 +47,7 @@ export class ExecutionLog {
 /** Starts modelled instances: start and service times on the virtual clock, output a function of component, parameters and input. */
 export function simulatedBackend(kernel: Kernel, life: Life, random: SeededRandom, log: ExecutionLog, weather: () => BackendWeather): Backend {
   return {
-    runtimes: () => ['onnx', 'tfjs', 'node'],
+    runtimes: () => ['onnx', 'tfjs', 'node', 'llm'],
     async start(request, signal) {
       const [least, most] = weather().startMs
       await kernel.clock(life).sleep(least + random.below(most - least + 1), signal)
@@ -63,6 +64,7 @@ class SimulatedInstance implements RunningInstance {
   readonly #log: ExecutionLog
   readonly #weather: () => BackendWeather
   readonly #request: InstanceStart
+  readonly stage?: SimulatedStageRunner
   readonly #exit: (how: { readonly because: string; readonly crashed: boolean }) => void
   #parameters: Json
   #gone: string | undefined
@@ -79,6 +81,10 @@ class SimulatedInstance implements RunningInstance {
     const { promise, resolve } = Promise.withResolvers<{ readonly because: string; readonly crashed: boolean }>()
     this.exited = promise
     this.#exit = resolve
+    if (request.block.runtime.name === 'llm') {
+      const crashes = random.fork('stage')
+      this.stage = new SimulatedStageRunner(kernel, life, request.block.parameters, () => weather().crash > 0 && crashes.float() < weather().crash, because => this.#leave(because, true))
+    }
   }
 
   async *infer(packet: Packet, signal: AbortSignal, vdag: Json = null): AsyncIterable<Packet> {
@@ -135,6 +141,7 @@ class SimulatedInstance implements RunningInstance {
   #leave(because: string, crashed: boolean): void {
     if (this.#gone !== undefined) return
     this.#gone = because
+    this.stage?.end(new MeshError('INSTANCE_FAILED', `instance ${this.#request.instance} is gone: ${because}`))
     this.#exit({ because, crashed })
   }
 

@@ -31,6 +31,7 @@ export function drawMachine(random: SeededRandom): MachineReport {
       { name: 'onnx', version: '1.30.0', providers: gpus.length > 0 ? ['cuda', 'cpu'] : ['cpu'], gflops },
       { name: 'tfjs', version: '4.22.0', providers: ['wasm'], gflops: Math.round(gflops / 4) },
       { name: 'node', version: '24.19.0', providers: ['cpu'], gflops: 0 },
+      { name: 'llm', version: '1.30.0', providers: ['cpu'], gflops },
     ],
     memoryGBs: 20 + random.below(60),
     os: 'linux x64 (simulated)',

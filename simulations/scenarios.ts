@@ -7,6 +7,8 @@ type Draw = (options: ScenarioOptions) => Scenario<SimPeer>
 export const SCENARIOS = {
   /** The peer itself, as the daemon composes it. */
   mesh: async (): Promise<Draw> => (await import('./scenarios/mesh.ts')).drawMesh,
+  /** The same, serving a language model that is split over its hosts. */
+  llm: async (): Promise<Draw> => (await import('./scenarios/llm.ts')).drawLlm,
   /** A toy peer over the same ports: what the machinery itself costs, and planted mistakes to be found. */
   market: async (): Promise<Draw> => (await import('./scenarios/market.ts')).drawMarket,
 } as const

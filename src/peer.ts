@@ -12,6 +12,9 @@ import { Gate } from './controllers/gate.ts'
 import { Inference } from './inference/inference.ts'
 import { Inventory } from './inventory.ts'
 import { Parser } from './parser.ts'
+import type { Answers } from './llm/answer.ts'
+import { SplitGenerations, type GenerationConfig } from './llm/generations.ts'
+import { TokenAnswers } from './llm/token-answers.ts'
 import { Placement, PLACEMENT, type PlacementConfig } from './placement/placement.ts'
 import { Policies } from './policies/calls.ts'
 import type { Ports } from './ports.ts'
@@ -33,6 +36,9 @@ export type PeerConfig = {
   readonly capacity?: Partial<Omit<CapacityConfig, 'isMember'>>
   readonly placement?: Partial<Omit<PlacementConfig, 'maySteward'>>
   readonly runs?: Partial<RunConfig>
+  readonly generations?: Partial<GenerationConfig>
+  /** What turns logits into tokens and text. */
+  readonly answers?: Answers
 }
 
 export type Peer = {
@@ -45,6 +51,7 @@ export type Peer = {
   readonly invoker: BlockInvoker
   readonly placement: Placement
   readonly runs: RunEngine
+  readonly generations: SplitGenerations
   readonly actions: Actions
   readonly parser: Parser
   readonly inference: Inference
@@ -77,6 +84,7 @@ export function createPeer(ports: Ports, config: PeerConfig): Peer {
   const calls = new Calls(ports, instances, placement, (peer, right) => admission.may(peer, right))
   const invoker = new BlockInvoker(ports, capacity, calls, catalogue, policies)
   const runs = new RunEngine(ports, { view: capacity, invoker, policies, catalogue, compatible }, config.runs)
+  const generations = new SplitGenerations(ports, { view: capacity, models: catalogue, instances: { stage: (...asked) => instances.stage(...asked), onExit: hear => instances.onExit(hear) }, book: placement, answers: config.answers ?? new TokenAnswers(), may: peer => admission.may(peer, 'join') }, config.generations)
   const inventory = new Inventory(capacity, catalogue, policies)
   const gate = new Gate(ports, { view: capacity, catalogue, policies })
   const controllers = new Controllers(ports, { admission, view: capacity, catalogue, gate })
@@ -84,7 +92,7 @@ export function createPeer(ports: Ports, config: PeerConfig): Peer {
   const parser = new Parser(ports, { actions, invoker, inventory })
   const inference = new Inference(ports, { actions, invoker, inventory, runs, catalogue, gate })
   return {
-    ports, admission, view: capacity, catalogue, policies, instances, invoker, placement, runs, actions, parser, inference, inventory, gate, controllers,
+    ports, admission, view: capacity, catalogue, policies, instances, invoker, placement, runs, generations, actions, parser, inference, inventory, gate, controllers,
     mayWrite: (writer, registry) => admission.may(writer, RIGHT_TO_WRITE[registry]),
     async start() {
       await placement.open()
@@ -95,9 +103,11 @@ export function createPeer(ports: Ports, config: PeerConfig): Peer {
       await placement.start()
       await runs.start()
       await runs.resume()
+      await generations.open()
     },
     async stop(drainMs) {
       runs.stop()
+      await generations.stop()
       placement.stop()
       await instances.stopAll(drainMs)
       policies.close()

@@ -115,7 +115,7 @@ export function drawMesh({ seed, peers, seconds, loss, churn, cuts = true, bug }
 }
 
 /** The first host founded the network and signed everybody's capability before the story begins. */
-function foundMesh(hosts: readonly SimulatedHost[], random: SeededRandom, now: Millis): readonly Membership[] {
+export function foundMesh(hosts: readonly SimulatedHost[], random: SeededRandom, now: Millis): readonly Membership[] {
   const [founder] = hosts
   if (founder === undefined) return []
   const root = foundNetwork(founder.identity, random, 'simulated', now)

@@ -107,7 +107,7 @@ function floodDisk(ports: Ports): Ports {
 }
 
 /** An object like `inner` but for some of its methods. Not by inheritance: private fields have one owner. */
-function replacing<T extends object>(inner: T, methods: Readonly<Record<string, unknown>>): T {
+export function replacing<T extends object>(inner: T, methods: Readonly<Record<string, unknown>>): T {
   return new Proxy(inner, {
     get: (target, key): unknown => {
       if (typeof key === 'string' && key in methods) return methods[key]

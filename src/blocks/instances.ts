@@ -6,7 +6,7 @@ import type { BlockId, ContractId, InstanceId, Json, Millis } from '../../protoc
 import type { Contract } from '../../protocols/placement.ts'
 import type { BlockRecord, ComponentManifest } from '../../protocols/specs.ts'
 import { isJsonObject, toJson } from '../lib/json.ts'
-import type { Ports, RunningInstance } from '../ports.ts'
+import type { Ports, RunningInstance, StageRunner } from '../ports.ts'
 import type { Catalogue, InstanceHost, PolicyCalls } from '../roles.ts'
 import { AdmissionQueue } from './admission-queue.ts'
 import { span } from './span.ts'
@@ -124,7 +124,7 @@ export class Instances implements InstanceHost {
     const { clock } = this.#ports
     entry.state = 'draining'
     this.#changed()
-    while (entry.queue.running + entry.queue.waiting > 0 && clock.monotonic() < entry.drainEnds && !entry.stopping.signal.aborted) {
+    while (busy(entry) && clock.monotonic() < entry.drainEnds && !entry.stopping.signal.aborted) {
       await clock.sleep(Math.min(DRAIN_BEAT_MS, entry.drainEnds - clock.monotonic()))
     }
     // Another instance may answer what this one could not finish: the failure says so.
@@ -141,7 +141,7 @@ export class Instances implements InstanceHost {
   }
 
   running(): readonly { instance: InstanceId; contract: ContractId; state: InstanceAd['state']; inFlight: number; queued: number; latencyMs: number }[] {
-    return [...this.#running].sort(([a], [b]) => (a < b ? -1 : 1)).map(([instance, entry]) => ({ instance, contract: entry.contract.id, state: entry.state, inFlight: entry.queue.running, queued: entry.queue.waiting, latencyMs: entry.latencyMs }))
+    return [...this.#running].sort(([a], [b]) => (a < b ? -1 : 1)).map(([instance, entry]) => ({ instance, contract: entry.contract.id, state: entry.state, ...loadOf(entry), latencyMs: entry.latencyMs }))
   }
 
   onChange(hear: () => void): () => void {
@@ -212,6 +212,16 @@ export class Instances implements InstanceHost {
     return this.#ready(instance).running.logs(tail)
   }
 
+  /** The stage that an instance of runtime `llm` computes. `entering`: for a new session, which one that drains takes no more. */
+  stage(instance: InstanceId, entering: boolean): StageRunner {
+    const entry = this.#running.get(instance)
+    if (entry?.instance === undefined) throw new MeshError('NO_INSTANCE', `${instance} does not run here${entry === undefined ? '' : ' yet'}`)
+    if (entering && entry.state === 'draining') throw new MeshError('NO_INSTANCE', `${instance} is being stopped`)
+    const { stage } = entry.instance
+    if (stage === undefined) throw new MeshError('NO_INSTANCE', `${instance} is no stage of a model`, { retryable: false })
+    return stage
+  }
+
   #ready(instance: InstanceId): { readonly entry: Running; readonly running: RunningInstance } {
     const entry = this.#running.get(instance)
     if (entry?.instance === undefined) throw new MeshError('NO_INSTANCE', `${instance} does not run here${entry === undefined ? '' : ' yet'}`)
@@ -227,4 +237,15 @@ export class Instances implements InstanceHost {
 /** Apart from the block's own: a load balancer or an autoscaler here outlives the instances here. */
 function scopeOf(block: BlockId): string {
   return `${block}/instances`
+}
+
+/** Calls and, at a stage, sessions. */
+function loadOf({ queue, instance }: Running): { readonly inFlight: number; readonly queued: number } {
+  const stage = instance?.stage?.load()
+  return { inFlight: queue.running + (stage?.sessions ?? 0), queued: queue.waiting + (stage?.waiting ?? 0) }
+}
+
+function busy(entry: Running): boolean {
+  const { inFlight, queued } = loadOf(entry)
+  return inFlight + queued > 0
 }

@@ -1,6 +1,7 @@
 import type { Schema } from '../../protocols/codec.ts'
 import { capacityAd, capacityDelta, capacityPull, livenessBody, probe } from '../../protocols/capacity.ts'
 import { contentHave } from '../../protocols/content.ts'
+import { generationAsk, generationKeep } from '../../protocols/generation-log.ts'
 import { capability, genesis, hello, helloBody, invite, membersPull, bearerBody } from '../../protocols/membership.ts'
 import { ask, askForBid, award, awardBody, bid, contract, lease, leaseBody, stewardBody, stewardMirror } from '../../protocols/placement.ts'
 import { vdagController } from '../../protocols/controller.ts'
@@ -9,6 +10,7 @@ import { quotaShare } from '../../protocols/quota.ts'
 import { modelManifest, servedModel } from '../../protocols/model.ts'
 import { registryDigest, registryLog, registryPage, registryRecord } from '../../protocols/registry.ts'
 import { signed } from '../../protocols/signed.ts'
+import { keptPlan, stageOpen } from '../../protocols/stage.ts'
 import { blockRecord, componentManifest, policyRule, vdagSpec, assetRecord } from '../../protocols/specs.ts'
 
 const A = '12D3KooWAbCdEfGhJkLmNpQrStUvWxYz123456789abcdefghijkm'
@@ -104,6 +106,19 @@ export const samples: Readonly<Record<string, Sample>> = {
   'vdag controller': { protocol: 'controllers', schema: vdagController, value: { vdag_controller_id: 'c-1', vdag_uri: 'v:1.0-stable', hosts: [A], config: { replicas: 1 }, search_tags: ['x'], metadata: {} } },
   'quota share': { protocol: '/aios/quota/1', schema: quotaShare.request, value: { quota: 'vdag/v:1.0-stable', transfer: 't-1', want: 50, arrived: ['t-0'] } },
   'quota share answer': { protocol: '/aios/quota/1', schema: quotaShare.response, value: { amount: 25, free: 25 } },
+  'stage open': { protocol: '/aios/stage-open/1', schema: stageOpen.request, value: { session: 'gen-ab', epoch: 16_777_220, stage: 1, role: 'standby', block: 'tiny-s1', instance: 'in-a1b2', contractEpoch: 3, reserve: 300, known: 12, prefix: ['00ff'] } },
+  'stage open answer': { protocol: '/aios/stage-open/1', schema: stageOpen.response, value: { have: 12, logFrom: 8 } },
+  'kept plan': { protocol: 'kept-plan', schema: keptPlan, value: [{ block: 'tiny-s0', first: 0, end: 1, host: A, instance: 'in-a1b2', standby: { host: B, instance: 'in-c3' } }] },
+  'generation keep': {
+    protocol: '/aios/generation-keep/1', schema: generationKeep.request,
+    value: {
+      session: 'gen-ab', epoch: 16_777_220, fresh: true, leftMs: 60_000, plan: [], events: Uint8Array.of(),
+      request: { model: 'tiny', prompt: [1, 2], maxTokens: 8, sampling: { temperature: 0, topK: 0, topP: 1, minP: 0, repetitionPenalty: 1, presencePenalty: 0, frequencyPenalty: 0, logitBias: {}, seed: 7 }, stop: ['END'], stopTokens: [], ignoreEnd: false, form: { kind: 'json' }, topLogprobs: 2 },
+    },
+  },
+  'generation keep answer': { protocol: '/aios/generation-keep/1', schema: generationKeep.response, value: { origin: A, epoch: 5 } },
+  'generation ask': { protocol: '/aios/generation-ask/1', schema: generationAsk.request, value: { session: 'gen-ab', do: 'find' } },
+  'generation ask answer': { protocol: '/aios/generation-ask/1', schema: generationAsk.response, value: { known: true, origin: A, epoch: 5, events: 3, ended: false } },
   'policy rule': { protocol: 'policies', schema: policyRule, value: { policyRuleURI: 'lb:1.0-stable', name: 'lb', version: '1.0', releaseTag: 'stable', description: '', tags: [], code: CID, codeType: 'js_module_v1', settings: {}, parameters: {}, inputSchema: {}, outputSchema: {}, managementCommands: {}, author: A } },
   'asset': { protocol: 'assets', schema: assetRecord, value: { assetURI: 'w:1.0-stable', name: 'w', version: '1.0', releaseTag: 'stable', content: CID, size: 5, mediaType: 'text/plain', metadata: {}, tags: [], author: A } },
 }

@@ -1,0 +1,198 @@
+import { MeshError, refused } from '../../protocols/errors.ts'
+import type { Json, Millis, PeerId } from '../../protocols/ids.ts'
+import { modelManifest, type ServedStage } from '../../protocols/model.ts'
+import { componentManifest } from '../../protocols/specs.ts'
+import { createPeer, type Peer } from '../../src/peer.ts'
+import { simulatedAnswers } from '../answers.ts'
+import { NOTHING_TO_SEE, queuesBounded, viewsConverge, type Checker, type Inspection } from '../checkers.ts'
+import { drawFaults, type FaultPlan } from '../faults.ts'
+import type { SimulatedHost } from '../host.ts'
+import { keepConnected } from '../overlay.ts'
+import { SeededRandom } from '../random.ts'
+import type { Scenario, ScenarioOptions } from '../scenario.ts'
+import { type SimPeer, World } from '../world.ts'
+import { Clients, type Door, type Model } from './llm-clients.ts'
+import { foundMesh } from './mesh.ts'
+import { PLANTED_IN_STAGES, plantedInStages } from './planted-stages.ts'
+
+export const SERVICE = 'simulated'
+const MODEL = 'simulated:1.0.0-stable'
+const DEGREE = 8
+const READY_MS: Millis = 20_000
+const SEATS = 4_096
+
+export type LlmShape = { readonly stages: number; readonly standbys: number; readonly model: Model; readonly askEveryMs: Millis; readonly prompt: number; readonly tokens: number }
+
+/** A whole peer that serves stages of a model, answers clients, and mirrors. */
+export class LlmPeer implements SimPeer {
+  readonly peer: Peer
+  readonly #host: SimulatedHost
+
+  constructor(peer: Peer, host: SimulatedHost) {
+    this.peer = peer
+    this.#host = host
+  }
+
+  inspect(): Inspection {
+    const { view, generations } = this.peer
+    const { stages, logs } = generations.inspect()
+    return {
+      ...NOTHING_TO_SEE,
+      live: view.live(),
+      queues: [
+        { name: 'the disk', size: this.#host.disk.backlog, limit: 4_096 },
+        { name: 'boundary logs', size: stages.logBytes, limit: stages.logLimit },
+        { name: 'seats', size: stages.seats.length, limit: SEATS },
+        { name: 'token logs', size: logs.length, limit: 8_192 },
+        ...stages.seats.map(({ session, stage, waiting }) => ({ name: `steps of ${session} at stage ${stage}`, size: waiting, limit: 4_096 })),
+      ],
+      epochs: new Map(stages.seats.map(({ session, stage, epoch }) => [`${session}/${stage}`, epoch])),
+    }
+  }
+
+  stop(): Promise<void> {
+    return this.peer.stop(1_000)
+  }
+}
+
+/** A mesh that serves one split model, with clients that ask and follow, under faults. */
+export type LlmWorld = { readonly world: World<LlmPeer>; readonly clients: Clients; readonly shape: LlmShape; readonly prepare: () => Promise<void>; readonly random: SeededRandom }
+
+export function drawShape(random: SeededRandom, stages = 2 + random.below(3)): LlmShape {
+  const layers = stages * (1 + random.below(3))
+  const model: Model = { layers, vocab: 64 + random.below(64), contextTokens: 1_024, kvTokens: 16_384, layerMs: 1 + random.below(4), positionMs: 0.05 }
+  return { stages, standbys: 1 + random.below(2), model, askEveryMs: 150 + random.below(500), prompt: 1 + random.below(300), tokens: 16 + random.below(100) }
+}
+
+export function llmWorld({ seed, peers, bug }: Pick<ScenarioOptions, 'seed' | 'peers' | 'bug'>, shape: LlmShape, faults: Pick<FaultPlan, 'weather'>): LlmWorld {
+  const random = new SeededRandom(`llm ${seed}`)
+  const planted = plantedInStages(bug)
+  let members: ReturnType<typeof foundMesh> = []
+  let clients: Clients | undefined
+  const world: World<LlmPeer> = new World<LlmPeer>({
+    seed,
+    peers,
+    weather: faults.weather,
+    checkEveryMs: 100,
+    checkers: [viewsConverge(), queuesBounded(), epochsOnlyRise(), { name: 'tokens are those of an unfailed run', safety: observed => clients?.checker().safety(observed), pending: observed => clients?.checker().pending(observed) }, seatsAreGivenBack(() => clients)],
+    ...(planted === undefined ? {} : { corrupt: PLANTED_IN_STAGES[planted] }),
+    factory: async (ports, host) => {
+      const membership = members[host.index]
+      if (membership === undefined) throw new Error(`host ${host.index} is no member`)
+      host.rights = { mayWrite: () => refused('the peer is still starting', true) }
+      const peer = createPeer(ports, { membership, bearerKey: undefined, onGranted: async () => {}, clusterId: ports.identity.peer, labels: {}, answers: simulatedAnswers })
+      host.rights = { mayWrite: (writer, registry) => peer.mayWrite(writer, registry), mayOperate: writer => peer.admission.may(writer, 'operate') }
+      await peer.admission.start()
+      keepConnected({ clock: ports.clock, network: ports.network, random: ports.random.fork('overlay') }, { addresses: world.hosts.map(({ address }) => address), degree: DEGREE, everyMs: 1_000 })
+      await peer.start()
+      return new LlmPeer(peer, host)
+    },
+  })
+  members = foundMesh(world.hosts, random.fork('network'), world.kernel.clock().unix())
+  const doors = (): readonly Door[] => [...world.peers].map(([peer, { peer: { generations } }]) => ({ peer, generations, alive: () => world.peers.get(peer)?.peer.generations === generations }))
+  clients = new Clients(world.kernel, random.fork('clients'), shape.model, SERVICE, doors)
+  return { world, clients, shape, random, prepare: () => serve(world, shape) }
+}
+
+export function drawLlm({ seed, peers, seconds, loss, churn, cuts = true, bug }: ScenarioOptions): Scenario<LlmPeer> & { readonly clients: Clients } {
+  const random = new SeededRandom(`llm scenario ${seed}`)
+  const spanMs = seconds * 1_000
+  const drawn = drawFaults(random.fork('faults'), peers, { ...(loss === undefined ? {} : { loss }), ...(churn === undefined ? {} : { churn }) })
+  const faults: FaultPlan = { ...drawn, firstPartitionMs: cuts ? Math.round(spanMs * (0.1 + random.float() * 0.4)) : Infinity, partitionEveryMs: spanMs, partitionMs: [500, Math.min(4_000, Math.round(spanMs / 2))], downMs: [200, Math.min(4_000, Math.round(spanMs / 2))], instanceCrash: drawn.instanceCrash / 10 }
+  const shape = drawShape(random.fork('shape'))
+  const { world, clients, prepare } = llmWorld({ seed, peers, ...(bug === undefined ? {} : { bug }) }, shape, faults)
+  return {
+    drawn: { faults, shape },
+    world,
+    clients,
+    prepare,
+    work: () => employ(world, clients, shape, random.fork('work'), spanMs),
+    runs: () => clients.stories.filter(({ end }) => end !== undefined).length,
+    settleMs: 120_000,
+  }
+}
+
+function employ(world: World<LlmPeer>, clients: Clients, shape: LlmShape, random: SeededRandom, spanMs: Millis): void {
+  const clock = world.kernel.clock()
+  const end = clock.monotonic() + spanMs
+  const again = (): void => {
+    if (clock.monotonic() >= end) return
+    void clients.ask({ prompt: 1 + random.below(shape.prompt), tokens: 1 + random.below(shape.tokens), temperature: random.below(2) })
+    clock.after(shape.askEveryMs, again)
+  }
+  again()
+}
+
+async function serve(world: World<LlmPeer>, { stages, standbys, model }: LlmShape): Promise<void> {
+  const [first] = world.peers.values()
+  if (first === undefined) return
+  const { catalogue, actions, ports } = first.peer
+  const author = ports.identity.peer
+  const cost = { weightBytes: 1, readBytes: 1, flops: 1 }
+  const skeleton = await ports.content.putRecord('no graph: the arithmetic is simulated')
+  const file = { path: 'skeleton.onnx', cid: skeleton, size: 1 }
+  const { cid } = await catalogue.publishModel(modelManifest.parse({
+    modelURI: MODEL, modelId: { name: 'simulated', version: '1.0.0', releaseTag: 'stable' },
+    facts: { architecture: 'simulated', hidden: 2, vocab: model.vocab, contextTokens: model.contextTokens, heads: 1, kvHeads: 1, headDim: 1, weights: 'float32', activations: 'float32', parameters: 1, endTokens: [] },
+    skeleton: file, pieces: [file], layers: Array.from({ length: model.layers }, () => ({ ...cost, kvBytes: 8, boundaryBytes: 8, piece: 'skeleton.onnx' })), embedding: cost, head: cost, files: [], generation: {}, author,
+  }))
+  const served: ServedStage[] = []
+  for (let stage = 0; stage < stages; stage += 1) {
+    const [from, end] = [Math.round((stage * model.layers) / stages), Math.round(((stage + 1) * model.layers) / stages)]
+    const componentURI = `llm.simulated-l${from}-${end}:1.0.0-stable`
+    const parameters: Json = { ...model, first: from, end }
+    const { cid: component } = await catalogue.publishComponent(componentManifest.parse({
+      componentURI, componentId: { name: `simulated-l${from}-${end}`, version: '1.0.0', releaseTag: 'stable' }, componentType: 'llm', runtime: { name: 'llm', model: 'stage.onnx', format: 'onnx' }, files: [],
+      needs: { cpuMilli: 500, memoryMb: 256 }, componentParameters: parameters, author,
+    }))
+    const block = `${SERVICE}-s${stage}`
+    await actions.createBlock({ blockId: block, blockComponentURI: componentURI, minInstances: 1 + standbys, maxInstances: 2 + standbys })
+    served.push({ block, first: from, end, componentURI, component })
+  }
+  await catalogue.putService({ service: SERVICE, modelURI: MODEL, model: cid, stages: served, contextTokens: model.contextTokens, sessions: 16, standbys, owner: author, revision: 0 })
+  const until = ports.clock.deadline(READY_MS)
+  try {
+    for (const { peer } of world.peers.values()) {
+      while (await peer.catalogue.served(SERVICE) === undefined) await ports.clock.sleep(50, until)
+      await Promise.all(served.map(({ block }) => peer.actions.waitReady(block, 1 + standbys, until)))
+    }
+  } catch (error) {
+    // What does not come up now must once the faults have stopped.
+    if (!(error instanceof MeshError)) throw error
+  }
+}
+
+/** Invariant 2 at the stages: what a seat obeys only rises for as long as its host lives. */
+function epochsOnlyRise(): Checker {
+  const highest = new Map<string, number>()
+  let before: ReadonlyMap<PeerId, Inspection> = new Map()
+  return {
+    name: 'highest epoch obeyed',
+    safety: ({ running }) => {
+      for (const peer of before.keys()) if (!running.has(peer)) for (const key of highest.keys()) if (key.startsWith(peer)) highest.delete(key)
+      before = running
+      for (const [peer, { epochs }] of running) {
+        for (const [seat, epoch] of epochs) {
+          const known = highest.get(`${peer} ${seat}`) ?? 0
+          if (epoch < known) return `${peer} obeys epoch ${epoch} at ${seat} after ${known}`
+          highest.set(`${peer} ${seat}`, epoch)
+        }
+      }
+      return undefined
+    },
+    pending: () => undefined,
+  }
+}
+
+/** Invariant 10: when all generations have ended nobody holds anything for them any more. */
+function seatsAreGivenBack(clients: () => Clients | undefined): Checker {
+  return {
+    name: 'seats are given back',
+    safety: () => undefined,
+    pending: ({ running }) => {
+      if (clients()?.stories.some(({ session, end }) => session !== undefined && end === undefined) === true) return undefined
+      for (const [peer, { epochs }] of running) if (epochs.size > 0) return `${peer} still has ${epochs.size} seats, ${[...epochs.keys()][0]} among them`
+      return undefined
+    },
+  }
+}

@@ -1,0 +1,348 @@
+import { asMeshError, MeshError } from '../../protocols/errors.ts'
+import type { StagePlan } from '../../protocols/generation.ts'
+import type { InstanceId, Millis, PeerId } from '../../protocols/ids.ts'
+import type { ServedModel } from '../../protocols/model.ts'
+import { stageOpen, type StageFrame, type StageOpen } from '../../protocols/stage.ts'
+import type { Ports } from '../ports.ts'
+import { epochOf, restartFrom, roundOf, type Holding } from './chain.ts'
+import type { Place, Seating } from './seating.ts'
+import type { StageHost } from './stage-host.ts'
+import type { StageLinks } from './stage-links.ts'
+
+/** A host that does not answer an open by then is as good as gone. */
+const OPEN_MS: Millis = 1_500
+const LOOK_AGAIN_MS: Millis = 100
+const LONGEST_LOOK_MS: Millis = 2_000
+const GUARD_AGAIN_MS: Millis = 1_000
+
+export type ChainParts = {
+  readonly ports: Pick<Ports, 'clock' | 'network' | 'telemetry'>
+  readonly links: StageLinks
+  readonly host: StageHost
+  readonly seating: Seating
+  /** Does this peer, asked itself, generate the session? */
+  readonly generates: (origin: PeerId, session: string, signal: AbortSignal) => Promise<boolean>
+}
+
+/** The session as its stages need to know it. */
+export type Chained = {
+  readonly session: string
+  readonly served: ServedModel
+  readonly reserve: number
+  readonly prefix: readonly string[]
+  /** Tells this peer's epochs from those of others. */
+  readonly mark: number
+  /** Positions whose tokens are known now. */
+  readonly known: () => number
+}
+
+type Link = { readonly block: string; readonly first: number; readonly end: number; primary: Place | undefined; standby: Place | undefined }
+
+/** Somebody else generates this session now. */
+export class Overtaken extends Error {
+  readonly origin: PeerId
+  readonly epoch: number
+
+  constructor(origin: PeerId, epoch: number) {
+    super(`${origin} has taken the session over`)
+    this.origin = origin
+    this.epoch = epoch
+  }
+}
+
+/** The stages of one session: which instance serves and which stands by at each, opened anew under a higher epoch whenever one is lost. */
+export class SessionChain {
+  epoch: number
+  readonly #parts: ChainParts
+  readonly #of: Chained
+  readonly #links: Link[]
+  readonly #changed: () => void
+  readonly #guarding = new Set<number>()
+  #open = false
+  #closed = false
+
+  /** `changed`: the plan or the epoch is another. */
+  constructor(parts: ChainParts, of: Chained, before: { readonly epoch: number; readonly plan: readonly StagePlan[] }, changed: () => void) {
+    this.#parts = parts
+    this.#of = of
+    this.#changed = changed
+    this.epoch = before.epoch
+    this.#links = of.served.stages.map(({ block, first, end }) => {
+      const known = before.plan.find(stage => stage.block === block)
+      // Contracts only gain epochs, and hosts take any since the instance began.
+      const place = (at: { readonly host: PeerId; readonly instance: InstanceId } | undefined): Place | undefined => (at === undefined ? undefined : { host: at.host, instance: at.instance, contractEpoch: parts.seating.epochOf(block, at.instance) })
+      return { block, first, end, primary: place(known), standby: place(known?.standby) }
+    })
+    for (const link of this.#links) for (const place of [link.primary, link.standby]) if (place !== undefined) this.#take(link, place)
+  }
+
+  get stages(): number {
+    return this.#links.length
+  }
+
+  plan(): readonly StagePlan[] {
+    return this.#links.flatMap(({ block, first, end, primary, standby }) => (primary === undefined ? [] : [{
+      block, first, end, host: primary.host, instance: primary.instance, ...(standby === undefined ? {} : { standby: { host: standby.host, instance: standby.instance } }),
+    }]))
+  }
+
+  uses(peer: PeerId): boolean {
+    return this.#links.some(({ primary, standby }) => primary?.host === peer || standby?.host === peer)
+  }
+
+  /** Is one of the instances that serve now on this peer? */
+  dependsOn(peer: PeerId): boolean {
+    return this.#links.some(({ primary }) => primary?.host === peer)
+  }
+
+  /** Stages whose instance is gone or is to go; standbys that are, are replaced on the way. */
+  unfit(): { readonly gone: boolean; readonly draining: boolean } {
+    let gone = false
+    let draining = false
+    for (const [stage, link] of this.#links.entries()) {
+      if (link.standby !== undefined && this.#parts.seating.state(link.block, link.standby) !== 'ready') {
+        this.#dismiss(link)
+        if (this.#open) this.#guard(stage)
+      }
+      const state = link.primary === undefined ? 'gone' : this.#parts.seating.state(link.block, link.primary)
+      gone ||= state === 'gone'
+      draining ||= state === 'draining' && link.standby !== undefined
+    }
+    return { gone, draining }
+  }
+
+  /** `stage` cannot go on with what it has; says whether that matters to the chain. */
+  blame(stage: number, from: PeerId): boolean {
+    const link = this.#links[stage]
+    if (link === undefined) return false
+    if (link.standby?.host === from && link.primary?.host !== from) {
+      this.#parts.seating.shun(link.standby.instance)
+      this.#dismiss(link)
+      this.#guard(stage)
+      return false
+    }
+    if (link.primary !== undefined) this.#parts.seating.shun(link.primary.instance)
+    return true
+  }
+
+  /**
+   * Opens every stage under a new epoch, in place of what is gone its standby or another instance; waits for one where
+   * there is none, unless `fresh`. Gives the position from which each stage needs its input. Throws Overtaken, NO_CAPACITY,
+   * NO_INSTANCE, the signal's reason.
+   */
+  async restart(fresh: boolean, signal: AbortSignal): Promise<readonly number[]> {
+    this.#open = false
+    this.epoch = epochOf(roundOf(this.epoch) + 1, this.#of.mark)
+    const opened = new Map<number, Holding>()
+    let pauseMs = LOOK_AGAIN_MS
+    let refusal: MeshError | undefined
+    for (;;) {
+      signal.throwIfAborted()
+      const tried = await Promise.all(this.#links.map(async (link, stage) => (opened.has(stage) ? undefined : this.#seat(link, stage, signal))))
+      for (const [stage, result] of tried.entries()) {
+        if (result === undefined) continue
+        if (!(result instanceof MeshError)) opened.set(stage, result)
+        else if (result.code === 'EPOCH_FENCED') {
+          await this.#heedFence(result, signal)
+          opened.clear()
+        } else refusal = result
+      }
+      if (opened.size === this.#links.length) break
+      if (this.#links.every((link, stage) => opened.has(stage) || link.primary !== undefined)) continue
+      if (fresh && refusal !== undefined) throw refusal.code === 'NO_CAPACITY' ? refusal : new MeshError('NO_INSTANCE', refusal.message, { cause: refusal })
+      await this.#parts.ports.clock.sleep(pauseMs, signal)
+      pauseMs = Math.min(LONGEST_LOOK_MS, pauseMs * 2)
+    }
+    this.#open = true
+    const holdings = this.#links.map((_, stage) => opened.get(stage) ?? { have: 0, logFrom: 0 })
+    return restartFrom(holdings, this.#of.known())
+  }
+
+  /** Tells the chain of itself, and gives it standbys. */
+  resume(starts: readonly number[]): void {
+    this.send({ kind: 'resume', known: this.#of.known(), hops: this.#links.map(({ primary }, stage) => ({ host: primary?.host ?? '', from: starts[stage] ?? 0 })) })
+    for (const stage of this.#links.keys()) this.#guard(stage)
+    this.#changed()
+  }
+
+  /** To the first stage. */
+  send(frame: DistributiveOmit<StageFrame, 'session' | 'epoch' | 'stage'>): void {
+    const first = this.#links[0]?.primary
+    if (first !== undefined) this.#tell(first.host, 0, frame)
+  }
+
+  /** Is this what the last stage says now? */
+  speaks(frame: StageFrame): boolean {
+    return !this.#closed && frame.epoch === this.epoch
+  }
+
+  /** Keeps the seats: hosts take them back from sessions that nobody touches. */
+  touch(): void {
+    this.#everywhere({ kind: 'touch' })
+  }
+
+  close(keep: boolean): void {
+    if (this.#closed) return
+    this.#closed = true
+    this.#everywhere({ kind: 'close', keep })
+    for (const link of this.#links) {
+      this.#release(link, 'primary')
+      this.#release(link, 'standby')
+    }
+  }
+
+  /** Stops without a word: the seats are another origin's now. */
+  abandon(): void {
+    this.#closed = true
+    for (const { primary, standby } of this.#links) for (const place of [primary, standby]) if (place !== undefined) this.#parts.seating.left(place)
+  }
+
+  /** Opens one stage where it was, at its standby, or elsewhere. Why not, when it cannot; undefined when there is nowhere to try. */
+  async #seat(link: Link, stage: number, signal: AbortSignal): Promise<Holding | MeshError | undefined> {
+    const { seating, ports } = this.#parts
+    this.#settle(link)
+    const { primary } = link
+    if (primary === undefined) return new MeshError('NO_INSTANCE', `block ${link.block} has no ready instance for layers ${link.first} to ${link.end}`)
+    try {
+      return await this.#ask(link, stage, 'primary', primary, signal)
+    } catch (error) {
+      signal.throwIfAborted()
+      const failure = asMeshError(error)
+      if (failure.code === 'INTERNAL') throw failure
+      if (failure.code === 'EPOCH_FENCED') return failure
+      ports.telemetry.event('debug', 'llm.open_refused', { session: this.#of.session, stage, host: primary.host, code: failure.code, because: failure.message })
+      seating.shun(primary.instance)
+      this.#release(link, 'primary')
+      this.#settle(link)
+      return failure
+    }
+  }
+
+  /** Puts somebody in the place of a primary that is gone, was blamed, or is to go. */
+  #settle(link: Link): void {
+    const { seating } = this.#parts
+    const { primary, standby } = link
+    const state = primary === undefined || seating.shunned(primary.instance) ? 'gone' : seating.state(link.block, primary)
+    const ready = standby !== undefined && seating.state(link.block, standby) === 'ready' && !seating.shunned(standby.instance) ? standby : undefined
+    // One that drains serves until a standby has what it has.
+    if (state === 'ready' || (state === 'draining' && ready === undefined)) return
+    const others = { instances: new Set(primary === undefined ? [] : [primary.instance]), hosts: new Set<PeerId>() }
+    const successor = ready ?? seating.pick(link.block, others, this.#of.prefix[0])
+    if (primary !== undefined) {
+      this.#release(link, 'primary')
+      this.#closeAt(link, primary)
+    }
+    if (ready !== undefined) link.standby = undefined
+    else if (successor !== undefined) this.#take(link, successor)
+    link.primary = successor
+  }
+
+  /** Brings a standby up, where there is none in this epoch, in the background. */
+  #guard(stage: number): void {
+    if (this.#closed || this.#guarding.has(stage)) return
+    this.#guarding.add(stage)
+    const { epoch } = this
+    this.#bringUp(stage, epoch).catch(error => {
+      if (!(error instanceof MeshError)) throw error
+      return false
+    }).then(done => {
+      this.#guarding.delete(stage)
+      if (!done || epoch !== this.epoch) this.#parts.ports.clock.after(epoch === this.epoch ? GUARD_AGAIN_MS : 1, () => {
+        if (this.#open) this.#guard(stage)
+      })
+    })
+  }
+
+  async #bringUp(stage: number, epoch: number): Promise<boolean> {
+    const link = this.#links[stage]
+    if (link?.primary === undefined) return true
+    const { seating, ports } = this.#parts
+    const { primary } = link
+    if (link.standby === undefined) {
+      const found = seating.pick(link.block, { instances: new Set([primary.instance]), hosts: new Set([primary.host]) }, undefined)
+      if (found === undefined) return false
+      link.standby = found
+      this.#take(link, found)
+    }
+    const { standby } = link
+    try {
+      const { have } = await this.#ask(link, stage, 'standby', standby, ports.clock.deadline(2 * OPEN_MS))
+      if (this.#closed || epoch !== this.epoch || link.standby !== standby) return link.standby === standby
+      this.#tell(primary.host, stage, { kind: 'guard', position: have, host: standby.host })
+      this.#changed()
+      return true
+    } catch (error) {
+      if (link.standby === standby) {
+        seating.shun(standby.instance)
+        this.#dismiss(link)
+      }
+      throw error
+    }
+  }
+
+  async #ask(link: Link, stage: number, role: 'primary' | 'standby', place: Place, signal: AbortSignal): Promise<Holding> {
+    const { network, clock } = this.#parts.ports
+    const { session, reserve, prefix, known } = this.#of
+    const request: StageOpen = { session, epoch: this.epoch, stage, role, block: link.block, instance: place.instance, contractEpoch: place.contractEpoch, reserve, known: known(), prefix: [...prefix] }
+    if (place.host === network.self) return this.#unlessOver(stage, place, await this.#parts.host.open(request, network.self))
+    const giveUp = new AbortController()
+    const cancel = clock.after(OPEN_MS, () => giveUp.abort(new MeshError('DEADLINE', `${place.host} did not open stage ${stage} within ${OPEN_MS} ms`)))
+    const follow = (): void => giveUp.abort(signal.reason)
+    signal.addEventListener('abort', follow, { once: true })
+    try {
+      return this.#unlessOver(stage, place, await network.request(place.host, stageOpen, request, giveUp.signal))
+    } finally {
+      cancel()
+      signal.removeEventListener('abort', follow)
+    }
+  }
+
+  /** A seat that was given after the session had ended is given back. */
+  #unlessOver(stage: number, { host }: Place, holding: Holding): Holding {
+    if (!this.#closed) return holding
+    this.#tell(host, stage, { kind: 'close', keep: false })
+    throw new MeshError('CANCELLED', 'the session has ended')
+  }
+
+  /** A host obeys another epoch: our own earlier one, that of an origin that is gone, or that of one that goes on. */
+  async #heedFence({ details }: MeshError, signal: AbortSignal): Promise<void> {
+    const epoch = typeof details['epoch'] === 'number' ? details['epoch'] : this.epoch
+    const origin = typeof details['origin'] === 'string' ? details['origin'] : ''
+    if (origin !== this.#parts.ports.network.self && origin !== '' && await this.#parts.generates(origin, this.#of.session, signal)) throw new Overtaken(origin, epoch)
+    this.epoch = epochOf(roundOf(Math.max(epoch, this.epoch)) + 1, this.#of.mark)
+  }
+
+  #everywhere(frame: DistributiveOmit<StageFrame, 'session' | 'epoch' | 'stage'>): void {
+    for (const [stage, { primary, standby }] of this.#links.entries()) {
+      for (const place of [primary, standby]) if (place !== undefined) this.#tell(place.host, stage, frame)
+    }
+  }
+
+  #dismiss(link: Link): void {
+    const { standby } = link
+    this.#release(link, 'standby')
+    if (standby !== undefined) this.#closeAt(link, standby)
+  }
+
+  /** Frees a place that may still be there. */
+  #closeAt(link: Link, { host }: Place): void {
+    if (link.standby?.host !== host && link.primary?.host !== host) this.#tell(host, this.#links.indexOf(link), { kind: 'close', keep: false })
+  }
+
+  #tell(host: PeerId, stage: number, frame: DistributiveOmit<StageFrame, 'session' | 'epoch' | 'stage'>): void {
+    this.#parts.links.send(host, { ...frame, session: this.#of.session, epoch: this.epoch, stage })
+  }
+
+  #take(link: Link, place: Place): void {
+    this.#parts.seating.taken(link.block, place, this.#of.prefix[0])
+  }
+
+  #release(link: Link, role: 'primary' | 'standby'): void {
+    const place = link[role]
+    if (place === undefined) return
+    this.#parts.seating.left(place)
+    link[role] = undefined
+  }
+}
+
+type DistributiveOmit<T, K extends PropertyKey> = T extends unknown ? Omit<T, K> : never

@@ -1,0 +1,351 @@
+import { asMeshError, isErrorCode, MeshError } from '../../protocols/errors.ts'
+import type { GenerationEvent, GenerationRequest, SessionId, StagePlan } from '../../protocols/generation.ts'
+import type { ModelFacts, ServedModel } from '../../protocols/model.ts'
+import type { Millis, PeerId } from '../../protocols/ids.ts'
+import type { StageFrame } from '../../protocols/stage.ts'
+import type { MeshView } from '../roles.ts'
+import type { Answer, Drawn } from './answer.ts'
+import { prefixHashes } from './prefix.ts'
+import { Overtaken, SessionChain, type ChainParts } from './session-chain.ts'
+import { SessionMirrors } from './session-mirrors.ts'
+import { StepTimes } from './step-times.ts'
+import type { TokenLog } from './token-log.ts'
+
+/** Prompt positions of one step: a multiple of the prefix block, so that prefixes end where steps do. */
+export const CHUNK = 128
+/** After a failure so many positions of the answer are computed again one by one, in the shape they had; more go in chunks. */
+const SINGLES = 16
+const TOUCH_MS: Millis = 15_000
+/** How long an ended session tries to tell its mirrors. */
+const LAST_WORDS_MS: Millis = 5_000
+
+export type SessionParts = ChainParts & { readonly view: MeshView }
+
+/** What a session is, and as far as it has come: all a peer needs to go on with it. */
+export type SessionState = {
+  readonly session: SessionId
+  readonly request: GenerationRequest
+  readonly log: TokenLog
+  readonly epoch: number
+  readonly plan: readonly StagePlan[]
+  /** Milliseconds it may still take. */
+  readonly leftMs: Millis
+}
+
+export type Making = { readonly served: ServedModel; readonly facts: ModelFacts; readonly answer: Answer; readonly mark: number }
+
+type Output = Extract<StageFrame, { kind: 'output' }>
+export type SessionEnd = 'ended' | 'overtaken' | 'stopped'
+
+/**
+ * One generation, driven by its origin: feeds the chain, draws tokens, writes them down, has them mirrored before anybody
+ * sees them, and goes on under a new epoch when a stage is lost.
+ */
+export class Session {
+  readonly id: SessionId
+  readonly log: TokenLog
+  readonly request: GenerationRequest
+  readonly done: Promise<SessionEnd>
+  readonly #parts: SessionParts
+  readonly #making: Making
+  readonly #chain: SessionChain
+  readonly #mirrors: SessionMirrors
+  readonly #times = new StepTimes()
+  readonly #life = new AbortController()
+  readonly #endsAt: Millis
+  readonly #reserve: number
+  readonly #finish: (how: SessionEnd) => void
+  readonly #outputs: Output[] = []
+  readonly #stops: (() => void)[] = []
+  #changed: (what: 'tokens' | 'plan') => void = () => {}
+  #tokens: number[]
+  #wake: (() => void) | undefined
+  #interruption: MeshError | undefined
+  #overtaken: Overtaken | undefined
+  #cached: number | undefined
+  #starts: readonly number[] = []
+
+  constructor(parts: SessionParts, state: SessionState, making: Making) {
+    const { clock } = parts.ports
+    this.id = state.session
+    this.log = state.log
+    this.request = state.request
+    this.#parts = parts
+    this.#making = making
+    this.#endsAt = clock.monotonic() + state.leftMs
+    this.#tokens = [...state.request.prompt, ...state.log.tokens()]
+    this.#reserve = Math.min(state.request.prompt.length + state.request.maxTokens, making.served.contextTokens)
+    const { promise, resolve } = Promise.withResolvers<SessionEnd>()
+    this.done = promise
+    this.#finish = resolve
+    this.#chain = new SessionChain(parts, {
+      session: this.id, served: making.served, reserve: this.#reserve, mark: making.mark, known: () => this.#tokens.length - 1,
+      prefix: prefixHashes(making.served.model, state.request.prompt),
+    }, { epoch: state.epoch, plan: state.plan }, () => {
+      this.#mirrors.replan()
+      this.#changed('plan')
+    })
+    this.#mirrors = new SessionMirrors(parts.ports, parts.view, parts.links, {
+      session: this.id, request: state.request, log: this.log, epoch: () => this.#chain.epoch, plan: () => this.#chain.plan(), leftMs: () => this.leftMs,
+    }, (origin, epoch) => void this.#challenged(origin, epoch))
+  }
+
+  get leftMs(): Millis {
+    return Math.max(0, this.#endsAt - this.#parts.ports.clock.monotonic())
+  }
+
+  get epoch(): number {
+    return this.#chain.epoch
+  }
+
+  plan(): readonly StagePlan[] {
+    return this.#chain.plan()
+  }
+
+  /** Gets a seat at every stage, and a mirror. Throws NO_CAPACITY, NO_INSTANCE, ALREADY_EXISTS; then nothing of it is left. */
+  async admit(signal: AbortSignal): Promise<void> {
+    try {
+      this.#starts = await this.#chain.restart(true, signal)
+      await this.#mirrors.begin()
+    } catch (error) {
+      this.#chain.close(true)
+      this.#mirrors.stop()
+      if (error instanceof Overtaken) throw new MeshError('ALREADY_EXISTS', error.message, { details: { origin: error.origin } })
+      throw error
+    }
+  }
+
+  /** Generates to the end. */
+  run(): void {
+    const { clock } = this.#parts.ports
+    this.#stops.push(clock.after(this.leftMs, () => this.#end({ reason: 'error', failure: { code: 'DEADLINE', message: 'the generation took longer than it was given' } })))
+    let again = (): void => {}
+    const touch = (): void => {
+      this.#chain.touch()
+      this.#mirrors.push()
+      again = clock.after(TOUCH_MS, touch)
+    }
+    touch()
+    this.#stops.push(() => again())
+    void this.#drive()
+  }
+
+  /** Called when tokens, plan or epoch have changed. */
+  onChange(hear: (what: 'tokens' | 'plan') => void): void {
+    this.#changed = hear
+  }
+
+  cancel(): void {
+    this.#end({ reason: 'cancelled' })
+  }
+
+  /** Lets go without an end: others take over. */
+  stop(): void {
+    this.#leave('stopped')
+  }
+
+  /** Another origin goes on with it. */
+  giveWay(origin: PeerId, epoch: number): void {
+    this.#yield(new Overtaken(origin, epoch))
+  }
+
+  hear(frame: StageFrame, from: PeerId): void {
+    if (frame.kind === 'logged') this.#mirrors.logged(from, frame.have)
+    if (!this.#chain.speaks(frame)) return
+    if (frame.kind === 'output') {
+      this.#outputs.push(frame)
+      this.#wake?.()
+    } else if (frame.kind === 'failed' && this.#chain.blame(frame.blame, from)) {
+      this.#interrupt(new MeshError(isErrorCode(frame.code) ? frame.code : 'INSTANCE_FAILED', `stage ${frame.blame}: ${frame.message}`))
+    }
+  }
+
+  /** Frames to or from a peer may be lost. */
+  lost(peer: PeerId): void {
+    if (this.#chain.dependsOn(peer)) this.#interrupt(new MeshError('PEER_UNREACHABLE', `the connection to ${peer} was lost`))
+  }
+
+  /** Something about a peer of the chain is news: is everybody still there? */
+  look(peer: PeerId): void {
+    if (!this.#chain.uses(peer)) return
+    const { gone, draining } = this.#chain.unfit()
+    if (gone) this.#interrupt(new MeshError('INSTANCE_FAILED', 'an instance of the chain is gone'))
+    else if (draining) this.#interrupt(new MeshError('CANCELLED', 'an instance of the chain is to go'))
+  }
+
+  /** The session is another peer's, unless that one is gone. */
+  async #challenged(origin: PeerId, epoch: number): Promise<void> {
+    if (this.#life.signal.aborted) return
+    if (await this.#parts.generates(origin, this.id, this.#life.signal).catch(() => false)) this.#yield(new Overtaken(origin, epoch))
+    else this.#interrupt(new MeshError('EPOCH_FENCED', 'an older origin spoke in a higher epoch'))
+  }
+
+  async #drive(): Promise<void> {
+    const { signal } = this.#life
+    let ready = this.#starts.length > 0
+    while (!signal.aborted) {
+      try {
+        if (!ready) this.#starts = await this.#chain.restart(false, signal)
+        ready = false
+        // What is said of the old chain from here on is of no interest.
+        this.#interruption = undefined
+        this.#outputs.length = 0
+        await this.#generate()
+        return
+      } catch (error) {
+        if (signal.aborted) return
+        if (error instanceof Overtaken) return this.#yield(error)
+        const failure = asMeshError(error)
+        if (failure.code === 'INTERNAL' || failure.code === 'BAD_INPUT') return this.#end({ reason: 'error', failure: { code: failure.code, message: failure.message } })
+        this.#parts.ports.telemetry.count('llm_recoveries_total', { code: failure.code })
+      }
+    }
+  }
+
+  /** Feeds the chain what it lacks, then token by token. Throws when the chain is broken. */
+  async #generate(): Promise<void> {
+    const { answer } = this.#making
+    const want = answer.greedy ? 'greedy' : 'logits'
+    const [from = 0] = this.#starts
+    this.#cached ??= Math.min(...this.#starts)
+    this.#chain.resume(this.#starts)
+    let output = await this.#feed(from, want)
+    for (;;) {
+      const drawn = this.#draw(output)
+      if (drawn === undefined || this.#ends(drawn.token)) return this.#end({ reason: 'stop' })
+      const { text, stopped } = answer.tell(drawn.token)
+      const { token, logprob, top } = drawn
+      this.#tokens.push(token)
+      const event: GenerationEvent = { kind: 'token', index: this.log.length, token, text, ...(logprob === undefined ? {} : { logprob }), ...(top === undefined ? {} : { top: [...top] }) }
+      this.log.append(event)
+      if (stopped) return this.#end({ reason: 'stop' })
+      if (this.log.length >= this.request.maxTokens || this.#tokens.length >= this.#reserve) return this.#end({ reason: 'length' })
+      const position = this.#tokens.length - 1
+      // The next step is under way while the mirrors are told of the token.
+      this.#step(position, 1, want)
+      this.#mirrors.push()
+      this.#changed('tokens')
+      output = await this.#take(position + 1, 1)
+    }
+  }
+
+  /** Steps for positions from `from` on; resolves with what the last of them gave. A few are under way at once, so that all stages work. */
+  async #feed(from: number, want: 'greedy' | 'logits'): Promise<Output> {
+    const end = this.#tokens.length
+    const under = new Set<number>()
+    for (let at = from; at < end;) {
+      const count = this.#chunkAt(at, from)
+      this.#step(at, count, at + count === end ? want : 'none')
+      under.add(at)
+      at += count
+      while (at < end && under.size > this.#chain.stages + 1) under.delete((await this.#next(CHUNK)).position)
+    }
+    return this.#take(end, CHUNK)
+  }
+
+  /** Chunks lie on a grid and end with the prompt, wherever they begin: the shapes of a second time are those of the first. */
+  #chunkAt(at: number, from: number): number {
+    const prompt = this.request.prompt.length
+    const end = this.#tokens.length
+    if (at >= prompt && end - Math.max(from, prompt) <= SINGLES) return 1
+    const edge = Math.min((Math.floor(at / CHUNK) + 1) * CHUNK, at < prompt ? prompt : end, end)
+    return edge - at
+  }
+
+  #step(position: number, count: number, want: 'none' | 'greedy' | 'logits'): void {
+    this.#chain.send({ kind: 'step', position, count, loose: 0, want, rows: 'last', input: { tokens: this.#tokens.slice(position, position + count) } })
+  }
+
+  /** The output of the step that ends at `end`. */
+  async #take(end: number, positions: number): Promise<Output> {
+    const since = this.#parts.ports.clock.monotonic()
+    for (;;) {
+      const output = await this.#next(positions)
+      if (output.position + output.count !== end || output.result === undefined) continue
+      this.#times.took(output.count, this.#parts.ports.clock.monotonic() - since)
+      return output
+    }
+  }
+
+  /** The next output of the chain. Throws what interrupts it, and DEADLINE when a step of so many positions takes too long. */
+  async #next(positions: number): Promise<Output> {
+    const { clock } = this.#parts.ports
+    const patience = this.#times.patience(positions)
+    let late = false
+    const cancel = clock.after(patience, () => {
+      late = true
+      this.#wake?.()
+    })
+    try {
+      for (;;) {
+        this.#life.signal.throwIfAborted()
+        if (this.#interruption !== undefined) throw this.#interruption
+        const output = this.#outputs.shift()
+        if (output !== undefined) return output
+        if (late) {
+          this.#times.strike()
+          throw new MeshError('DEADLINE', `no output within ${patience} ms`)
+        }
+        await new Promise<void>(resolve => {
+          this.#wake = resolve
+        })
+      }
+    } finally {
+      cancel()
+    }
+  }
+
+  #draw({ result }: Output): Drawn | undefined {
+    if (result === undefined) throw new MeshError('INSTANCE_FAILED', 'the last stage gave no result')
+    if ('logits' in result) return this.#making.answer.draw(result.logits, this.#tokens.length)
+    const token = result.ids.at(-1)
+    if (token === undefined) throw new MeshError('INSTANCE_FAILED', 'the last stage gave no token')
+    return { token }
+  }
+
+  #ends(token: number): boolean {
+    const { stopTokens, ignoreEnd } = this.request
+    return stopTokens.includes(token) || (!ignoreEnd && this.#making.facts.endTokens.includes(token))
+  }
+
+  #interrupt(because: MeshError): void {
+    this.#interruption ??= because
+    this.#wake?.()
+  }
+
+  #end({ reason, failure }: { readonly reason: 'stop' | 'length' | 'cancelled' | 'error'; readonly failure?: { readonly code: string; readonly message: string } }): void {
+    if (this.#life.signal.aborted) return
+    const tokens = this.log.length
+    const text = reason === 'stop' || reason === 'length' ? this.#making.answer.rest() : ''
+    this.log.append({ kind: 'end', reason, text, promptTokens: this.request.prompt.length, cachedTokens: this.#cached ?? 0, tokens, ...(failure === undefined ? {} : { failure: { code: failure.code, message: failure.message.slice(0, 2_000) } }) })
+    this.#chain.close(true)
+    this.#life.abort(new MeshError('CANCELLED', 'the session has ended'))
+    this.#wake?.()
+    for (const stop of this.#stops.splice(0)) stop()
+    void this.#mirrors.settled(LAST_WORDS_MS).finally(() => {
+      this.#mirrors.stop()
+      this.log.release(this.log.length)
+      this.#finish('ended')
+    })
+  }
+
+  #yield(to: Overtaken): void {
+    this.#overtaken = to
+    this.#leave('overtaken')
+  }
+
+  /** Who has it now, if somebody took it over. */
+  get successor(): Overtaken | undefined {
+    return this.#overtaken
+  }
+
+  #leave(how: SessionEnd): void {
+    if (this.#life.signal.aborted) return
+    this.#life.abort(new MeshError('CANCELLED', 'the session goes on elsewhere'))
+    this.#wake?.()
+    for (const stop of this.#stops.splice(0)) stop()
+    this.#chain.abandon()
+    this.#mirrors.stop()
+    this.#finish(how)
+  }
+}

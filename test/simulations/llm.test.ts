@@ -1,0 +1,37 @@
+import assert from 'node:assert/strict'
+import { live, type Outcome } from '../../simulations/scenario.ts'
+import { drawLlm } from '../../simulations/scenarios/llm.ts'
+import type { PlantedInStages } from '../../simulations/scenarios/planted-stages.ts'
+
+function lived(seed: number, options: { readonly bug?: PlantedInStages; readonly churn?: number; readonly cuts?: boolean; readonly loss?: number } = {}): Promise<Outcome> {
+  return live(drawLlm({ seed, peers: 6, seconds: 5, loss: 0, ...options }), 5)
+}
+
+/** Lives seeds until one breaks a property, and says how. */
+async function found(bug: PlantedInStages): Promise<string> {
+  for (const seed of [1, 2, 3, 4, 5, 6]) {
+    const { violation } = await lived(seed, { bug, churn: 1.5, cuts: false })
+    if (violation !== undefined) return violation
+  }
+  return 'nothing'
+}
+
+describe('a split model in the virtual world', function () {
+  this.timeout(120_000)
+
+  it('gives every client the tokens of an unfailed run', async () => {
+    const outcome = await lived(1, { churn: 0.0001, cuts: false })
+    assert.equal(outcome.violation, undefined)
+    assert.ok(outcome.runs > 3, JSON.stringify(outcome))
+  })
+
+  it('does so through the deaths of stages, standbys, origins and mirrors', async () => {
+    const outcomes = [await lived(5, { churn: 1.5, cuts: false }), await lived(6, { churn: 1.5, cuts: false })]
+    assert.deepEqual(outcomes.map(({ violation }) => violation), [undefined, undefined])
+    assert.ok(outcomes.every(({ crashes, runs }) => crashes > 0 && runs > 3), JSON.stringify(outcomes))
+  })
+
+  it('a host that gives its standby other rows than its own is found', async () => {
+    assert.match(await found('loses-rows-for-its-standby'), /tokens are those of an unfailed run/)
+  })
+})
