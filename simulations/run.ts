@@ -109,12 +109,12 @@ async function work(order: Omit<Order, 'seeds'>): Promise<void> {
 }
 
 function report(outcome: Outcome, order: Omit<Order, 'seeds'> & { readonly json: boolean }): void {
-  const { seed, violation, drawn, fingerprint, delivered, crashes, partitions, settledInMs } = outcome
+  const { seed, violation, drawn, fingerprint, delivered, crashes, partitions, settledInMs, figures } = outcome
   if (violation !== undefined) {
     const same = [`--scenario ${order.scenario}`, `--peers ${order.peers}`, `--seconds ${order.seconds}`]
     if (order.loss !== undefined) same.push(`--loss ${order.loss}`)
     if (order.churn !== undefined) same.push(`--churn ${order.churn}`)
     if (order.bug !== undefined) same.push(`--bug ${order.bug}`)
     process.stderr.write(`${violation}\n  drawn: ${JSON.stringify(drawn)}\n  again: node simulations/run.ts --seeds 1 --from ${seed} ${same.join(' ')}\n`)
-  } else if (!order.json) process.stdout.write(`seed ${seed}: ok, ${delivered} messages, ${crashes} crashes, ${partitions} partitions, well again after ${settledInMs} ms, ${fingerprint}\n`)
+  } else if (!order.json) process.stdout.write(`seed ${seed}: ok, ${delivered} messages, ${crashes} crashes, ${partitions} partitions, well again after ${settledInMs} ms, ${fingerprint}${figures === undefined ? '' : `, ${JSON.stringify(figures)}`}\n`)
 }

@@ -12,6 +12,8 @@ export type Scenario<P extends SimPeer> = {
   readonly prepare?: () => Promise<void>
   /** Runs acknowledged so far. */
   readonly runs?: () => number
+  /** Anything else that was measured. */
+  readonly figures?: () => Readonly<Record<string, number>>
   /** Starts the work that the mesh is given. */
   readonly work: () => void
   /** Fault-free time after which everything must be well again. */
@@ -33,6 +35,7 @@ export type Outcome = {
   /** What was missing last, after faults had stopped. */
   readonly waitedFor: string | undefined
   readonly drawn: unknown
+  readonly figures?: Readonly<Record<string, number>>
   readonly violation: string | undefined
 }
 
@@ -54,5 +57,5 @@ export async function live<P extends SimPeer>(scenario: Scenario<P>, seconds: nu
     if (!(error instanceof Violation)) throw error
     violation = error.message
   }
-  return { seed: world.seed, fingerprint: world.fingerprint(), delivered: world.network.counts.delivered, virtualMs: world.now, executions: world.executions.count, runs: scenario.runs?.() ?? 0, ...faults.counts, settledInMs, waitedFor: world.waitedFor, drawn, violation }
+  return { seed: world.seed, fingerprint: world.fingerprint(), delivered: world.network.counts.delivered, virtualMs: world.now, executions: world.executions.count, runs: scenario.runs?.() ?? 0, ...faults.counts, settledInMs, waitedFor: world.waitedFor, drawn, ...(scenario.figures === undefined ? {} : { figures: scenario.figures() }), violation }
 }

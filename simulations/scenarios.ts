@@ -9,6 +9,8 @@ export const SCENARIOS = {
   mesh: async (): Promise<Draw> => (await import('./scenarios/mesh.ts')).drawMesh,
   /** The same, serving a language model that is split over its hosts. */
   llm: async (): Promise<Draw> => (await import('./scenarios/llm.ts')).drawLlm,
+  /** One death in each generation, and how long its client waits for the next token. */
+  'llm-kill': async (): Promise<Draw> => (await import('./scenarios/llm-kill.ts')).drawLlmKill,
   /** A toy peer over the same ports: what the machinery itself costs, and planted mistakes to be found. */
   market: async (): Promise<Draw> => (await import('./scenarios/market.ts')).drawMarket,
 } as const

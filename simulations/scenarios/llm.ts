@@ -154,7 +154,7 @@ async function serve(world: World<LlmPeer>, { stages, standbys, model }: LlmShap
   try {
     for (const { peer } of world.peers.values()) {
       while (await peer.catalogue.served(SERVICE) === undefined) await ports.clock.sleep(50, until)
-      await Promise.all(served.map(({ block }) => peer.actions.waitReady(block, 1 + standbys, until)))
+      for (const { block } of served) while (peer.view.instancesOf(block).filter(({ ad }) => ad.state === 'ready').length <= standbys) await ports.clock.sleep(50, until)
     }
   } catch (error) {
     // What does not come up now must once the faults have stopped.
