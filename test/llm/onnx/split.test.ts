@@ -6,39 +6,13 @@ import { VARIANT_NAMES, VARIANTS } from '../../fixtures/llm/decoder.ts'
 import { onnxRuntime } from '../../../node/instance/onnx-model.ts'
 import { makeModel, type ModelOptions } from '../../fixtures/llm/make-model.ts'
 import { FAMILIES, isPlainOnly } from '../../fixtures/llm/shapes.ts'
-import { furthest, likeliest, WholeModel } from '../whole-model.ts'
-import { openModel, StageChain } from './stage-chain.ts'
-
-const PROMPT = [11, 402, 33, 7, 90, 255, 180, 64]
-const TOKENS = 64
+import { distances } from './stage-chain.ts'
 
 describe('a split model', () => {
   const root = mkdtempSync(join(tmpdir(), 'split-'))
   after(() => rmSync(root, { recursive: true, force: true }))
 
   const made = (name: string, options: ModelOptions): string => makeModel(join(root, name), options).directory
-
-  /** How far the logits of the model in so many parts lie from those of the whole, at most; the tokens must be the same. */
-  const distances = async (directory: string, parts: readonly number[], tokens = TOKENS): Promise<readonly number[]> => {
-    const whole = await WholeModel.open(directory)
-    const model = await openModel(directory)
-    const found: number[] = []
-    for (const part of parts) {
-      const chain = await StageChain.open(model, join(directory, 'pieces'), part)
-      whole.reset()
-      let apart = 0
-      for (let step = 0, next = PROMPT; step < tokens; step++) {
-        const [expected, got] = [await whole.add(next), await chain.add(next)]
-        apart = Math.max(apart, furthest(expected, got))
-        assert.equal(likeliest(got), likeliest(expected), `token ${step} in ${part} parts`)
-        next = [likeliest(expected)]
-      }
-      found.push(apart)
-      await chain.close()
-    }
-    await whole.close()
-    return found
-  }
 
   for (const variant of VARIANT_NAMES) {
     it(`${variant}: whole and in 2, 3 and 4 parts it gives the same 64 tokens and the same logits to the bit`, async () => {

@@ -1,4 +1,5 @@
 /** Runs a split model on ONNX Runtime, stage after stage, keeping each stage's caches as a host would. */
+import assert from 'node:assert/strict'
 import { mkdirSync, openSync, readSync, closeSync, statSync, writeFileSync, appendFileSync, existsSync } from 'node:fs'
 import { join } from 'node:path'
 import type * as Ort from 'onnxruntime-node'
@@ -9,7 +10,7 @@ import type { RandomAccess } from '../../../src/llm/onnx/random-access.ts'
 import { readSkeleton, type Skeleton } from '../../../src/llm/onnx/skeleton.ts'
 import { stageGraph } from '../../../src/llm/onnx/stage-graph.ts'
 import type { StageCache, StageGraph } from '../../../src/llm/onnx/stage-io.ts'
-import type { Logits } from '../whole-model.ts'
+import { furthest, likeliest, WholeModel, type Logits } from '../whole-model.ts'
 
 export interface OpenModel { readonly skeleton: Skeleton; readonly analysis: ModelAnalysis; readonly open: (location: string) => Promise<RandomAccess>; readonly reads: { bytes: number } }
 
@@ -206,4 +207,28 @@ export function logitsOf(tensor: Ort.Tensor): Logits {
   const vocab = tensor.dims.at(-1)!
   const data = tensor.data instanceof Float32Array ? tensor.data : Float32Array.from(new Float16Array((tensor.data as Uint16Array).slice().buffer))
   return { rows: data.length / vocab, vocab, data }
+}
+
+const PROMPT = [11, 402, 33, 7, 90, 255, 180, 64]
+
+/** How far the logits of a model in so many parts lie from those of the whole, at most, over a greedy answer; the tokens must be the same. */
+export async function distances(directory: string, parts: readonly number[], tokens = 64): Promise<readonly number[]> {
+  const whole = await WholeModel.open(directory)
+  const model = await openModel(directory)
+  const found: number[] = []
+  for (const part of parts) {
+    const chain = await StageChain.open(model, join(directory, 'pieces'), part)
+    whole.reset()
+    let apart = 0
+    for (let step = 0, next = PROMPT; step < tokens; step++) {
+      const [expected, got] = [await whole.add(next), await chain.add(next)]
+      apart = Math.max(apart, furthest(expected, got))
+      assert.equal(likeliest(got), likeliest(expected), `token ${step} in ${part} parts`)
+      next = [likeliest(expected)]
+    }
+    found.push(apart)
+    await chain.close()
+  }
+  await whole.close()
+  return found
 }
