@@ -36,9 +36,9 @@ function finish(word: number): number {
 }
 
 /**
- * An exact model of a stage's arithmetic: each layer's row at a position is a hash of its row at the position before (and
- * so of all before), the layer, the position and what comes in; what goes out is a hash of that row. A row that is missing,
- * stale or out of place changes every token after it. The logits are hashes of what leaves the last layer.
+ * An exact model of a stage's arithmetic: each layer attends to its rows at all positions before, as they are held, and
+ * writes a row that is a hash of them, the layer, the position and what comes in; what goes out is a hash of that row. A row
+ * that is missing, stale or out of place changes every token after it. The logits are hashes of what leaves the last layer.
  */
 export class StageArithmetic {
   readonly #of: SimulatedStage
@@ -51,14 +51,20 @@ export class StageArithmetic {
     return WORD * (this.#of.end - this.#of.first)
   }
 
-  /** Computes one position: `before` is the row of the position before. Writes its row, gives what goes out. */
-  position(position: number, input: Pair, before: Uint8Array | undefined, row: Uint8Array): Pair {
+  /** Computes one position over the rows before it; writes its row, gives what goes out. */
+  position(position: number, input: Pair, rows: DataView): Pair {
+    const { first, end } = this.#of
     let x = input
-    for (let layer = this.#of.first; layer < this.#of.end; layer += 1) {
-      const at = (layer - this.#of.first) * WORD
-      const [c, d] = before === undefined ? [0, 0] : readPair(before, at)
-      const state = mix(mix([c, d], layer + 1, position + 1), ...x)
-      writePair(row, at, state)
+    for (let layer = first; layer < end; layer += 1) {
+      const at = (layer - first) * WORD
+      let [a, b] = [layer + 1, position + 1]
+      for (let from = at, before = 1; before <= position; before += 1, from += this.rowBytes) {
+        a = Math.imul(a ^ rows.getUint32(from, true), 0x01000193) + before
+        b = Math.imul(b ^ rows.getUint32(from + 4, true), 0x85ebca6b) ^ a
+      }
+      const state = mix([a >>> 0, b >>> 0], ...x)
+      rows.setUint32(position * this.rowBytes + at, state[0], true)
+      rows.setUint32(position * this.rowBytes + at + 4, state[1], true)
       x = mix(x, ...state)
     }
     return x
@@ -73,13 +79,11 @@ export class StageArithmetic {
 export function unfailed(model: Omit<SimulatedStage, 'first' | 'end'>, prompt: readonly number[], count: number, draw: (logits: Float32Array, position: number) => number): readonly number[] {
   const whole = new StageArithmetic({ ...model, first: 0, end: model.layers })
   const tokens = [...prompt]
-  let before: Uint8Array | undefined
+  const rows = new DataView(new ArrayBuffer((prompt.length + count) * whole.rowBytes))
   let out: Pair = [0, 0]
   for (let position = 0; position < prompt.length + count; position += 1) {
     if (position >= tokens.length) tokens.push(draw(whole.logits(out), position))
-    const row = new Uint8Array(whole.rowBytes)
-    out = whole.position(position, [tokens[position] ?? 0, 1], before, row)
-    before = row
+    out = whole.position(position, [tokens[position] ?? 0, 1], rows)
   }
   return tokens.slice(prompt.length)
 }
@@ -215,16 +219,14 @@ export class SimulatedStageRunner implements StageRunner {
 
   #compute({ session, position, count, input, want, rows }: StageStep, computeMs: Millis, batch: number): StageOutput {
     const held = this.#held(session)
-    const { kvBytes } = this.spec
     if (position > held.position) throw new MeshError('BAD_INPUT', `position ${position} does not follow ${held.position} positions`)
     if (position + count > held.tokens) throw new MeshError('BAD_INPUT', `${position + count} positions are more than the ${held.tokens} reserved`)
     const hidden = new Uint8Array(count * WORD)
     const outs: Pair[] = []
+    const all = new DataView(held.rows.buffer)
     for (let at = 0; at < count; at += 1) {
       const x: Pair = 'tokens' in input ? [input.tokens[at] ?? 0, 1] : readPair(input.hidden, at * WORD)
-      const p = position + at
-      const before = p === 0 ? undefined : held.rows.subarray((p - 1) * kvBytes, p * kvBytes)
-      const out = this.#arithmetic.position(p, x, before, held.rows.subarray(p * kvBytes, (p + 1) * kvBytes))
+      const out = this.#arithmetic.position(position + at, x, all)
       writePair(hidden, at * WORD, out)
       outs.push(out)
     }
@@ -233,9 +235,9 @@ export class SimulatedStageRunner implements StageRunner {
     if (want === 'hidden') return { hidden, computeMs, batch }
     const logits = (rows === 'all' ? outs : outs.slice(-1)).map(out => this.#arithmetic.logits(out))
     if (want === 'greedy') return { ids: logits.map(greatest), computeMs, batch }
-    const all = new Float32Array(logits.length * this.spec.vocab)
-    for (const [at, row] of logits.entries()) all.set(row, at * this.spec.vocab)
-    return { logits: all, computeMs, batch }
+    const flat = new Float32Array(logits.length * this.spec.vocab)
+    for (const [at, row] of logits.entries()) flat.set(row, at * this.spec.vocab)
+    return { logits: flat, computeMs, batch }
   }
 
   #held(session: string): Held {

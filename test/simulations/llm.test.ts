@@ -10,7 +10,7 @@ function lived(seed: number, options: { readonly bug?: PlantedInStages; readonly
 
 /** Kills in one generation after another until a property breaks, and says how. */
 async function found(bug: PlantedInStages): Promise<string> {
-  for (const seed of [1, 2, 3]) {
+  for (const seed of [1, 2, 3, 4, 5]) {
     const { violation } = await live(drawLlmKill({ seed, peers: 6, seconds: 20, bug }), 20)
     if (violation !== undefined) return violation
   }
