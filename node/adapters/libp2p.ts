@@ -6,6 +6,7 @@ import { createLibp2p } from 'libp2p'
 import { MeshError } from '../../protocols/errors.ts'
 import type { Clock, Random, Telemetry } from '../../src/ports.ts'
 import type { Ed25519Identity } from './identity.ts'
+import { parseAddress } from './network/addresses.ts'
 import { Bans } from './network/bans.ts'
 import { KeptPorts } from './network/kept-ports.ts'
 import { Libp2pNetwork } from './network/libp2p-network.ts'
@@ -41,8 +42,9 @@ export type OpenNetwork = {
   stop(): Promise<void>
 }
 
-/** The Network port of the daemon. Throws STORAGE_FAILED when `dir` cannot be used or is in use. */
+/** The Network port of the daemon. Throws BAD_INPUT for an address that is none, STORAGE_FAILED when `dir` cannot be used or is in use. */
 export async function createLibp2pNetwork(options: NetworkOptions): Promise<OpenNetwork> {
+  for (const address of options.listen) parseAddress(address)
   const datastore = new LevelDatastore(join(options.dir, 'libp2p'))
   try {
     mkdirSync(options.dir, { recursive: true, mode: 0o700 })

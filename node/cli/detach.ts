@@ -1,16 +1,17 @@
 import { spawn } from 'node:child_process'
-import { mkdir, open, readFile } from 'node:fs/promises'
+import { mkdir, open, readFile, statfs } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { z } from 'zod'
-import { MeshError } from '../../protocols/errors.ts'
+import { isErrorCode, MeshError } from '../../protocols/errors.ts'
 import { daemonFile } from './daemon-client.ts'
 
 const READY_MS = 60_000
 const STOP_MS = 30_000
 const CLI = fileURLToPath(new URL('./main.ts', import.meta.url))
 const ready = z.object({ ready: z.literal(true), peer: z.string(), http: z.string() }).loose()
+const failed = z.object({ error: z.object({ code: z.string(), message: z.string() }) })
 export type Ready = z.infer<typeof ready>
 
 /** Starts this same `aios up` without `--detach`, in a session of its own, and comes back when it is ready. Throws with its last words. */
@@ -29,10 +30,22 @@ export async function detach(dataDir: string): Promise<Ready> {
       const said = line.startsWith('{') ? ready.safeParse(JSON.parse(line)) : undefined
       if (said?.success === true) return said.data
     }
-    if (child.exitCode !== null) throw new MeshError('INTERNAL', `the peer did not start: ${lines.at(-1) ?? `it exited with ${child.exitCode}`}`)
+    if (child.exitCode !== null) throw await lastWords(dataDir, lines.at(-1), child.exitCode)
     if (performance.now() > ends) throw new MeshError('DEADLINE', `the peer was not ready after ${READY_MS / 1_000} s: see ${path}`)
     await sleep(50)
   }
+}
+
+/** What a daemon that did not come up said of it, or why it could say nothing. */
+async function lastWords(dataDir: string, said: string | undefined, exitCode: number): Promise<MeshError> {
+  const failure = said?.startsWith('{') === true ? failed.safeParse(JSON.parse(said)) : undefined
+  if (failure?.success === true) {
+    const { code, message } = failure.data.error
+    return new MeshError(isErrorCode(code) ? code : 'INTERNAL', `the peer did not start: ${message}`)
+  }
+  const { bavail } = await statfs(dataDir)
+  if (bavail === 0) return new MeshError('STORAGE_FULL', `the peer did not start: the disk of ${dataDir} is full`)
+  return new MeshError('INTERNAL', `the peer did not start: ${said ?? `it exited with ${exitCode}`}`)
 }
 
 /** Asks the daemon of a folder to stop and waits until its process is gone. Throws PEER_UNREACHABLE when none runs. */

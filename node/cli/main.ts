@@ -14,6 +14,10 @@ async function main(argv: readonly string[]): Promise<number> {
   const found = findCommand(commands, argv)
   if (found === undefined) {
     const asked = argv.length === 0 || argv.includes('--help') || argv[0] === 'help'
+    if (!asked && wantsJson) {
+      process.stderr.write(`${JSON.stringify({ error: { code: 'USAGE', message: `unknown command: ${argv.join(' ')}; \`aios --help\` lists those there are` } })}\n`)
+      return 2
+    }
     ;(asked ? process.stdout : process.stderr).write(`${overview()}\n`)
     if (!asked) process.stderr.write(`\nunknown command: ${argv.join(' ')}\n`)
     return asked ? 0 : 2

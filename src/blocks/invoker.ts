@@ -119,7 +119,7 @@ export class BlockInvoker implements Invoker {
   async #choose(search: Search): Promise<Candidate> {
     const { block, signal, avoid, tried } = search
     const record = await this.#catalogue.block(block)
-    if (record === undefined) throw new MeshError('NOT_FOUND', `no block is called ${block}: \`aios block list\` shows those there are`)
+    if (record === undefined) throw unknownBlock(block)
     using anotherGo = span([signal], { clock: this.#ports.clock, ms: ANOTHER_GO_MS })
     while (true) {
       if (signal.aborted) throw this.#gaveUp(search)
@@ -265,6 +265,7 @@ export class BlockInvoker implements Invoker {
   /** One answer an instance; an instance that fails answers `{ error }`, so that one does not hide the others. */
   async #fanOut(block: BlockId, instance: InstanceId | undefined, method: Call['method'], body: Json, options: CallOptions): Promise<Record<InstanceId, Json>> {
     const all = this.#candidates(block).filter(({ ad }) => instance === undefined || ad.instance === instance)
+    if (all.length === 0 && (await this.#catalogue.block(block)) === undefined) throw unknownBlock(block)
     if (all.length === 0) throw new MeshError('NO_INSTANCE', instance === undefined ? `block ${block} has no ready instance` : `${instance} is not a ready instance of ${block}`)
     using whole = span([options.signal], { clock: this.#ports.clock, ms: options.deadlineMs })
     const answers = await Promise.all(all.map(async candidate => {
@@ -283,6 +284,10 @@ export class BlockInvoker implements Invoker {
     for await (const { header: said, body: answer } of this.#frames(candidate.host, call, body, signal)) return unpackJson(this.#ports.content, bodyOf(said, answer), candidate.host, signal)
     throw new MeshError('INSTANCE_FAILED', `${candidate.ad.instance} on ${candidate.host} did not answer`)
   }
+}
+
+function unknownBlock(block: BlockId): MeshError {
+  return new MeshError('NOT_FOUND', `no block is called ${block}: \`aios block list\` shows those there are`)
 }
 
 function header(chosen: Candidate, block: BlockId, method: Call['method'], { key, trace, vdag }: CallOptions, leftMs: Millis): Call {

@@ -98,6 +98,7 @@ describe('a mesh of three real peers', function () {
       ['an unknown label', client.send('POST', '/mesh/vdags', { spec: vdag(['a', 'b'], [{ nodeLabel: 'b', inputs: [{ nodeLabel: 'ghost' }] }]) }), /GRAPH_INVALID|SPEC_INVALID/, /ghost/],
       ['an unknown vDAG', client.send('POST', '/mesh/runs', { vdag: 'none:1.0-x', input: {} }), /NOT_FOUND/, /none/],
       ['an unknown block', client.send('POST', '/v1/infer', { model: 'none', data: {} }), /NOT_FOUND/, /none/],
+      ['the logs of an unknown block', client.get('/mesh/blocks/none/logs'), /NOT_FOUND/, /none/],
       ['an unknown action', client.send('POST', '/api/frobnicate', {}), /NOT_FOUND/, /frobnicate/],
       ['a field there is not', client.send('POST', '/mesh/blocks', { spec: { blockComponentURI: component, minInstances: 1, maxInstances: 1, maxInstance: 2 } }), /SPEC_INVALID/, /maxInstance.*did you mean "maxInstances"/],
       ['a template', client.send('POST', '/api/createvDAG', { header: { templateUri: 'mine:1-x' }, body: { spec: { values: vdag(['a'], []) } } }), /SPEC_INVALID/, /templateUri.*mine:1-x/],
@@ -158,6 +159,8 @@ describe('a mesh of three real peers', function () {
     assert.match(wrong.err, /invite|secret|network/)
     const none = aios('up', '--data', join(dir, 'stranger-2'), '--join', 'hello')
     assert.deepEqual([none.code, /BAD_INPUT/.test(none.err)], [1, true])
+    const nowhere = aios('up', '--data', join(dir, 'stranger-3'), '--listen', 'nowhere', '--no-mdns', '--detach', '--json')
+    assert.deepEqual([nowhere.code, /BAD_INPUT.*nowhere is no address/.test(nowhere.err)], [1, true])
   })
 
   it('the command line answers 0, 1 and 2, and JSON when asked', () => {
@@ -170,6 +173,7 @@ describe('a mesh of three real peers', function () {
     assert.equal(aios('nonsense').code, 2)
     assert.equal(aios('status', '--data', join(dir, 'nobody')).code, 1)
     assert.match(aios('--help').out, /component publish/)
+    assert.match(z.object({ error: z.object({ code: z.literal('USAGE'), message: z.string() }) }).parse(JSON.parse(aios('frobnicate', '--json').err)).error.message, /frobnicate/)
   })
 
   it('an asset of one peer is read on another, whole', async () => {
