@@ -3,7 +3,7 @@ import type { KvLayout, KvPlane } from './kv-layout.ts'
 
 /** Rows that one run computes at most: beyond it a CPU gains nothing more (measured: 16 rows gave less than 8). */
 export const BATCH_ROWS = 16
-const GRAIN = 64
+const GRAIN = 16
 /** How many times longer than the shortest the longest session of a batch may be before they are computed apart. */
 const CLASS_RATIO = 4
 const LEAST_CLASS = 512
@@ -189,8 +189,11 @@ export class KvStore {
   }
 }
 
-/** Capacity grows by an eighth: copying it is a small part of computing as many positions. */
+/**
+ * Room to spare is cleared at every step and saves copying all rows once in as many steps (measured: copying into new memory
+ * costs about four times as much a row as clearing); the sum is least at √(8 × positions).
+ */
 function capacityFor(positions: number, reserved: number): number {
-  const wanted = Math.ceil((positions + Math.max(GRAIN, positions >> 3)) / GRAIN) * GRAIN
+  const wanted = Math.ceil((positions + Math.sqrt(8 * positions)) / GRAIN) * GRAIN
   return Math.max(positions, Math.min(wanted, Math.ceil(reserved / GRAIN) * GRAIN))
 }
