@@ -31,9 +31,9 @@ export function stageFileFor({ context, vocab, layers }: Model, io: StageIo, kvT
 }
 
 /** The files of a stage of layers [first, end). */
-export async function stageParts(model: Model, first: number, end: number, kvTokens: number, { select = true, ...more }: Partial<Parts> & { readonly select?: boolean } = {}): Promise<Parts> {
+export async function stageParts(model: Model, first: number, end: number, kvTokens: number, more: Partial<Parts> = {}): Promise<Parts> {
   const { skeleton, analysis, open } = model.open
-  const graph = stageGraph(skeleton, analysis, { first, end, select, greedy: true })
+  const graph = stageGraph(skeleton, analysis, { first, end, select: true, greedy: true })
   const files: Record<string, Uint8Array | string> = { 'stage.onnx': graph.onnx, 'stage.json': JSON.stringify(stageFileFor(model, graph.io, kvTokens)) }
   for (const piece of pieces(analysis)) {
     if (!graph.pieces.includes(piece.name)) continue
