@@ -147,7 +147,11 @@ export type InstanceStart = {
 
 export type Health = { readonly healthy: boolean; readonly detail: Json }
 
-/** Positions [position, position + count) of a session go through the stage; what it held from `position` on is forgotten first. */
+/**
+ * Positions [position, position + count) of a session go through the stage; what it held from `position` on is forgotten first.
+ * To the last bit a position comes out the same in any company and in any step of several; a step of one position is computed
+ * by other kernels. So what must be computed again exactly is asked for as it was: singles singly, several as several.
+ */
 export type StageStep = {
   readonly session: string
   readonly position: number

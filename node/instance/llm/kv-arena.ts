@@ -9,6 +9,7 @@ export type Seated = { readonly held: number }
  */
 export class KvArena<Session extends Seated> {
   readonly #layout: KvLayout
+  readonly #leastSlots: number
   readonly #members: Session[] = []
   #planes: readonly KvPlane[] = []
   #bytes: readonly Uint8Array[] = []
@@ -17,8 +18,10 @@ export class KvArena<Session extends Seated> {
   /** Grows whenever the planes are others than before. */
   version = 0
 
-  constructor(layout: KvLayout) {
+  /** There are `leastSlots` places at least, taken or not. */
+  constructor(layout: KvLayout, leastSlots = 1) {
     this.#layout = layout
+    this.#leastSlots = leastSlots
   }
 
   get members(): readonly Session[] {
@@ -48,7 +51,7 @@ export class KvArena<Session extends Seated> {
   /** Takes a session in at the end; what it holds elsewhere is the caller's to copy. Throws RangeError when memory is short. */
   add(session: Session, capacity: number): number {
     const slot = this.#members.length
-    if (slot === this.#slots || capacity > this.#capacity) this.#resize(slot === this.#slots ? Math.max(1, this.#slots * 2) : this.#slots, Math.max(capacity, this.#capacity))
+    if (slot === this.#slots || capacity > this.#capacity) this.#resize(slot === this.#slots ? Math.max(this.#leastSlots, this.#slots * 2) : this.#slots, Math.max(capacity, this.#capacity))
     this.#members.push(session)
     return slot
   }
@@ -82,7 +85,7 @@ export class KvArena<Session extends Seated> {
 
   /** Gives memory back that nobody here needs. */
   trim(slots: number, capacity: number): void {
-    if (slots < this.#slots || capacity < this.#capacity) this.#resize(Math.max(Math.min(slots, this.#slots), this.#members.length), capacity)
+    if (slots < this.#slots || capacity < this.#capacity) this.#resize(Math.max(Math.min(slots, this.#slots), this.#members.length, this.#leastSlots), capacity)
   }
 
   release(): void {

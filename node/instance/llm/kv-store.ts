@@ -24,7 +24,7 @@ export class KvSession {
   }
 }
 
-/** Neighbours in one arena, computed as one run. `undefined`: somebody who has no step now, computed for nothing. */
+/** Neighbours in one arena, computed as one run. `undefined`: somebody who has no step now, or nobody, computed for nothing. */
 export type KvRun = { readonly arena: KvArena<KvSession>; readonly first: number; readonly rows: readonly (KvSession | undefined)[] }
 
 /**
@@ -35,12 +35,17 @@ export type KvRun = { readonly arena: KvArena<KvSession>; readonly first: number
 export class KvStore {
   readonly layout: KvLayout
   readonly #leastClass: number
+  readonly #leastRows: number
   readonly #shared: { readonly arena: KvArena<KvSession>; readonly size: number; debt: number }[] = []
   readonly #alone = new Set<KvArena<KvSession>>()
 
-  /** `weightBytes`: what every run reads, however few its rows; padding is cheap until it costs as much. */
-  constructor(layout: KvLayout, weightBytes: number) {
+  /**
+   * `weightBytes`: what every run reads, however few its rows; padding is cheap until it costs as much. `leastRows`: of a run
+   * of those who sit together.
+   */
+  constructor(layout: KvLayout, weightBytes: number, leastRows = 1) {
     this.layout = layout
+    this.#leastRows = leastRows
     this.#leastClass = Math.max(LEAST_CLASS, Math.floor(weightBytes / layout.kvBytes / BATCH_ROWS))
   }
 
@@ -102,8 +107,11 @@ export class KvStore {
           last = wanted.length - 1
         }
       }
+      const count = Math.max(last - first + 1, this.#leastRows)
+      first = Math.min(first, arena.slots - count)
       const chosen = new Set(wanted)
-      runs.push({ arena, first, rows: arena.members.slice(first, last + 1).map(member => (chosen.has(member) ? member : undefined)) })
+      const rows = Array.from({ length: count }, (_, row) => arena.members[first + row])
+      runs.push({ arena, first, rows: rows.map(member => (member !== undefined && chosen.has(member) ? member : undefined)) })
     }
     return runs
   }
@@ -147,7 +155,7 @@ export class KvStore {
     const fromSlot = session.slot
     let shared = this.#shared.find(one => one.size === size && one.arena.members.length < BATCH_ROWS && one.arena !== from)
     if (shared === undefined) {
-      shared = { arena: new KvArena<KvSession>(this.layout), size, debt: 0 }
+      shared = { arena: new KvArena<KvSession>(this.layout, this.#leastRows), size, debt: 0 }
       this.#shared.push(shared)
     }
     const { arena } = shared
@@ -171,7 +179,7 @@ export class KvStore {
     }
     const longest = Math.max(...arena.members.map(member => member.held))
     const wanted = capacityFor(longest, Math.max(...arena.members.map(member => member.reserved)))
-    if (arena.members.length * 4 <= arena.slots || wanted * 2 <= arena.capacity) arena.trim(Math.max(1, arena.members.length * 2), Math.min(wanted, arena.capacity))
+    if (arena.members.length * 4 <= arena.slots || wanted * 2 <= arena.capacity) arena.trim(arena.members.length * 2, Math.min(wanted, arena.capacity))
   }
 
   /** Brings `chosen` to the first places. */

@@ -40,9 +40,9 @@ export class StageBlock {
         const { bundle, files, providers, threads, blockInitData } = this.#config
         const file = await readStageFile(bundle)
         const graph = await StageGraph.open(bundle, file, { providers, threads })
-        await tryOut(graph, file)
+        const leastRows = await tryOut(graph, file)
         const spec = { ...file.spec, kvTokens: roomOf(blockInitData['kvTokens'], file.spec) }
-        this.#engine = new StageEngine({ file, graph, kvTokens: spec.kvTokens, weightBytes: await bytesOf(bundle, files), metrics: new StageMetrics(context.metrics, spec.kvTokens), send: this.#send })
+        this.#engine = new StageEngine({ file, graph, kvTokens: spec.kvTokens, weightBytes: await bytesOf(bundle, files), leastRows, metrics: new StageMetrics(context.metrics, spec.kvTokens), send: this.#send })
         this.#spec = spec
         return { file, provider: graph.provider }
       },
@@ -73,13 +73,41 @@ function roomOf(asked: unknown, spec: StageSpec): number {
   return asked
 }
 
-/** One position through the graph: weights that are not there or shapes that do not fit show before anybody relies on it. */
-async function tryOut(graph: StageGraph, { spec }: StageFile): Promise<void> {
-  const arena = new KvArena<KvSession>(graph.layout)
-  arena.add(new KvSession(1), 1)
-  const { rows, hidden } = await graph.run({ arena, first: 0, pasts: [0], count: 1, tokens: new Uint32Array(1), hidden: new Uint8Array(spec.inputBytes), want: { greedy: false, logits: false, all: false } })
-  const given = rows.reduce((sum, plane) => sum + plane.byteLength, 0)
-  if (given !== spec.kvBytes || hidden.byteLength !== spec.outputBytes) throw new MeshError('SPEC_INVALID', `one token gives ${given} bytes of keys and values and ${hidden.byteLength} of activations; stage.json says ${spec.kvBytes} and ${spec.outputBytes}`)
+/**
+ * One position through the graph, alone and beside another: weights that are not there or shapes that do not fit show before
+ * anybody relies on it. Answers how many rows a run must have for its last bits not to depend on how many it has: where the
+ * runtime has another kernel for a lone row (MatMulNBits of accuracy level 0 has), a lone session gets company.
+ */
+async function tryOut(graph: StageGraph, { spec, io }: StageFile): Promise<number> {
+  const run = (rows: number) => {
+    const arena = new KvArena<KvSession>(graph.layout, rows)
+    arena.add(new KvSession(1), 1)
+    const activations = probe(io.receives)
+    const hidden = new Uint8Array(rows * spec.inputBytes)
+    for (let row = 0; row < rows; row++) hidden.set(activations, row * spec.inputBytes)
+    return graph.run({ arena, first: 0, pasts: Array.from({ length: rows }, () => 0), count: 1, tokens: new Uint32Array(rows).fill(spec.vocab >> 1), hidden, want: { greedy: false, logits: io.logits !== undefined, all: false } })
+  }
+  const alone = await run(1)
+  const given = alone.rows.reduce((sum, plane) => sum + plane.byteLength, 0)
+  if (given !== spec.kvBytes || alone.hidden.byteLength !== spec.outputBytes) throw new MeshError('SPEC_INVALID', `one token gives ${given} bytes of keys and values and ${alone.hidden.byteLength} of activations; stage.json says ${spec.kvBytes} and ${spec.outputBytes}`)
+  if (io.ragged !== 'lengths') return 1
+  const together = await run(2)
+  const same = (one: ArrayBufferView | undefined, two: ArrayBufferView | undefined) => one === undefined || two === undefined || bytesIn(one).every((byte, at) => byte === bytesIn(two)[at])
+  return [...alone.rows.keys()].every(plane => same(alone.rows[plane], together.rows[plane])) && same(alone.hidden, together.hidden) && same(alone.logits, together.logits) ? 1 : 2
+}
+
+/** Activations of one token that no kernel gets right by accident. */
+function probe(receives: StageFile['io']['receives']): Uint8Array {
+  return Buffer.concat(receives.map(({ dtype, width }) => {
+    const wave = (_: unknown, at: number) => Math.sin(at + 1)
+    if (dtype === 'float32') return bytesIn(Float32Array.from({ length: width }, wave))
+    if (dtype === 'float16') return bytesIn(Float16Array.from({ length: width }, wave))
+    return new Uint8Array(width * (dtype === 'int64' ? 8 : dtype === 'int32' ? 4 : 1))
+  }))
+}
+
+function bytesIn(view: ArrayBufferView): Uint8Array {
+  return new Uint8Array(view.buffer, view.byteOffset, view.byteLength)
 }
 
 async function bytesOf(bundle: string, files: readonly string[]): Promise<number> {

@@ -18,6 +18,8 @@ export type StageEngineOptions = {
   readonly graph: StageGraph
   readonly kvTokens: number
   readonly weightBytes: number
+  /** Rows of a run of single positions, at least. */
+  readonly leastRows: number
   readonly metrics: StageMetrics
   /** Frames leave in this order; resolves once the pipe has taken them. */
   readonly send: (frames: readonly Uint8Array[]) => Promise<void> | undefined
@@ -46,7 +48,7 @@ export class StageEngine {
 
   constructor(options: StageEngineOptions) {
     this.#options = options
-    this.#store = new KvStore(options.graph.layout, options.weightBytes)
+    this.#store = new KvStore(options.graph.layout, options.weightBytes, options.leastRows)
     this.#cache = new PrefixCache(this.#store)
   }
 
@@ -193,7 +195,7 @@ export class StageEngine {
     const until = began + Math.min(LINGER_MS, this.#lastMs * LINGER_SHARE)
     const lately = began - 2 * this.#lastMs - LINGER_MS
     for (;;) {
-      const ready = [...this.#turns].filter(({ steps: [step], kv }) => step !== undefined && step.order.count === 1 && step.order.position > 0 && step.order.position <= kv.held)
+      const ready = [...this.#turns].filter(({ steps: [step], kv }) => step?.order.count === 1 && step.order.position <= kv.held)
       const full = ready.length === 0 || ready.length >= this.#lastRows || ready.length < this.#turns.size
       if (full || performance.now() >= until || ![...this.#sessions.values()].some(({ steps, answeredAt }) => steps.length === 0 && answeredAt !== undefined && answeredAt >= lately)) return ready.filter(session => this.#ready(session))
       await turn()
@@ -210,7 +212,7 @@ export class StageEngine {
       const wrong = order.tokens?.find(token => token >= vocab)
       if (wrong !== undefined) throw new MeshError('BAD_INPUT', `token ${wrong} is not one of the model's ${vocab}`)
       this.#room(session.kv, order.position + step.done, order.count - step.done)
-      if (order.count === 1 && order.position > 0 && this.#options.file.io.ragged === 'lengths') this.#store.seat(session.kv)
+      if (order.count === 1 && this.#options.file.io.ragged === 'lengths') this.#store.seat(session.kv)
       return true
     } catch (error) {
       this.#drop(session)
@@ -242,7 +244,9 @@ export class StageEngine {
     const step = session.steps[0]!
     const { order } = step
     const { inputBytes } = this.#options.file.spec
-    const count = Math.min(CHUNK, order.count - step.done)
+    const left = order.count - step.done
+    // Never one position of several alone: other kernels compute it, to other last bits.
+    const count = left === CHUNK + 1 ? CHUNK - 1 : Math.min(CHUNK, left)
     const { arena, slot } = session.kv
     const wanted = order.all || step.done + count === order.count
     const want = { greedy: wanted && order.want === 'greedy', logits: wanted && order.want === 'logits', all: order.all && (order.want === 'greedy' || order.want === 'logits') }

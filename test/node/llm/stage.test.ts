@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict'
+import { readFileSync } from 'node:fs'
 import type { MeshError } from '../../../protocols/errors.ts'
 import { checkFence, type Isolation } from '../../../node/adapters/fence.ts'
 import type { VariantName } from '../../fixtures/llm/decoder.ts'
@@ -9,6 +10,11 @@ import { feed, generate, modelFor, promptOf, stageParts, startStage, through, ty
 const code = (error: unknown) => (error as MeshError).code
 const TOKENS = 24
 
+/** Processes that this one has started. */
+function children(): readonly number[] {
+  return readFileSync(`/proc/self/task/${process.pid}/children`, 'utf8').split(' ').filter(pid => pid !== '').map(Number)
+}
+
 /** Bit for bit; says where not, instead of printing all of both. */
 function assertSame(actual: Uint8Array | Float32Array | undefined, expected: Uint8Array | Float32Array | undefined): void {
   assert.ok(actual !== undefined && expected !== undefined, 'there is nothing to compare')
@@ -18,7 +24,7 @@ function assertSame(actual: Uint8Array | Float32Array | undefined, expected: Uin
 }
 
 /** Everything about a stage that is not about the operators it was written in. */
-const VARIANTS: readonly VariantName[] = ['fused-q4', 'fused', 'fused-q4f16', 'fused-fp16', 'fused-q8', 'plain', 'plain-int8']
+const VARIANTS: readonly VariantName[] = ['fused-q4', 'fused-q4-accurate', 'fused', 'fused-q4f16', 'fused-fp16', 'fused-q8', 'plain', 'plain-int8']
 
 describe('stages in instances', () => {
   let bench: Bench
@@ -84,6 +90,19 @@ describe('a stage in an instance', () => {
       assertSame(kv, alone[index]!.kv)
     }
     for (const [index] of prompts.entries()) stage().close(`b${index}`, false)
+  })
+
+  it('gives a lone session the same bits as one in company where the runtime has kernels of their own for lone rows', async () => {
+    using accurate = await modelFor({ variant: 'fused-q4-accurate' })
+    await using own = await startStage(bench, await stageParts(accurate, 0, accurate.layers, 1_024))
+    for (const session of ['a', 'b', 'c']) {
+      await own.stage.open(session, 100, [])
+      await feed(own.stage, session, 0, promptOf(9, 1, accurate.vocab), { want: 'none' })
+    }
+    const alone = await feed(own.stage, 'a', 9, [7], { want: 'logits' })
+    const [together] = await Promise.all(['b', 'a', 'c'].map(session => feed(own.stage, session, 9, [7], { want: 'logits' })))
+    assert.deepEqual([alone.batch, together!.batch], [1, 3])
+    assertSame(together!.logits, alone.logits)
   })
 
   it('gives what is wanted of the last position or of each', async () => {
@@ -245,15 +264,18 @@ describe('a stage in an instance', () => {
     assert.ok((series[0]?.value ?? 0) > 500)
   })
 
-  it('that dies fails whatever waits for it, retryable', async () => {
+  it('that dies in the middle of its work fails whatever waits for it, retryable', async () => {
+    const before = children()
     const own = await start(1_024)
+    const [pid] = children().filter(child => !before.includes(child))
     await own.stage.open('s', 500, [])
-    const waiting = [feed(own.stage, 's', 0, promptOf(400, 4, model.vocab)), feed(own.stage, 's', 400, [1])]
-    await own.instance[Symbol.asyncDispose]()
+    const waiting = [feed(own.stage, 's', 0, promptOf(400, 4, model.vocab)), feed(own.stage, 's', 400, [1]), own.stage.open('other', 100, [])]
+    process.kill(pid!, 'SIGKILL')
     for (const step of waiting) await assert.rejects(step, (error: MeshError) => error.code === 'INSTANCE_FAILED' && error.retryable)
     await assert.rejects(feed(own.stage, 's', 0, [1]), error => code(error) === 'INSTANCE_FAILED')
     await assert.rejects(own.stage.open('t', 10, []), error => code(error) === 'INSTANCE_FAILED')
     own.stage.close('s', true)
+    assert.equal((await own.instance.exited).crashed, true)
   })
 
   it('ends when it says what no stage would, and so does an instance that is none', async () => {
