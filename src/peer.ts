@@ -11,10 +11,11 @@ import { Controllers } from './controllers/controllers.ts'
 import { Gate } from './controllers/gate.ts'
 import { Inference } from './inference/inference.ts'
 import { Inventory } from './inventory.ts'
-import { Parser } from './parser.ts'
 import type { Answers } from './llm/answer.ts'
 import { SplitGenerations, type GenerationConfig } from './llm/generations.ts'
-import { TokenAnswers } from './llm/token-answers.ts'
+import { ModelTexts } from './llm/text/model-texts.ts'
+import { TextAnswers } from './llm/text/text-answers.ts'
+import { Parser } from './parser.ts'
 import { Placement, PLACEMENT, type PlacementConfig } from './placement/placement.ts'
 import { Policies } from './policies/calls.ts'
 import type { Ports } from './ports.ts'
@@ -58,6 +59,8 @@ export type Peer = {
   readonly gate: Gate
   readonly controllers: Controllers
   readonly inventory: Inventory
+  /** Tokenizers and chat templates of the network's models. */
+  readonly texts: ModelTexts
   /** The right a registry asks of its writers. */
   mayWrite(writer: PeerId, registry: RegistryName): Verdict<true>
   /** Takes part: advertises, bids, stewards, resumes what it had before a crash. Admission is started before. */
@@ -78,13 +81,14 @@ export function createPeer(ports: Ports, config: PeerConfig): Peer {
   const isMember = (peer: PeerId): boolean => admission.rights(peer).length > 0
   const capacity = new Capacity(ports, { ...CAPACITY, ...config.capacity, isMember, advertiser: { ...CAPACITY.advertiser, ...config.capacity?.advertiser, cluster: config.clusterId, labels: config.labels } })
   const catalogue = new ArtefactCatalogue(ports.registries, ports.content)
+  const texts = new ModelTexts(catalogue, ports.content)
   const policies = new Policies(ports, catalogue)
   const instances = new Instances(ports, catalogue, policies, config.clusterId)
   const placement = new Placement(ports, { view: capacity, catalogue, policies, instances }, { ...PLACEMENT, ...config.placement, maySteward: peer => admission.may(peer, 'host') })
   const calls = new Calls(ports, instances, placement, (peer, right) => admission.may(peer, right))
   const invoker = new BlockInvoker(ports, capacity, calls, catalogue, policies)
   const runs = new RunEngine(ports, { view: capacity, invoker, policies, catalogue, compatible }, config.runs)
-  const generations = new SplitGenerations(ports, { view: capacity, models: catalogue, instances: { stage: (...asked) => instances.stage(...asked), onExit: hear => instances.onExit(hear) }, book: placement, answers: config.answers ?? new TokenAnswers(), may: peer => admission.may(peer, 'join') }, config.generations)
+  const generations = new SplitGenerations(ports, { view: capacity, models: catalogue, instances: { stage: (...asked) => instances.stage(...asked), onExit: hear => instances.onExit(hear) }, book: placement, answers: config.answers ?? new TextAnswers(texts), may: peer => admission.may(peer, 'join') }, config.generations)
   const inventory = new Inventory(capacity, catalogue, policies)
   const gate = new Gate(ports, { view: capacity, catalogue, policies })
   const controllers = new Controllers(ports, { admission, view: capacity, catalogue, gate })
@@ -92,7 +96,7 @@ export function createPeer(ports: Ports, config: PeerConfig): Peer {
   const parser = new Parser(ports, { actions, invoker, inventory })
   const inference = new Inference(ports, { actions, invoker, inventory, runs, catalogue, gate })
   return {
-    ports, admission, view: capacity, catalogue, policies, instances, invoker, placement, runs, generations, actions, parser, inference, inventory, gate, controllers,
+    ports, admission, view: capacity, catalogue, policies, instances, invoker, placement, runs, generations, actions, parser, inference, inventory, texts, gate, controllers,
     mayWrite: (writer, registry) => admission.may(writer, RIGHT_TO_WRITE[registry]),
     async start() {
       await placement.open()

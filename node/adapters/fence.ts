@@ -137,7 +137,7 @@ function runtimeCode(): readonly string[] {
     const found = findPackage(name)
     if (found !== undefined) modules.add(found.slice(0, found.lastIndexOf(`${sep}node_modules${sep}`) + `${sep}node_modules`.length))
   }
-  return [...['package.json', 'sdk', 'protocols', 'node/instance'].map(path => join(ROOT, path)), ...modules]
+  return [...['package.json', 'sdk', 'protocols', 'src', 'node/instance'].map(path => join(ROOT, path)), ...modules]
 }
 
 function findPackage(name: string): string | undefined {

@@ -2,6 +2,7 @@ import { createServer, type Server } from 'node:http'
 import { getRequestListener } from '@hono/node-server'
 import { Hono, type Context } from 'hono'
 import { bodyLimit } from 'hono/body-limit'
+import manifest from '../../package.json' with { type: 'json' }
 import { MeshError, asMeshError } from '../../protocols/errors.ts'
 import type { Peer } from '../../src/peer.ts'
 import type { TelemetrySink } from '../adapters/telemetry.ts'
@@ -13,7 +14,11 @@ import { addControllerRoutes } from './controller-routes.ts'
 import { addInferRoutes } from './infer-routes.ts'
 import { listen, readAddress } from './listen.ts'
 import { addMeshRoutes } from './mesh-routes.ts'
+import { openInferenceDoor } from './open-inference/open-inference-routes.ts'
+import { refuseOpenAi } from './openai/failure.ts'
+import { openAiDoor } from './openai/openai-routes.ts'
 
+const OPENAI = /^\/v1\/(?:chat|completions|embeddings|models)(?:\/|$)/
 const BODY_BYTES = 64 * 1_048_576
 
 export type GatewayParts = { readonly peer: Peer; readonly authoring: Authoring; readonly telemetry: TelemetrySink; readonly token: string; readonly startedAt: number; url(): string }
@@ -37,6 +42,9 @@ export async function openGateway(parts: Omit<GatewayParts, 'url'>, at: string):
   addMeshRoutes(app, full)
   addAiosRoutes(app, full)
   addInferRoutes(app, full)
+  const { catalogue, invoker, texts, generations, view, ports } = parts.peer
+  app.route('/v1', openAiDoor({ models: catalogue, catalogue, invoker, texts, generations, random: ports.random.fork('openai'), clock: ports.clock }))
+  app.route('/v2', openInferenceDoor({ catalogue, invoker, view }, manifest.version))
   addControllerRoutes(app, full)
 
   const server: Server = createServer(getRequestListener(app.fetch))
@@ -53,7 +61,9 @@ export async function openGateway(parts: Omit<GatewayParts, 'url'>, at: string):
   }
 }
 
+/** Each client hears what went wrong in the words of its own protocol. */
 function refuse(context: Context, error: MeshError): Response {
+  if (OPENAI.test(context.req.path)) return refuseOpenAi(context, error)
   const { code, message, retryable, details } = error
   const headers = new Headers({ 'content-type': 'application/json' })
   if (error.httpStatus === 429 || error.httpStatus === 503) headers.set('retry-after', '1')

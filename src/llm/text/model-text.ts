@@ -7,7 +7,7 @@ import { formExpression } from '../grammar/form.ts'
 import { Vocabulary } from '../grammar/vocabulary.ts'
 import { ChatTemplate, type ChatPrompt } from './chat-template.ts'
 import { tokenBytes } from './token-bytes.ts'
-import { readTextFiles, type TextFiles } from './tokenizer-files.ts'
+import { readTextFiles, type TextFiles, type TokenizerFile } from './tokenizer-files.ts'
 
 const FORMS = 8
 
@@ -17,7 +17,8 @@ export class ModelText {
   /** Tokens by which the model says that it has finished. */
   readonly ends: readonly number[]
   readonly #tokenizer: Tokenizer
-  readonly #bytes: readonly (Uint8Array | undefined)[]
+  readonly #file: TokenizerFile
+  #known: readonly (Uint8Array | undefined)[] | undefined
   #vocabulary: Vocabulary | undefined
   readonly #constraints = new Lru<string, Constraint>(FORMS)
 
@@ -29,10 +30,15 @@ export class ModelText {
     } catch (cause) {
       throw new MeshError('SPEC_INVALID', `tokenizer.json cannot be read: ${cause instanceof Error ? cause.message : String(cause)}`, { cause })
     }
-    this.#bytes = tokenBytes(this.#tokenizer, setup.tokenizer)
+    this.#file = setup.tokenizer
     this.chat = new ChatTemplate(setup)
     const eos = typeof setup.config.eos_token === 'string' ? this.#tokenizer.token_to_id(setup.config.eos_token) : undefined
     this.ends = [...new Set([...setup.ends, ...(eos === undefined ? [] : [eos])])]
+  }
+
+  /** Worked out when tokens are first read back: encoders never do. */
+  get #bytes(): readonly (Uint8Array | undefined)[] {
+    return (this.#known ??= tokenBytes(this.#tokenizer, this.#file))
   }
 
   /** Ids that the tokenizer knows; the model's own vocabulary may be padded beyond. */

@@ -1,5 +1,6 @@
 import { MeshError } from '../../../protocols/errors.ts'
 import type { GenerationRequest } from '../../../protocols/generation.ts'
+import type { Answer } from '../answer.ts'
 import type { State } from '../grammar/automaton.ts'
 import type { Constraint } from '../grammar/constraint.ts'
 import { Sampler, type Drawn } from '../sampling/sampler.ts'
@@ -12,7 +13,7 @@ const EMPTY = new Uint8Array(0)
  * Chooses the tokens of one session and turns them into text. All it holds follows from the request and the tokens it was told,
  * so that whoever takes a session over tells those again and goes on the same.
  */
-export class TextAnswer {
+export class TextAnswer implements Answer {
   readonly #request: GenerationRequest
   readonly #text: ModelText
   readonly #sampler: Sampler
@@ -21,13 +22,13 @@ export class TextAnswer {
   readonly #constraint: Constraint | undefined
   #state: State | undefined
 
-  /** `ends`: ids by which the model ends an answer, besides those its tokenizer names. Throws SPEC_INVALID when the form asked for cannot be kept. */
-  constructor(text: ModelText, request: GenerationRequest, ends: readonly number[] = []) {
+  /** `ends`: ids by which the model ends an answer. Throws SPEC_INVALID when the form asked for cannot be kept. */
+  constructor(text: ModelText, request: GenerationRequest, ends: readonly number[] = text.ends) {
     this.#request = request
     this.#text = text
     this.#sampler = new Sampler(request.sampling, request.prompt)
     this.#tail = new TextTail(token => text.bytes(token), request.stop)
-    this.#ends = [...(request.ignoreEnd ? [] : [...text.ends, ...ends]), ...request.stopTokens]
+    this.#ends = [...(request.ignoreEnd ? [] : ends), ...request.stopTokens]
     this.#constraint = request.form === undefined ? undefined : text.constraint(request.form)
     this.#state = this.#constraint?.start
   }

@@ -1,0 +1,37 @@
+import type { Context } from 'hono'
+import { json, type Json } from '../../../protocols/ids.ts'
+import { packet as packetSchema } from '../../../protocols/invoke.ts'
+import { isJsonObject } from '../../../src/lib/json.ts'
+import type { Clock } from '../../../src/ports.ts'
+import type { Catalogue, Invoker, Models } from '../../../src/roles.ts'
+import { embeds } from './embeddings.ts'
+import { eventStream, type ServerEvent } from './event-stream.ts'
+import { wrong } from './failure.ts'
+
+export type BlockChatParts = { readonly models: Pick<Models, 'served'>; readonly catalogue: Pick<Catalogue, 'block'>; readonly invoker: Pick<Invoker, 'infer'>; readonly clock: Pick<Clock, 'unix'> }
+
+const DEADLINE_MS = 600_000
+
+/**
+ * AIOS's way: where `model` is a block that speaks OpenAI itself (a proxy of vLLM, an author's own), it gets the request as it came, and
+ * its packets are the answer. Undefined when the model is none of those, and is ours to answer with.
+ */
+export async function blockChat(context: Context, { models, catalogue, invoker, clock }: BlockChatParts): Promise<Response | undefined> {
+  const given = json.safeParse(await context.req.json().catch(() => undefined)).data
+  const model = isJsonObject(given) && typeof given['model'] === 'string' ? given['model'] : undefined
+  if (given === undefined || model === undefined || await models.served(model) !== undefined) return undefined
+  const block = await catalogue.block(model)
+  if (block === undefined) return undefined
+  if (embeds(block)) throw wrong('model', `${model} is a model of embeddings: ask /v1/embeddings`)
+  const signal = context.req.raw.signal
+  const packet = packetSchema.parse({ sessionId: '', seqNo: 0, ts: clock.unix() / 1_000, data: given })
+  const streams = isJsonObject(given) && given['stream'] === true
+  const outputs = invoker.infer(block.blockId, packet, { deadlineMs: DEADLINE_MS, signal, ...(streams ? {} : { whole: true }) })
+  async function * events(): AsyncGenerator<ServerEvent> {
+    for await (const { data } of outputs) yield { data }
+  }
+  if (streams) return eventStream(events(), signal, async () => undefined)
+  const all: Json[] = []
+  for await (const { data } of outputs) all.push(data)
+  return context.json(all.length === 1 ? all[0] ?? null : all)
+}

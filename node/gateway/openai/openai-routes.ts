@@ -1,0 +1,142 @@
+import { Hono, type Context } from 'hono'
+import { MeshError } from '../../../protocols/errors.ts'
+import { sessionId, type GenerationRequest } from '../../../protocols/generation.ts'
+import type { Json } from '../../../protocols/ids.ts'
+import type { ServedModel } from '../../../protocols/model.ts'
+import type { BlockRecord } from '../../../protocols/specs.ts'
+import type { ModelTexts } from '../../../src/llm/text/model-texts.ts'
+import type { Random } from '../../../src/ports.ts'
+import type { Generations, Models } from '../../../src/roles.ts'
+import { blockChat, type BlockChatParts } from './block-chat.ts'
+import { chatChunks, chatCompletion, chatGenerations, toolNames, type ChatShape } from './chat.ts'
+import { Choices, type ChoiceEvent } from './choices.ts'
+import { completion, completionChunks, completionGenerations, type CompletionShape } from './completions.ts'
+import { embeddings, embeds, type EmbeddingParts } from './embeddings.ts'
+import { eventStream, type ServerEvent } from './event-stream.ts'
+import { openAiBody, refuseOpenAi } from './failure.ts'
+import { chatRequest, completionRequest, embeddingRequest } from './requests.ts'
+import { noModel, seedOf, speaker } from './served-model.ts'
+
+export type OpenAiParts = BlockChatParts & EmbeddingParts & { readonly models: Pick<Models, 'served' | 'services' | 'modelByCid'>; readonly texts: ModelTexts; readonly generations: Generations; readonly random: Pick<Random, 'below'> }
+
+type Written<Shape> = {
+  readonly whole: (events: AsyncIterable<ChoiceEvent>, sessions: readonly string[], shape: Shape) => Promise<Json>
+  readonly pieces: (events: AsyncIterable<ChoiceEvent>, sessions: readonly string[], shape: Shape) => AsyncIterable<ServerEvent>
+}
+const CHAT: Written<ChatShape> = { whole: chatCompletion, pieces: chatChunks }
+const COMPLETION: Written<CompletionShape> = { whole: completion, pieces: completionChunks }
+
+/** OpenAI's doors for text, on every peer: any of them may be asked, and any gives an answer again by its id. Errors in OpenAI's shape. */
+export function openAiDoor(parts: OpenAiParts): Hono {
+  const door = new Hono()
+  door.onError((error, context) => refuseOpenAi(context, error))
+  addAnswers(door, parts)
+  addModels(door, parts)
+  return door
+}
+
+function addAnswers(door: Hono, parts: OpenAiParts): void {
+  const { models, texts, generations, random, clock } = parts
+  const created = (): number => Math.floor(clock.unix() / 1_000)
+
+  /** Starts, and answers whole or in pieces. A client that goes ends its answer, but for one that said it may come back. */
+  const answer = async <Shape>(context: Context, asked: { readonly stream?: boolean | null | undefined; readonly resumable?: boolean | null | undefined }, requests: readonly GenerationRequest[], written: Written<Shape>, shape: (id: string) => Shape): Promise<Response> => {
+    const signal = context.req.raw.signal
+    const choices = await Choices.start(generations, requests, { key: context.req.header('idempotency-key'), signal })
+    const left = async (): Promise<void> => {
+      if (asked.resumable !== true) await choices.cancel()
+    }
+    const events = choices.events(signal)
+    if (asked.stream === true) return eventStream(written.pieces(events, choices.sessions, shape(choices.id)), signal, left)
+    try {
+      return context.json(await written.whole(events, choices.sessions, shape(choices.id)))
+    } catch (error) {
+      if (signal.aborted) await left()
+      throw error
+    }
+  }
+
+  /** An answer again, or the rest of one, from whichever peer drives it now. */
+  const again = async <Shape>(context: Context, written: Written<Shape>, shape: (id: string, after: readonly number[]) => Shape): Promise<Response> => {
+    const sessions = sessionsOf(context)
+    const signal = context.req.raw.signal
+    const mark = context.req.query('after') ?? context.req.header('last-event-id')
+    const after = (mark ?? '0').split('.').map(Number)
+    if (after.some(count => !Number.isInteger(count) || count < 0)) throw new MeshError('BAD_INPUT', `after is a number of tokens (for several choices: numbers with dots between), not ${mark}`)
+    const choices = new Choices(generations, sessions)
+    const events = choices.events(signal)
+    const streams = mark !== undefined || context.req.query('stream') === 'true' || (context.req.header('accept') ?? '').includes('text/event-stream')
+    if (!streams) return context.json(await written.whole(events, sessions, shape(choices.id, [])))
+    // Whether it exists shows with its first event; before that the answer may still be an error.
+    const first = await events.next()
+    async function * all(): AsyncGenerator<ChoiceEvent> {
+      if (first.done !== true) yield first.value
+      yield * events
+    }
+    return eventStream(written.pieces(all(), sessions, shape(choices.id, after)), signal, async () => undefined)
+  }
+  const textOf = async (context: Context): Promise<ChatShape['text']> => {
+    const model = context.req.query('model')
+    return model === undefined ? undefined : (await speaker(models, texts, model, context.req.raw.signal)).text
+  }
+  const ended = (object: string) => async (context: Context): Promise<Response> => {
+    await new Choices(generations, sessionsOf(context)).cancel()
+    return context.json({ id: context.req.param('id'), object, deleted: true })
+  }
+
+  door.post('/chat/completions', async context => {
+    const byBlock = await blockChat(context, parts)
+    if (byBlock !== undefined) return byBlock
+    const asked = await openAiBody(context, chatRequest)
+    const by = await speaker(models, texts, asked.model, context.req.raw.signal)
+    const requests = chatGenerations(by, asked, seedOf(asked, random))
+    const known = toolNames(asked)
+    return answer(context, asked, requests, CHAT, id => ({ id, model: asked.model, created: created(), text: by.text, known, usage: asked.stream_options?.include_usage === true, after: [] }))
+  })
+  door.get('/chat/completions/:id', async context => {
+    const text = await textOf(context)
+    const known = context.req.query('tools') === 'true' ? (): boolean => true : undefined
+    return again(context, CHAT, (id, after) => ({ id, model: context.req.query('model') ?? '', created: created(), text, known, usage: true, after }))
+  })
+  door.delete('/chat/completions/:id', ended('chat.completion.deleted'))
+
+  door.post('/completions', async context => {
+    const byBlock = await blockChat(context, parts)
+    if (byBlock !== undefined) return byBlock
+    const asked = await openAiBody(context, completionRequest)
+    const by = await speaker(models, texts, asked.model, context.req.raw.signal)
+    const { requests, echoes, prompts } = completionGenerations(by, asked, seedOf(asked, random))
+    return answer(context, asked, requests, COMPLETION, id => ({ id, model: asked.model, created: created(), text: by.text, echoes, prompts, usage: asked.stream_options?.include_usage === true, after: [] }))
+  })
+  door.get('/completions/:id', async context => {
+    const text = await textOf(context)
+    return again(context, COMPLETION, (id, after) => ({ id, model: context.req.query('model') ?? '', created: created(), text, echoes: [], prompts: 1, usage: true, after }))
+  })
+  door.delete('/completions/:id', ended('text_completion.deleted'))
+
+}
+
+function addModels(door: Hono, parts: OpenAiParts): void {
+  const { models, catalogue } = parts
+  door.post('/embeddings', async context => context.json(await embeddings(parts, await openAiBody(context, embeddingRequest), context.req.raw.signal)))
+
+  const entry = (id: string, owner: string, more: object): object => ({ id, object: 'model', created: 0, owned_by: owner, ...more })
+  const servedEntry = ({ service, owner, modelURI, contextTokens, stages }: ServedModel): object => entry(service, owner, { model_uri: modelURI, max_model_len: contextTokens, stages: stages.map(({ block, first, end }) => ({ block, first, end })) })
+  const blockEntry = ({ blockId, owner, componentURI }: BlockRecord): object => entry(blockId, owner, { component_uri: componentURI, task: 'embeddings' })
+  door.get('/models', async context => context.json({ object: 'list', data: [...(await models.services()).map(servedEntry), ...(await catalogue.blocks()).filter(embeds).map(blockEntry)] }))
+  door.get('/models/:id', async context => {
+    const name = context.req.param('id')
+    const served = await models.served(name)
+    if (served !== undefined) return context.json(servedEntry(served))
+    const block = await catalogue.block(name)
+    if (block === undefined || !embeds(block)) throw noModel(name)
+    return context.json(blockEntry(block))
+  })
+}
+
+function sessionsOf(context: Context): readonly string[] {
+  const id = context.req.param('id') ?? ''
+  const parts = id.split('.')
+  if (parts.length > 16 || parts.some(part => !sessionId.safeParse(part).success)) throw new MeshError('NOT_FOUND', `there is no answer ${id}`, { details: { param: 'id' } })
+  return parts
+}
