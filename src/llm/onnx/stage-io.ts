@@ -14,8 +14,10 @@ import type { PieceName } from './pieces.ts'
  *   finite (zeros). The last bits of a row may depend on the lengths of its neighbours.
  * - `ragged: 'none'`: rows should not run together at all. All would need the same length P; mask is all ones, T = P + S.
  *
- * On the CPU the last bits of a row are the same in any company and any chunks, as long as B * S > 1; a lone token takes other
- * kernels. Where `ragged` is 'none' they depend on every token of the run.
+ * On the CPU a row's bits do not depend on its company, nor on the chunks that its tokens came in, with one exception: a run of
+ * S = 1 takes other kernels for attention than one of S > 1, and its last bits differ from theirs. So a prompt is cut into chunks
+ * of at least two, and what was decoded token by token is computed again token by token, or its cache is copied. Where `ragged` is
+ * 'none', bits depend on every token of the run.
  */
 export type StageIo = {
   readonly first: number

@@ -62,6 +62,25 @@ describe('the graph of a stage', () => {
     })
   }
 
+  for (const variant of ['fused', 'fused-q4', 'fused-q8', 'fused-fp16', 'plain'] as const) {
+    it(`gives a row the same bits in any company, and in any chunks of more than one token: ${variant}`, async () => {
+      const directory = made(`company-${variant}`, { variant })
+      const model = await openModel(directory)
+      const prompt = PROMPTS[3]!.slice(0, 30)
+      const caches = async (batch: number, chunk: number): Promise<readonly unknown[]> => {
+        const chain = await StageChain.open(model, join(directory, 'pieces'), 1, { batch })
+        for (let at = 0; at < prompt.length; at += chunk) await chain.run(Array.from({ length: batch }, (_, row) => prompt.slice(at, at + chunk).map(id => (id + row * 37) % 512)))
+        const cached = chain.stages[0]!.cached(0)
+        await chain.close()
+        return cached
+      }
+      const whole = await caches(1, 30)
+      for (const chunk of [2, 3, 6, 15]) assert.deepEqual(await caches(1, chunk), whole, `chunks of ${chunk}`)
+      const alone = await caches(1, 1)
+      for (const batch of [2, 5]) assert.deepEqual(await caches(batch, 1), alone, `${batch} rows`)
+    })
+  }
+
   it('prefills prompts of different length at once where each row has its own length', async () => {
     const directory = made('prefill', { variant: 'fused' })
     const model = await openModel(directory)
