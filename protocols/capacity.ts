@@ -87,6 +87,14 @@ export const probe = defineProtocol({
   limits: { requestBytes: 512, responseBytes: 512, perPeerPerSecond: 50, deadlineMs: 1_000 },
 })
 
+/** How far is it from you to these? A round trip in milliseconds, null where none was measured. Who divides work over hosts asks. */
+export const distances = defineProtocol({
+  id: '/aios/distances/1',
+  request: z.object({ of: z.array(peerId).max(64) }),
+  response: z.object({ rttMs: z.array(z.number().nonnegative().nullable()).max(64) }),
+  limits: { requestBytes: 8_192, responseBytes: 1_024, perPeerPerSecond: 10, deadlineMs: 1_000 },
+})
+
 /** SWIM rumours: who is suspected, dead, left of its own will, or alive again with a higher incarnation. */
 export const rumour = z.object({
   about: peerId,

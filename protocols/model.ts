@@ -24,8 +24,8 @@ export const modelLayer = modelCost.extend({
   kvBytes: count,
   /** Bytes of what goes on to the next layer, a token. */
   boundaryBytes: count,
-  /** The piece that holds this layer's weights. Layers that share weights name the same one. */
-  piece: name,
+  /** The file of this layer's own weights; absent where all of them are shared or tiny. */
+  piece: name.optional(),
 })
 export type ModelLayer = z.infer<typeof modelLayer>
 
@@ -60,7 +60,7 @@ export const modelManifest = z.object({
   modelURI: uri,
   modelId: z.object({ name, version: name, releaseTag: name }),
   facts: modelFacts,
-  /** The whole graph without its large tensors: ONNX, each large tensor naming its piece as external data. */
+  /** The whole graph without its large tensors: ONNX, each of those naming where in the author's files it was. */
   skeleton: bundleFile,
   /** Weights, one content-addressed file a layer, the embedding, the head and what several layers share. */
   pieces: z.array(bundleFile).min(1).max(MODEL_LAYERS + 64),

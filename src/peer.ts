@@ -10,6 +10,7 @@ import { Capacity, CAPACITY, type CapacityConfig } from './capacity/capacity.ts'
 import { Controllers } from './controllers/controllers.ts'
 import { Gate } from './controllers/gate.ts'
 import { Inference } from './inference/inference.ts'
+import { ModelServing } from './llm/serve/serving.ts'
 import { Inventory } from './inventory.ts'
 import type { Answers } from './llm/answer.ts'
 import { SplitGenerations, type GenerationConfig } from './llm/generations.ts'
@@ -54,6 +55,7 @@ export type Peer = {
   readonly runs: RunEngine
   readonly generations: SplitGenerations
   readonly actions: Actions
+  readonly models: ModelServing
   readonly parser: Parser
   readonly inference: Inference
   readonly gate: Gate
@@ -93,16 +95,18 @@ export function createPeer(ports: Ports, config: PeerConfig): Peer {
   const gate = new Gate(ports, { view: capacity, catalogue, policies })
   const controllers = new Controllers(ports, { admission, view: capacity, catalogue, gate })
   const actions = new Actions(ports, { admission, gate, controllers, view: capacity, catalogue, placement, runs, clusters: ports.registries.open('clusters', cluster) })
+  const models = new ModelServing(ports, { view: capacity, catalogue, placement, may: (peer, right) => admission.may(peer, right) })
   const parser = new Parser(ports, { actions, invoker, inventory })
   const inference = new Inference(ports, { actions, invoker, inventory, runs, catalogue, gate })
   return {
-    ports, admission, view: capacity, catalogue, policies, instances, invoker, placement, runs, generations, actions, parser, inference, inventory, texts, gate, controllers,
+    ports, admission, view: capacity, catalogue, policies, instances, invoker, placement, runs, generations, actions, models, parser, inference, inventory, texts, gate, controllers,
     mayWrite: (writer, registry) => admission.may(writer, RIGHT_TO_WRITE[registry]),
     async start() {
       await placement.open()
       placement.onChange(() => capacity.changed())
       calls.start()
       gate.start()
+      models.start()
       await capacity.start({ free: () => placement.free(), instances: () => placement.instances(), holds: () => placement.holds(), stewards: () => placement.stewards() })
       await placement.start()
       await runs.start()

@@ -11,13 +11,14 @@ import { parseAsset } from '../../src/specs/asset.ts'
 import { NO_CID, readComponentDirectory, type Part } from './component-directory.ts'
 import { DIRECTORY_LIMITS, invalid, type DirectoryLimits } from './directory.ts'
 import { inFile } from './document.ts'
+import { importModel, type ImportedModel, type ImportOptions } from './model-import.ts'
 import { readPolicyDirectory } from './policy-directory.ts'
 
 export type AuthoringPorts = {
   readonly content: ContentStore
   readonly sandbox: Sandbox
   readonly identity: Pick<Identity, 'peer'>
-  readonly catalogue: Pick<ArtefactCatalogue, 'component' | 'policy' | 'asset' | 'publishComponent' | 'publishPolicy' | 'publishAsset'>
+  readonly catalogue: Pick<ArtefactCatalogue, 'component' | 'policy' | 'asset' | 'publishComponent' | 'publishPolicy' | 'publishAsset' | 'publishModel'>
 }
 
 export type PublishProgress = { readonly path: string; readonly doneBytes: number; readonly totalBytes: number }
@@ -80,6 +81,12 @@ export class Authoring {
     if (stored === undefined) throw new MeshError('INTERNAL', 'the file was not stored')
     const { uri, cid } = await this.#ports.catalogue.publishAsset(parseAsset(document, { author, content: stored.cid, size }))
     return { uri, cid, files: 1, bytes: size, existing: before !== undefined }
+  }
+
+  /** Imports a language model or a sentence encoder from its ONNX export. Throws NOT_FOUND, BAD_INPUT, SPEC_INVALID naming what stops it, IMMUTABLE, STORAGE_FULL. */
+  importModel(path: string, options: ImportOptions = {}): Promise<ImportedModel> {
+    const { content, catalogue, identity } = this.#ports
+    return importModel({ content, catalogue, author: identity.peer }, path, options)
   }
 
   async #store(parts: readonly Part[], totalBytes: number, { signal, progress }: PublishOptions): Promise<readonly BundleFile[]> {

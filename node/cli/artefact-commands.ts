@@ -87,7 +87,7 @@ async function publish(context: Context, path: string, body: Json): Promise<void
 }
 
 /** Shows progress lines, answers with the result line. */
-async function follow(context: Context, lines: AsyncIterable<Json>, what: string): Promise<Json> {
+export async function follow(context: Context, lines: AsyncIterable<Json>, what: string): Promise<Json> {
   const began = performance.now()
   let result: Json | undefined
   for await (const line of lines) {

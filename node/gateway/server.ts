@@ -14,6 +14,7 @@ import { addControllerRoutes } from './controller-routes.ts'
 import { addInferRoutes } from './infer-routes.ts'
 import { listen, readAddress } from './listen.ts'
 import { addMeshRoutes } from './mesh-routes.ts'
+import { addModelRoutes } from './model-routes.ts'
 import { openInferenceDoor } from './open-inference/open-inference-routes.ts'
 import { refuseOpenAi } from './openai/failure.ts'
 import { openAiDoor } from './openai/openai-routes.ts'
@@ -40,6 +41,7 @@ export async function openGateway(parts: Omit<GatewayParts, 'url'>, at: string):
   app.use(bodyLimit({ maxSize: BODY_BYTES, onError: context => refuse(context, new MeshError('MESSAGE_TOO_LARGE', `a request may have ${BODY_BYTES} bytes: send larger inputs as assets`)) }))
   const full: GatewayParts = { ...parts, url: () => url }
   addMeshRoutes(app, full)
+  addModelRoutes(app, full)
   addAiosRoutes(app, full)
   addInferRoutes(app, full)
   const { catalogue, invoker, texts, generations, view, ports } = parts.peer

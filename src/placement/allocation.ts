@@ -34,8 +34,10 @@ export type Wish = {
   readonly avoid: ReadonlyMap<PeerId, string>
 }
 export type Placed = { readonly contract: Contract; readonly envelope: Signed }
+/** A reservation that a host has signed for. */
+export type Held = { readonly wish: Wish; readonly bid: Bid }
 type Candidate = Explanation['candidates'][number]
-type Offer = { readonly bid: Bid; readonly ad: CapacityAd; readonly rank: Rank }
+type Offer = Pick<Held, 'bid'> & { readonly ad: CapacityAd; readonly rank: Rank }
 type Log = { readonly lines: Candidate[] }
 
 const LINES_BOUND = 400
@@ -69,11 +71,11 @@ export class Allocation {
     let placed: Verdict<Placed> = refused('nobody made a bid that stood', true)
     const untried = [...order]
     for (let offer = untried.shift(); offer !== undefined; offer = untried.shift()) {
-      placed = await this.#award(wish, offer)
+      placed = await this.award({ wish, bid: offer.bid })
       note(log, { peer: offer.bid.host, step: 'award', ok: placed.ok, because: placed.ok ? `contract ${placed.value.contract.id}` : placed.because })
       if (placed.ok) break
     }
-    for (const { bid } of untried) this.#giveBack(wish, bid)
+    for (const { bid } of untried) this.giveBack({ wish, bid })
     return this.#done(wish, log, placed)
   }
 
@@ -85,6 +87,17 @@ export class Allocation {
     if (!offers.ok) return { block: block.blockId, candidates: log.lines }
     const [chosen] = await this.#pick(block, offers.value, log)
     return { block: block.blockId, ...(chosen === undefined ? {} : { chosen: chosen.bid.host }), candidates: log.lines }
+  }
+
+  /** Do the network's and the cluster's rules allow it at all? */
+  permitted(wish: Wish): Promise<Verdict<true>> {
+    return this.#precheck(wish, this.#view.ads())
+  }
+
+  /** Asks this one host to keep room for an instance: the first half of `place`, for those who must place several or none. */
+  async hold(wish: Wish, host: PeerId): Promise<Verdict<Held>> {
+    const verdict = await this.#askOne(wish, host, false)
+    return verdict.ok ? granted({ wish, bid: verdict.value }) : verdict
   }
 
   #done(wish: Wish, log: Log, verdict: Verdict<Placed>): { readonly verdict: Verdict<Placed>; readonly explanation: Explanation } {
@@ -138,11 +151,13 @@ export class Allocation {
     return granted(true)
   }
 
-  #filtered({ block, avoid }: Wish, ads: readonly CapacityAd[], documents: ReadonlyMap<string, JsonObject>, log: Log): readonly CapacityAd[] {
+  #filtered({ block, avoid, hosting }: Wish, ads: readonly CapacityAd[], documents: ReadonlyMap<string, JsonObject>, log: Log): readonly CapacityAd[] {
     const filter = block.policies['clusterAllocator']?.parameters['filter']
     const verdicts = new Map([...documents].map(([id, document]) => [id, filter === undefined ? granted(true as const) : this.#config.filter(filter, document)]))
     return ads.filter(ad => {
-      const because = avoid.get(ad.peer)
+      // A stage has a second instance for when the host of the first one dies.
+      const twice = block.runtime.name === 'llm' && (hosting.get(ad.peer) ?? 0) > 0 ? 'runs an instance of this stage already' : undefined
+      const because = avoid.get(ad.peer) ?? twice
       const verdict = because === undefined ? verdicts.get(ad.cluster) : refused(because, true)
       if (verdict?.ok === false) note(log, { peer: ad.peer, step: 'filter', ok: false, because: verdict.because })
       return verdict?.ok === true
@@ -229,7 +244,8 @@ export class Allocation {
     return [first, ...order.filter(offer => offer !== first)]
   }
 
-  async #award(wish: Wish, { bid }: Offer): Promise<Verdict<Placed>> {
+  /** Takes a reservation: the host starts the instance. Idempotent. */
+  async award({ wish, bid }: Held): Promise<Verdict<Placed>> {
     const { clock, identity, network } = this.#ports
     const body = { ask: bid.ask, hold: bid.hold, block: wish.block, instance: `in-${hex(this.#random.bytes(6))}`, epoch: wish.epoch, leaseMs: this.#config.leaseMs, issuedAt: clock.unix() }
     const envelope = seal(identity, 'award', body)
@@ -251,10 +267,19 @@ export class Allocation {
   }
 
   /** Tells a host that its reservation is not needed, so that the next ask finds the room. Lost, it expires by itself. */
-  #giveBack({ block, epoch }: Wish, bid: Bid): void {
+  giveBack({ wish, bid }: Held): void {
+    this.#release(wish, bid.host, bid.hold, 'another bid was taken')
+  }
+
+  /** Ends what was awarded a moment ago, because the rest of what it belongs to could not be placed. Lost, its lease runs out. */
+  takeBack({ wish, bid }: Held, { contract }: Placed, because: string): void {
+    this.#release({ ...wish, epoch: Math.max(wish.epoch, contract.epoch) }, bid.host, contract.id, because)
+  }
+
+  #release({ block, epoch }: Wish, host: PeerId, what: string, because: string): void {
     const { clock, identity, network } = this.#ports
-    const envelope = seal(identity, 'lease', { do: 'release', block: block.blockId, contract: bid.hold, epoch, leaseMs: 0, because: 'another bid was taken', issuedAt: clock.unix() })
-    const sent = bid.host === identity.peer ? this.#bidder.lease(envelope, identity.peer) : network.request(bid.host, lease, envelope, clock.deadline(this.#config.askMs))
+    const envelope = seal(identity, 'lease', { do: 'release', block: block.blockId, contract: what, epoch, leaseMs: 0, because, issuedAt: clock.unix() })
+    const sent = host === identity.peer ? this.#bidder.lease(envelope, identity.peer) : network.request(host, lease, envelope, clock.deadline(this.#config.askMs))
     sent.catch(unreachable)
   }
 }

@@ -13,6 +13,7 @@ import { aiosFilter } from './cluster-document.ts'
 import { Hosting } from './hosting.ts'
 import type { LedgerPromise } from './ledger.ts'
 import { Steward } from './steward.ts'
+import { placeTogether, type Member } from './together.ts'
 import { HOSTING, STEWARD, type HostingConfig, type StewardConfig } from './timings.ts'
 
 export type PlacementConfig = {
@@ -146,6 +147,11 @@ export class Placement implements ContractBook {
   /** How many instances a block's autoscaler wants, within the block's bounds. Counts on the peer that stewards it. */
   setDesired(block: BlockId, instances: number): void {
     this.#steward.setDesired(block, instances)
+  }
+
+  /** One instance of each on the host named for it, or none of them; the blocks' stewards take over when the blocks are registered. */
+  placeTogether(members: readonly Member[], epoch: number): ReturnType<typeof placeTogether> {
+    return placeTogether(this.#allocation, members, epoch)
   }
 
   /** What placing one more instance would do now: who would be asked, who bids what, who refuses and why. Reserves nothing. */

@@ -1,5 +1,5 @@
 import type { Schema } from '../../protocols/codec.ts'
-import { capacityAd, capacityDelta, capacityPull, livenessBody, probe } from '../../protocols/capacity.ts'
+import { capacityAd, capacityDelta, capacityPull, distances, livenessBody, probe } from '../../protocols/capacity.ts'
 import { contentHave } from '../../protocols/content.ts'
 import { generationAsk, generationKeep } from '../../protocols/generation-log.ts'
 import { capability, genesis, hello, helloBody, invite, membersPull, bearerBody } from '../../protocols/membership.ts'
@@ -82,6 +82,8 @@ export const samples: Readonly<Record<string, Sample>> = {
       nodes: [{ label: 'a', type: 'block', blockId: 'classify', modelParameters: {}, fallbacks: [] }], edges: [{ from: 'a', to: 'a', outputNames: [] }], inputs: ['a'], outputs: ['a'], controller: {},
     },
   },
+  'distances': { protocol: '/aios/distances/1', schema: distances.request, value: { of: [B] } },
+  'distances answer': { protocol: '/aios/distances/1', schema: distances.response, value: { rttMs: [1.5, null] } },
   'model manifest': {
     protocol: 'layers', schema: modelManifest,
     value: {

@@ -1,0 +1,36 @@
+import type { ModelManifest } from '../../../protocols/model.ts'
+import type { Needs } from '../../../protocols/resources.ts'
+
+/** What is promised to clients: so many sessions at once, each of so many tokens. */
+export type Promised = { readonly contextTokens: number; readonly sessions: number }
+
+const MIB = 1_048_576
+/** ONNX Runtime keeps matrices in an order of its own beside the file they came from while it loads, and some of them for good. */
+export const WEIGHT_COPIES = 2
+/** Activations, buffers of a prefill chunk and the allocator's slack. */
+export const STAGE_MIB = 96
+/** A stage computes on one core unless it is told otherwise. */
+export const STAGE_CPU_MILLI = 1_000
+
+/** Memory that a layer takes of its host: weights as they are held, and KV for what was promised. */
+export function layerBytes(manifest: ModelManifest, at: number, { contextTokens, sessions }: Promised): number {
+  const layer = manifest.layers[at]
+  return layer === undefined ? 0 : layer.weightBytes * WEIGHT_COPIES + layer.kvBytes * contextTokens * sessions
+}
+
+/** A head multiplies as layers do; an embedding is only looked up, from the file. */
+export function endBytes(manifest: ModelManifest): { readonly embedding: number; readonly head: number } {
+  return { embedding: manifest.embedding.weightBytes, head: manifest.head.weightBytes * WEIGHT_COPIES }
+}
+
+export const stageBytes = STAGE_MIB * MIB
+
+/** What an instance of the stage [first, end) needs of its host. */
+export function stageNeeds(manifest: ModelManifest, first: number, end: number, promised: Promised): Needs {
+  let bytes = stageBytes
+  for (let at = first; at < end; at += 1) bytes += layerBytes(manifest, at, promised)
+  const ends = endBytes(manifest)
+  if (first === 0) bytes += ends.embedding
+  if (end === manifest.layers.length) bytes += ends.head
+  return { cpuMilli: STAGE_CPU_MILLI, memoryMb: Math.ceil(bytes / MIB), diskMb: 0, gpus: 0, gpuMemoryMb: 0 }
+}

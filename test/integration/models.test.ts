@@ -1,0 +1,113 @@
+import assert from 'node:assert/strict'
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { z } from 'zod'
+import { asMeshError } from '../../protocols/errors.ts'
+import type { Json } from '../../protocols/ids.ts'
+import { Devnet, type DevPeer } from '../../node/devnet/devnet.ts'
+import { makeModel } from '../fixtures/llm/make-model.ts'
+
+const plan = z.object({ stages: z.array(z.object({ peer: z.string(), first: z.int(), end: z.int() })), latencyMs: z.number(), refused: z.array(z.unknown()) })
+const stage = z.object({ block: z.string(), first: z.int(), end: z.int(), instances: z.array(z.object({ host: z.string(), instance: z.string(), state: z.string() })) })
+const service = z.object({ service: z.string(), modelURI: z.string(), standbys: z.int(), stages: z.array(stage) })
+type Service = z.infer<typeof service>
+
+async function refusal(work: Promise<Json>): Promise<{ readonly code: string; readonly message: string }> {
+  try {
+    assert.fail(`expected a refusal, got ${JSON.stringify(await work)}`)
+  } catch (error) {
+    const { code, message } = asMeshError(error)
+    return { code, message }
+  }
+}
+
+describe('a model over three real peers', function () {
+  this.timeout(240_000)
+  let dir: string
+  let net: Devnet
+
+  before(async () => {
+    dir = await mkdtemp(join(tmpdir(), 'aios-models-'))
+    makeModel(join(dir, 'tiny'), { variant: 'fused' })
+    net = await Devnet.start(dir, 3)
+  })
+  after(async () => {
+    await net?.[Symbol.asyncDispose]()
+    await rm(dir, { recursive: true, force: true })
+  })
+
+  const imported = async (path: string): Promise<string> => {
+    for await (const line of net.peer(0).client.lines('POST', '/mesh/models', { path })) {
+      const done = z.object({ result: z.object({ uri: z.string() }) }).safeParse(line)
+      if (done.success) return done.data.result.uri
+    }
+    assert.fail('the import ended without a result')
+  }
+  const served = async (peer: DevPeer, name: string): Promise<Service> => service.parse(await peer.client.get(`/mesh/services/${name}`))
+  const until = async (peer: DevPeer, name: string, reached: (now: Service) => boolean, what: string): Promise<Service> => {
+    const ends = performance.now() + 90_000
+    for (;;) {
+      const now = await served(peer, name)
+      if (reached(now)) return now
+      assert(performance.now() < ends, `${what} did not happen: ${JSON.stringify(now.stages)}`)
+      await new Promise(resolve => setTimeout(resolve, 100))
+    }
+  }
+  const ready = ({ stages }: Service, count: number): boolean => stages.every(({ instances }) => instances.filter(({ state }) => state === 'ready').length === count)
+
+  it('is imported on one, planned on another and served from the third', async () => {
+    assert.equal(await imported(join(dir, 'tiny')), 'tiny:1.0.0-stable')
+    const planned = plan.parse(await net.peer(1).client.send('POST', '/mesh/models/tiny/plan', { shards: 3, contextTokens: 128 }))
+    assert.equal(new Set(planned.stages.map(({ peer }) => peer)).size, 3)
+    assert.deepEqual(planned.stages.map(({ first }) => first), [0, ...planned.stages.slice(0, -1).map(({ end }) => end)])
+    assert.equal(planned.stages.at(-1)?.end, 6)
+
+    await net.peer(2).client.send('POST', '/mesh/services', { model: 'tiny', service: 'chat', shards: 2, contextTokens: 128, sessions: 2 })
+    const whole = await until(net.peer(1), 'chat', now => ready(now, 2), 'a primary and a standby of each stage')
+    for (const { instances } of whole.stages) assert.equal(new Set(instances.map(({ host }) => host)).size, 2)
+    assert.equal((await refusal(net.peer(0).client.send('POST', '/mesh/services', { model: 'tiny', service: 'chat' }))).code, 'ALREADY_EXISTS')
+
+  })
+
+  it('is served whole or not at all, and says why not', async () => {
+    const [peer, other] = net.running()
+    assert(peer && other)
+    const tooMany = await refusal(peer.client.send('POST', '/mesh/services', { model: 'tiny', service: 'huge', contextTokens: 512, sessions: 100_000 }))
+    assert.equal(tooMany.code, 'NO_CAPACITY')
+    assert.match(tooMany.message, /fewer sessions or a shorter context/)
+    const blocks = z.array(z.object({ blockId: z.string() })).parse(await other.client.get('/mesh/blocks')).map(({ blockId }) => blockId)
+    assert(!blocks.some(id => id.startsWith('huge')), blocks.join(', '))
+    assert.equal((await refusal(peer.client.send('POST', '/mesh/services', { model: 'tiny', service: 'long', contextTokens: 100_000 }))).code, 'BAD_INPUT')
+    assert.equal((await refusal(peer.client.send('POST', '/mesh/services', { model: 'none' }))).code, 'NOT_FOUND')
+  })
+
+  it('lives on when the host of a stage dies', async () => {
+    const whole = await served(net.peer(0), 'chat')
+    const victim = whole.stages[1]!.instances[0]!.host
+    const index = net.running().findIndex(({ peer }) => peer === victim)
+    await net.kill(index)
+    const survivor = net.running()[0]!
+    const after = await until(survivor, 'chat', now => ready(now, 2) && now.stages.every(({ instances }) => instances.every(({ host }) => host !== victim)), 'stages on the two that are left')
+    assert.equal(after.stages.length, 2)
+  })
+
+  it('ends with all its stages when nobody wants it any more, and can be served again under the same name', async () => {
+    const [peer] = net.running()
+    assert(peer)
+    await peer.client.send('DELETE', '/mesh/services/chat')
+    assert.equal((await refusal(peer.client.get('/mesh/services/chat'))).code, 'NOT_FOUND')
+    const blocks = z.array(z.object({ blockId: z.string() })).parse(await peer.client.get('/mesh/blocks'))
+    assert.deepEqual(blocks, [])
+    // What was promised is free again once the old stages have drained.
+    const ends = performance.now() + 60_000
+    const serve = (): Promise<unknown> => peer.client.send('POST', '/mesh/services', { model: 'tiny', service: 'chat', shards: 1, contextTokens: 64, sessions: 1, standbys: 0 }).catch(async error => {
+      assert(asMeshError(error).code === 'NO_CAPACITY' && performance.now() < ends, asMeshError(error).message)
+      await new Promise(resolve => setTimeout(resolve, 500))
+      return serve()
+    })
+    await serve()
+    const again = await until(peer, 'chat', now => ready(now, 1), 'serving again')
+    assert.equal(again.stages.length, 1)
+  })
+})

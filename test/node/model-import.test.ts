@@ -1,0 +1,179 @@
+import assert from 'node:assert/strict'
+import { cp, mkdir, mkdtemp, rename, rm, symlink, unlink, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { check, digest, encode, hex, recordCid, type Schema } from '../../protocols/codec.ts'
+import { granted, MeshError } from '../../protocols/errors.ts'
+import type { Cid } from '../../protocols/ids.ts'
+import type { ContentStore } from '../../src/ports.ts'
+import { analyse } from '../../src/llm/onnx/analyse.ts'
+import { decodeModel } from '../../src/llm/onnx/codec.ts'
+import { stageComponent } from '../../src/llm/serve/stage-component.ts'
+import { ArtefactCatalogue } from '../../src/registries/catalogue.ts'
+import { Registries } from '../../src/registries/store.ts'
+import { MemoryView } from '../../src/registries/view.ts'
+import { importModel, type ImportOptions } from '../../node/authoring/model-import.ts'
+import { makeModel, tokenizerOf } from '../fixtures/llm/make-model.ts'
+import { writeConfigurations, writeModel } from '../fixtures/llm/model-directory.ts'
+import { sentenceEncoderGraph } from '../fixtures/llm/sentence-encoder.ts'
+import { randomWeights, shapeOf } from '../fixtures/llm/shapes.ts'
+import { makeIdentity } from '../registries/ed25519.ts'
+import { realClock, recording } from '../registries/loopback.ts'
+
+const hasCode = (code: string, pattern = /./) => (error: unknown): boolean => error instanceof MeshError && error.code === code && pattern.test(error.message)
+
+describe('importing a model', function () {
+  this.timeout(60_000)
+  const identity = makeIdentity()
+  let dir: string
+  let content: ReturnType<typeof contentStore>
+  let catalogue: ArtefactCatalogue
+
+  before(async () => { dir = await mkdtemp(join(tmpdir(), 'model-import-')) })
+  after(() => rm(dir, { recursive: true, force: true }))
+  beforeEach(() => {
+    content = contentStore()
+    catalogue = new ArtefactCatalogue(new Registries(new MemoryView(), { identity, mayWrite: () => granted(true) }, { clock: realClock(), telemetry: recording() }), content)
+  })
+  const run = (path: string, options: ImportOptions = {}) => importModel({ content, catalogue, author: identity.peer }, path, options)
+
+  it('makes a file of each layer and tells what each costs; the same folder again changes nothing', async () => {
+    const path = join(dir, 'Plain One')
+    const { shape } = makeModel(path, { variant: 'fused' })
+    const progress: number[] = []
+    const imported = await run(path, { progress: ({ doneBytes, totalBytes }) => progress.push(doneBytes / totalBytes) })
+    assert.equal(imported.uri, 'plain-one:1.0.0-stable')
+    const { manifest } = await catalogue.model('plain-one')
+    assert.equal(manifest.layers.length, shape.layers)
+    assert.deepEqual(manifest.pieces.map(({ path }) => path), ['shared.bin', 'embed.bin', ...Array.from({ length: shape.layers }, (_, layer) => `layer-${layer}.bin`), 'head.bin'])
+    assert.deepEqual({ ...manifest.facts, parameters: 0, endTokens: 0 }, { architecture: 'llama', hidden: shape.hidden, vocab: shape.vocab, contextTokens: shape.context, heads: shape.heads, kvHeads: shape.kvHeads, headDim: shape.headDim, weights: 'float32', activations: 'float32', parameters: 0, endTokens: 0 })
+    assert.equal(manifest.facts.endTokens.length, 1)
+    for (const layer of manifest.layers) {
+      assert.equal(layer.kvBytes, 2 * shape.kvHeads * shape.headDim * 4)
+      assert.equal(layer.boundaryBytes > 0, layer !== manifest.layers.at(-1))
+      assert(layer.weightBytes > 0 && layer.flops > 0)
+    }
+    assert.deepEqual(manifest.generation, { do_sample: true, temperature: 0.7, top_k: 40 })
+    assert.equal(progress.at(-1), 1)
+    assert.equal((await run(path)).cid, imported.cid)
+    await assert.rejects(run(makeModel(join(dir, 'other'), { seed: 2 }).directory, { name: 'plain-one' }), hasCode('IMMUTABLE'))
+  })
+
+  for (const [variant, weights] of [['fused-q4', 'int4'], ['fused-q8', 'int8'], ['fused-fp16', 'float16'], ['plain', 'float32']] as const) {
+    it(`says of ${variant} that its weights are ${weights}, and counts its parameters alike`, async () => {
+      const imported = await run(makeModel(join(dir, variant), { variant, external: variant !== 'plain' }).directory)
+      const { manifest } = await catalogue.model(imported.uri)
+      assert.equal(manifest.facts.weights, weights)
+      assert(Math.abs(imported.parameters / 295_000 - 1) < 0.15, `${imported.parameters} parameters`)
+    })
+  }
+
+  it('takes graphs in an onnx folder, the quantised one when asked for, through links to where the bytes are', async () => {
+    const path = join(dir, 'hub')
+    makeModel(join(dir, 'blobs'), { variant: 'fused', external: true })
+    makeModel(join(dir, 'blobs-q4'), { variant: 'fused-q4' })
+    await cp(join(dir, 'blobs'), path, { recursive: true })
+    await mkdir(join(path, 'onnx'))
+    await rename(join(path, 'model.onnx'), join(path, 'onnx', 'model.onnx'))
+    await unlink(join(path, 'model.onnx_data'))
+    await symlink(join(dir, 'blobs', 'model.onnx_data'), join(path, 'onnx', 'model.onnx_data'))
+    await cp(join(dir, 'blobs-q4', 'model.onnx'), join(path, 'onnx', 'model_q4.onnx'))
+    assert.equal((await catalogue.model((await run(path)).uri)).manifest.facts.weights, 'float32')
+    assert.equal((await catalogue.model((await run(path, { file: 'q4', name: 'hub-q4:1.0.0-stable' })).uri)).manifest.facts.weights, 'int4')
+    assert.equal((await catalogue.model((await run(join(path, 'onnx', 'model_q4.onnx'), { name: 'by-file' })).uri)).manifest.facts.weights, 'int4')
+    await assert.rejects(run(path, { file: 'fp16' }), hasCode('NOT_FOUND', /model_q4\.onnx/))
+  })
+
+  it('stores nothing twice: a model with the same layers and another head shares all but that', async () => {
+    const first = await run(makeModel(join(dir, 'base'), { variant: 'fused' }).directory)
+    const shape = shapeOf('tiny')
+    const own = randomWeights(shape, 1)
+    const other = randomWeights(shape, 9)
+    const second = await run(makeModel(join(dir, 'tuned'), { variant: 'fused', weights: name => (name === 'head' ? other(name) : own(name)) }).directory)
+    const [a, b] = [(await catalogue.model(first.uri)).manifest, (await catalogue.model(second.uri)).manifest]
+    assert.deepEqual(a.pieces.filter(({ path, cid }) => b.pieces.find(one => one.path === path)?.cid !== cid).map(({ path }) => path), ['head.bin'])
+  })
+
+  it('makes the component of any stage from what is stored, the same one for everybody', async () => {
+    const { uri } = await run(makeModel(join(dir, 'staged'), { variant: 'fused' }).directory)
+    const { manifest } = await catalogue.model(uri)
+    const skeleton = { model: decodeModel(content.files.get(manifest.skeleton.cid)!) }
+    const analysis = analyse(skeleton)
+    const middle = stageComponent(manifest, skeleton, analysis, { first: 2, end: 4 }, identity.peer)
+    assert.deepEqual(middle.pieces.map(({ path }) => path), ['shared.bin', 'layer-2.bin', 'layer-3.bin'])
+    assert.equal(middle.draft.componentURI, 'llm.staged-l2-4:1.0.0-stable')
+    const again = stageComponent(manifest, skeleton, analyse(skeleton), { first: 2, end: 4 }, identity.peer)
+    assert.deepEqual(again, middle)
+    const [graph, file] = middle.own
+    assert.equal(graph?.path, 'stage.onnx')
+    const spec = JSON.parse(new TextDecoder().decode(file?.bytes)).spec
+    assert.deepEqual({ inputBytes: spec.inputBytes, outputBytes: spec.outputBytes, kvBytes: spec.kvBytes }, { inputBytes: manifest.layers[1]!.boundaryBytes, outputBytes: manifest.layers[3]!.boundaryBytes, kvBytes: manifest.layers[2]!.kvBytes * 2 })
+  })
+
+  it('publishes a sentence encoder as a component of runtime onnx, marked as giving embeddings', async () => {
+    const path = join(dir, 'sentences')
+    const shape = shapeOf('tiny')
+    writeModel(path, sentenceEncoderGraph(shape, randomWeights(shape, 3)), { external: false })
+    writeConfigurations(path, shape, tokenizerOf(shape.vocab))
+    const imported = await run(path)
+    assert.equal(imported.kind, 'encoder')
+    const { manifest } = await catalogue.component(imported.uri)
+    assert.equal(manifest.componentURI, 'embeddings.sentences:1.0.0-stable')
+    assert.deepEqual(manifest.runtime, { name: 'onnx', model: 'model.onnx', format: 'onnx' })
+    assert.deepEqual(manifest.tags, ['embeddings'])
+    assert(manifest.files.some(({ path }) => path === 'tokenizer.json'))
+  })
+
+  it('says what is wrong with what is there', async () => {
+    const empty = join(dir, 'empty')
+    await mkdir(empty)
+    await assert.rejects(run(empty), hasCode('NOT_FOUND', /no \.onnx file/))
+    await assert.rejects(run(join(dir, 'nowhere')), hasCode('NOT_FOUND', /no such file/))
+    const bare = makeModel(join(dir, 'bare'), { variant: 'fused' }).directory
+    await unlink(join(bare, 'tokenizer.json'))
+    await assert.rejects(run(bare), hasCode('NOT_FOUND', /tokenizer\.json/))
+    const torn = makeModel(join(dir, 'torn'), { external: true }).directory
+    await unlink(join(torn, 'model.onnx_data'))
+    await assert.rejects(run(torn), hasCode('NOT_FOUND', /model\.onnx_data/))
+    const garbled = makeModel(join(dir, 'garbled'), {}).directory
+    await writeFile(join(garbled, 'config.json'), '{ "vocab_size": ')
+    await assert.rejects(run(garbled), hasCode('SPEC_INVALID', /config\.json/))
+    assert.deepEqual(await catalogue.models(), [])
+  })
+})
+
+/** Records and files by CID, in memory. */
+function contentStore(): ContentStore & { readonly files: Map<Cid, Uint8Array> } {
+  const records = new Map<Cid, unknown>()
+  const files = new Map<Cid, Uint8Array>()
+  return {
+    files,
+    async add(bytes) {
+      const chunks: Uint8Array[] = []
+      for await (const chunk of bytes) chunks.push(chunk)
+      const whole = Uint8Array.from(Buffer.concat(chunks))
+      const cid = `f${hex(digest(whole))}`
+      files.set(cid, whole)
+      return { cid, size: whole.byteLength }
+    },
+    async *cat(cid) {
+      const bytes = files.get(cid)
+      if (bytes === undefined) throw new MeshError('CONTENT_UNAVAILABLE', cid)
+      yield bytes
+    },
+    fetch: async () => {},
+    async putRecord(value) {
+      const cid = recordCid(encode(value))
+      records.set(cid, value)
+      return cid
+    },
+    async getRecord<T>(cid: Cid, schema: Schema<T>) {
+      const value = records.get(cid)
+      if (value === undefined) throw new MeshError('CONTENT_UNAVAILABLE', cid)
+      return check(schema, value, cid)
+    },
+    has: async cid => records.has(cid) || files.has(cid),
+    pin: async () => {},
+    unpin: async () => {},
+  }
+}
