@@ -149,8 +149,18 @@ export class Actions {
     const checked = { uri: spec.vdagURI, cid: null, nodes: spec.nodes.length }
     if (mode === 'dry_run_assignment' || mode === 'dry_run') return { ...checked, assignment: await this.#runs.assignment(spec) }
     if (options.dryRun === true || mode === 'validate') return checked
-    const { cid } = await this.#catalogue.publishVdag(spec)
+    const { cid } = await this.#catalogue.publishVdag({ ...spec, author: await this.#firstAuthor(spec.vdagURI) })
     return { uri: spec.vdagURI, cid, nodes: spec.nodes.length }
+  }
+
+  /** The same again is not new, whoever publishes it. */
+  async #firstAuthor(vdag: string): Promise<PeerId> {
+    try {
+      return (await this.#catalogue.vdag(vdag, this.#ports.clock.deadline(FETCH_MS))).spec.author ?? this.#ports.identity.peer
+    } catch (error) {
+      if (error instanceof MeshError && error.code === 'NOT_FOUND') return this.#ports.identity.peer
+      throw error
+    }
   }
 
   /** Nodes that state no protocol of their own are checked by their block's. */

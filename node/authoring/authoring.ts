@@ -37,13 +37,14 @@ export class Authoring {
 
   /**
    * Publishes a component: its manifest, its code as one bundled module, its models and assets as they are. Publishing the same
-   * again changes nothing. Throws SPEC_INVALID naming file and field, IMMUTABLE, STORAGE_FULL; bytes stored before a
+   * again, on whichever peer, changes nothing and leaves it to its first author. Throws SPEC_INVALID naming file and field, IMMUTABLE, STORAGE_FULL; bytes stored before a
    * failure stay local, where the next try finds them.
    */
   async publishComponent(directory: string, options: PublishOptions = {}): Promise<Published> {
-    const { draft, parts, bytes } = await readComponentDirectory(directory, this.#ports.identity.peer, this.#limits)
+    const { draft: mine, parts, bytes } = await readComponentDirectory(directory, this.#ports.identity.peer, this.#limits)
     const { catalogue } = this.#ports
-    const before = await absent(catalogue.component(draft.componentURI, options.signal))
+    const before = await absent(catalogue.component(mine.componentURI, options.signal))
+    const draft = { ...mine, author: before?.manifest.author ?? mine.author }
     if (before !== undefined && shape(before.manifest) !== shape({ ...draft, files: parts.map(part => ({ ...part, cid: NO_CID })) })) {
       throw new MeshError('IMMUTABLE', `${draft.componentURI} was published by ${before.manifest.author} with other content; a version never changes: raise its version or releaseTag`, { details: { uri: draft.componentURI, published: before.cid } })
     }
@@ -61,7 +62,7 @@ export class Authoring {
     opened.rule.close()
     const before = await absent(this.#ports.catalogue.policy(rule.policyRuleURI, options.signal))
     const { code: _, ...unstored } = rule
-    const { uri, cid } = await this.#ports.catalogue.publishPolicy(unstored, source)
+    const { uri, cid } = await this.#ports.catalogue.publishPolicy({ ...unstored, author: before?.rule.author ?? unstored.author }, source)
     const bytes = utf8(source).byteLength
     options.progress?.({ path: entry, doneBytes: bytes, totalBytes: bytes })
     return { uri, cid, files: 1, bytes, existing: before !== undefined }
@@ -71,14 +72,14 @@ export class Authoring {
   async publishAsset(file: string, named: { readonly name?: string | undefined; readonly version?: string | undefined; readonly releaseTag?: string | undefined } = {}, options: PublishOptions = {}): Promise<Published> {
     const size = await sizeOf(file)
     if (size > this.#limits.fileBytes) throw invalid(file, `has ${size} bytes; the limit is ${this.#limits.fileBytes}`)
-    const author = this.#ports.identity.peer
     const document = { name: named.name ?? basename(file), version: named.version ?? '1.0.0', releaseTag: named.releaseTag ?? 'stable' }
     // Before the bytes are stored: a bad name should cost nothing.
-    const { assetURI } = inFile(basename(file), () => parseAsset(document, { author, content: NO_CID, size }))
+    const { assetURI } = inFile(basename(file), () => parseAsset(document, { author: this.#ports.identity.peer, content: NO_CID, size }))
     const before = await absent(this.#ports.catalogue.asset(assetURI, options.signal))
     if (before !== undefined && before.size !== size) throw new MeshError('IMMUTABLE', `${assetURI} was published by ${before.author} with ${before.size} bytes; a version never changes: raise its version or tag`, { details: { uri: assetURI } })
     const [stored] = await this.#store([{ path: basename(file), size, absolute: file }], size, options)
     if (stored === undefined) throw new MeshError('INTERNAL', 'the file was not stored')
+    const author = before?.author ?? this.#ports.identity.peer
     const { uri, cid } = await this.#ports.catalogue.publishAsset(parseAsset(document, { author, content: stored.cid, size }))
     return { uri, cid, files: 1, bytes: size, existing: before !== undefined }
   }

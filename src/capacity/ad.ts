@@ -32,7 +32,7 @@ export function describeSelf({ report, usage, free, instances, holds, ...facts }
     protocolMajor: facts.protocolMajor,
     labels: { ...facts.labels },
     total: report.total,
-    free: { ...free, gpus: free.gpus.map(gpu => ({ ...gpu, freeMb: Math.min(gpu.freeMb, measured.get(gpu.id) ?? gpu.freeMb) })) },
+    free: within(report.total, { ...free, gpus: free.gpus.map(gpu => ({ ...gpu, freeMb: Math.min(gpu.freeMb, measured.get(gpu.id) ?? gpu.freeMb) })) }),
     runtimes: report.runtimes.slice(0, 16),
     memoryGBs: report.memoryGBs,
     // Two digits: a load that wavers is no news.
@@ -41,6 +41,17 @@ export function describeSelf({ report, usage, free, instances, holds, ...facts }
     holds: holds.slice(0, 64),
     stewards: facts.stewards,
     ...(facts.http === undefined ? {} : { http: facts.http }),
+  }
+}
+
+/** The ledger was opened with another look at the machine, whose disk others fill and empty: nobody believes in more free than there is. */
+function within(total: Resources, free: Resources): Resources {
+  const gpus = new Map(total.gpus.map(({ id, memoryMb }) => [id, memoryMb]))
+  return {
+    cpuMilli: Math.min(free.cpuMilli, total.cpuMilli),
+    memoryMb: Math.min(free.memoryMb, total.memoryMb),
+    diskMb: Math.min(free.diskMb, total.diskMb),
+    gpus: free.gpus.map(gpu => ({ ...gpu, freeMb: Math.min(gpu.freeMb, gpus.get(gpu.id) ?? 0) })),
   }
 }
 

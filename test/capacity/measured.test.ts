@@ -25,7 +25,8 @@ describe('a machine measured after the first ad', () => {
         const capacity = new Capacity({ ...ports, machine }, CAPACITY)
         enter(ports, world.hosts.filter(({ index }) => index < host.index).map(({ address }) => address))
         const { total } = await machine.probe()
-        await capacity.start({ free: () => total, instances: () => [], holds: () => [] })
+        // Nor does the ledger look at the very moment of the first ad.
+        await capacity.start({ free: () => ({ ...total, diskMb: total.diskMb + 5 }), instances: () => [], holds: () => [] })
         return { capacity, machine, inspect: () => NOTHING_TO_SEE, stop: () => capacity.stop() }
       },
     })

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
-import { mkdtemp, rm, writeFile, mkdir } from 'node:fs/promises'
+import { mkdtemp, readFile, rm, writeFile, mkdir } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -11,7 +11,7 @@ import { asMeshError } from '../../protocols/errors.ts'
 import type { Json } from '../../protocols/ids.ts'
 import { readInvite } from '../../src/trust/invitation.ts'
 import { Devnet, type DevPeer } from '../../node/devnet/devnet.ts'
-import { publishTriage, type Triage } from '../../node/demo/triage.ts'
+import { EXAMPLE, publishTriage, type Triage } from '../../node/demo/triage.ts'
 
 const CLI = fileURLToPath(new URL('../../node/cli/main.ts', import.meta.url))
 const START_MS = 120_000
@@ -174,6 +174,14 @@ describe('a mesh of three real peers', function () {
     assert.equal(aios('status', '--data', join(dir, 'nobody')).code, 1)
     assert.match(aios('--help').out, /component publish/)
     assert.match(z.object({ error: z.object({ code: z.literal('USAGE'), message: z.string() }) }).parse(JSON.parse(aios('frobnicate', '--json').err)).error.message, /frobnicate/)
+  })
+
+  it('the same published again from another peer is no news, and other content under its name is refused', async () => {
+    const same = await net.peer(2).client.send('POST', '/mesh/vdags', { spec: JSON.parse(await readFile(join(EXAMPLE, 'vdag.json'), 'utf8')) })
+    assert.ok((await net.peer(0).client.get('/mesh/vdags') as readonly Json[]).some(row => JSON.stringify(row).includes(z.object({ cid: z.string() }).loose().parse(same).cid)))
+    for (const peer of net.running()) assert.deepEqual(z.object({ result: z.object({ existing: z.literal(true) }).loose() }).loose().parse(await published(peer.client, join(EXAMPLE, 'rules'))).result.existing, true)
+    const spec = { vdagName: 'tumour-triage', vdagVersion: { version: '1.0.0', 'release-tag': 'stable' }, nodes: [{ nodeLabel: 'a', manualBlockId: 'triage-rules' }] }
+    assert.equal((await refusal(net.peer(1).client.send('POST', '/mesh/vdags', { spec }))).code, 'IMMUTABLE')
   })
 
   it('an asset of one peer is read on another, whole', async () => {
