@@ -111,11 +111,12 @@ export class SessionChain {
     return { gone, draining }
   }
 
-  /** `stage` cannot go on with what it has; says whether that matters to the chain. */
-  blame(stage: number, from: PeerId): boolean {
+  /** `stage` cannot go on, says `accuser`'s host `from`; tells whether that matters to the chain. */
+  blame(stage: number, accuser: number, from: PeerId): boolean {
     const link = this.#links[stage]
     if (link === undefined) return false
-    if (link.standby?.host === from && link.primary?.host !== from) {
+    // A standby speaks for itself alone; its host may also serve the stage before, and accuse the primary.
+    if (accuser === stage && link.standby?.host === from && link.primary?.host !== from) {
       this.#parts.seating.shun(link.standby.instance)
       this.#dismiss(link)
       this.#guard(stage)

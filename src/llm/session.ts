@@ -15,7 +15,7 @@ import type { TokenLog } from './token-log.ts'
 export const CHUNK = 128
 /** After a failure so many positions of the answer are computed again one by one, in the shape they had; more go in chunks. */
 const SINGLES = 16
-const TOUCH_MS: Millis = 15_000
+const TOUCH_MS: Millis = 8_000
 /** How long an ended session tries to tell its mirrors. */
 const LAST_WORDS_MS: Millis = 5_000
 
@@ -155,7 +155,7 @@ export class Session {
     if (frame.kind === 'output') {
       this.#outputs.push(frame)
       this.#wake?.()
-    } else if (frame.kind === 'failed' && this.#chain.blame(frame.blame, from)) {
+    } else if (frame.kind === 'failed' && this.#chain.blame(frame.blame, frame.stage, from)) {
       this.#interrupt(new MeshError(isErrorCode(frame.code) ? frame.code : 'INSTANCE_FAILED', `stage ${frame.blame}: ${frame.message}`))
     }
   }

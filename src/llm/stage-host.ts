@@ -20,7 +20,7 @@ export type StageHostConfig = {
   readonly seats: number
 }
 
-export const STAGE_HOST: StageHostConfig = { leaseMs: 60_000, sweepMs: 5_000, logBytes: 268_435_456, seats: 4_096 }
+export const STAGE_HOST: StageHostConfig = { leaseMs: 30_000, sweepMs: 5_000, logBytes: 268_435_456, seats: 4_096 }
 
 /** The instances of this host as far as stages need them. */
 export interface StageInstances {

@@ -214,9 +214,7 @@ export class Seat {
 
   #later(task: () => Promise<void>): void {
     if (this.#tasks.push(task) > TASKS_BOUND) return this.#fail(new MeshError('OVERLOADED', `${TASKS_BOUND} steps wait at stage ${this.terms.stage}`))
-    this.#running ??= this.#work().finally(() => {
-      this.#running = undefined
-    })
+    this.#running ??= this.#work()
   }
 
   async #work(): Promise<void> {
@@ -231,6 +229,8 @@ export class Seat {
         this.#fail(failure)
       }
     }
+    // In the same turn in which nothing waited: what comes next must not count on us.
+    this.#running = undefined
   }
 
   #fail({ code, message }: MeshError, blame = this.terms.stage): void {
