@@ -4,6 +4,8 @@ import { generationAsk } from '../../protocols/generation-log.ts'
 import type { GenerationEvent, GenerationRequest, SessionId, StagePlan } from '../../protocols/generation.ts'
 import type { Millis, PeerId } from '../../protocols/ids.ts'
 import type { ModelFacts, ServedModel } from '../../protocols/model.ts'
+import { background } from '../lib/background.ts'
+import { Lru } from '../lib/lru.ts'
 import type { Ports, Random } from '../ports.ts'
 import type { ContractBook, Generations, MeshView, Models } from '../roles.ts'
 import type { Answers } from './answer.ts'
@@ -45,6 +47,7 @@ export type GenerationParts = {
 
 const MARKS = 16_777_216
 const BEGIN_TRIES = 5
+const MODELS_BOUND = 256
 const MODEL_MS: Millis = 30_000
 
 /** Generates with served models: as the origin of its own sessions, as stage, as mirror, and as the origin that follows one that died. */
@@ -62,6 +65,7 @@ export class SplitGenerations implements Generations {
   readonly #session: SessionParts
   readonly #driven = new Map<SessionId, Session>()
   readonly #beginning = new Map<SessionId, Promise<SessionId>>()
+  readonly #known = new Lru<string, true>(MODELS_BOUND)
   readonly #stopped = new AbortController()
   readonly #mark: number
 
@@ -78,6 +82,7 @@ export class SplitGenerations implements Generations {
     this.#mirror = new Mirror(ports, view, this.#book, this.#links, {
       drives: session => (this.#driven.has(session) ? 'driving' : this.#beginning.has(session) ? 'beginning' : undefined),
       giveUp: (session, to, epoch) => this.#driven.get(session)?.giveWay(to, epoch),
+      kept: entry => background(ports.telemetry, 'llm.mirror_not_ready', this.#ready(entry)),
     })
     this.#takeover = new Takeover({
       ports, view, book: this.#book, stopped: this.#stopped.signal,
@@ -237,6 +242,19 @@ export class SplitGenerations implements Generations {
     const fresh = this.#book.replace(entry, own, this.#ports.identity.peer)
     const leftMs = Math.max(0, endsAt - this.#ports.clock.monotonic())
     this.#drive(new Session(this.#session, { session, request, log: own, epoch, plan, leftMs }, { served, facts, answer, mark: this.#mark }), fresh)
+  }
+
+  /** Brings here what an answer of this model takes, once. */
+  async #ready({ request }: Entry): Promise<void> {
+    if (this.#known.has(request.model)) return
+    this.#known.set(request.model, true)
+    try {
+      const { served, facts } = await this.#model(request.model, this.#stopped.signal)
+      await this.#parts.answers.answer(served, facts, request, this.#stopped.signal)
+    } catch (error) {
+      this.#known.delete(request.model)
+      throw error
+    }
   }
 
   async #catchUp(entry: Entry, peer: PeerId, events: number, signal: AbortSignal): Promise<void> {

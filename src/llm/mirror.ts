@@ -16,6 +16,8 @@ export type Driven = {
   readonly drives: (session: SessionId) => 'driving' | 'beginning' | undefined
   /** Another origin goes on with it in a higher epoch. */
   readonly giveUp: (session: SessionId, to: PeerId, epoch: number) => void
+  /** This peer may have to go on with it some time: it needs what that takes before whoever has it is gone. */
+  readonly kept: (entry: Entry) => void
 }
 
 type Kept = { readonly have?: number; readonly origin?: PeerId; readonly epoch?: number }
@@ -59,7 +61,9 @@ export class Mirror {
       return { have: entry.log.length }
     }
     if (request === undefined) return {}
-    return { have: this.#book.add({ session, request, log: new TokenLog(news), origin: from, epoch, plan, endsAt: now + leftMs }).log.length }
+    const added = this.#book.add({ session, request, log: new TokenLog(news), origin: from, epoch, plan, endsAt: now + leftMs })
+    this.#driven.kept(added)
+    return { have: added.log.length }
   }
 
   #log({ session, epoch, from: first, events }: Extract<StageFrame, { kind: 'log' }>, from: PeerId): void {
