@@ -1,7 +1,7 @@
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { z } from 'zod'
-import { MeshError, isErrorCode } from '../../protocols/errors.ts'
+import { MeshError, isErrorCode, type ErrorCode } from '../../protocols/errors.ts'
 import { json, type Json } from '../../protocols/ids.ts'
 
 /** What a running daemon leaves in its folder for the CLI: where its door is and the key to it. */
@@ -74,7 +74,7 @@ export class DaemonClient {
       const answer = failure.safeParse(await response.json().catch(() => ({})))
       if (!answer.success) throw new MeshError('INTERNAL', `the peer answered ${response.status} without saying why`)
       const { code, message } = answer.data.error
-      throw new MeshError(isErrorCode(code) ? code : 'INTERNAL', message)
+      throw new MeshError(codeOf(code, response.status), message)
     }
     return response
   }
@@ -89,4 +89,12 @@ function thrownIfError(line: Json): Json {
   if (!parsed.success) return line
   const { code, message } = parsed.data.error
   throw new MeshError(isErrorCode(code) ? code : 'INTERNAL', message)
+}
+
+/** OpenAI's doors write codes in lower case, and have some of their own. */
+function codeOf(code: string, status: number): ErrorCode {
+  const known = code.toUpperCase()
+  if (isErrorCode(known)) return known
+  if (status === 404) return 'NOT_FOUND'
+  return status < 500 ? 'BAD_INPUT' : 'INTERNAL'
 }

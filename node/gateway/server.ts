@@ -8,6 +8,7 @@ import type { Peer } from '../../src/peer.ts'
 import type { TelemetrySink } from '../adapters/telemetry.ts'
 import type { Authoring } from '../authoring/authoring.ts'
 import { addAiosRoutes } from './aios-routes.ts'
+import { addGenerationRoutes } from './generation-routes.ts'
 import { guard } from './guard.ts'
 import { openInferStreams } from './infer-stream.ts'
 import { addControllerRoutes } from './controller-routes.ts'
@@ -19,7 +20,7 @@ import { openInferenceDoor } from './open-inference/open-inference-routes.ts'
 import { refuseOpenAi } from './openai/failure.ts'
 import { openAiDoor } from './openai/openai-routes.ts'
 
-const OPENAI = /^\/v1\/(?:chat|completions|embeddings|models)(?:\/|$)/
+const OPENAI = /^\/v1\/(?:chat|completions|embeddings|models|tokenize|detokenize)(?:\/|$)/
 const BODY_BYTES = 64 * 1_048_576
 
 export type GatewayParts = { readonly peer: Peer; readonly authoring: Authoring; readonly telemetry: TelemetrySink; readonly token: string; readonly startedAt: number; url(): string }
@@ -44,8 +45,9 @@ export async function openGateway(parts: Omit<GatewayParts, 'url'>, at: string):
   addModelRoutes(app, full)
   addAiosRoutes(app, full)
   addInferRoutes(app, full)
+  addGenerationRoutes(app, full)
   const { catalogue, invoker, texts, generations, view, ports } = parts.peer
-  app.route('/v1', openAiDoor({ models: catalogue, catalogue, invoker, texts, generations, random: ports.random.fork('openai'), clock: ports.clock }))
+  app.route('/v1', openAiDoor({ models: catalogue, catalogue, invoker, texts, generations, view, random: ports.random.fork('openai'), clock: ports.clock, telemetry: ports.telemetry }))
   app.route('/v2', openInferenceDoor({ catalogue, invoker, view }, manifest.version))
   addControllerRoutes(app, full)
 

@@ -4,6 +4,7 @@ import { pathToFileURL } from 'node:url'
 import { MeshError } from '../../protocols/errors.ts'
 import { blockOf } from '../../sdk/block.ts'
 import type { BlockDefinition } from '../../sdk/definition.ts'
+import { givesEmbeddings } from '../../src/llm/embedding-model.ts'
 import type { InstanceConfig } from './frames.ts'
 import { modelBlock } from './model-block.ts'
 
@@ -11,14 +12,14 @@ const ENTRIES = ['main.mjs', 'index.mjs', 'main.js', 'index.js', 'main.ts', 'ind
 const SDK = new URL('../../sdk/index.ts', import.meta.url).href
 
 /** The block of a bundle: its entry file, or its model when it has no code. Throws SPEC_INVALID, or what the entry throws. */
-export async function loadBlock(config: Pick<InstanceConfig, 'runtime' | 'bundle' | 'files' | 'blockInitData'>): Promise<BlockDefinition> {
+export async function loadBlock(config: Pick<InstanceConfig, 'runtime' | 'bundle' | 'files' | 'blockData' | 'blockInitData'>): Promise<BlockDefinition> {
   const { runtime } = config
   if (runtime.entry === undefined && runtime.name !== 'node') {
     const model = runtime.model ?? config.files.find(file => file.endsWith(runtime.name === 'onnx' ? '.onnx' : 'model.json'))
     if (model === undefined) throw new MeshError('SPEC_INVALID', `the manifest's runtime.model names no file, and the bundle holds no ${runtime.name === 'onnx' ? '.onnx file' : 'model.json'}`)
     if (!config.files.includes(model)) throw new MeshError('SPEC_INVALID', `runtime.model is "${model}", which the bundle does not hold`)
     // A tokenizer is much to load for the many that need none.
-    if (config.blockInitData['embeddings'] !== undefined) return (await import('./embeddings/embedding-block.ts')).embeddingBlock(model)
+    if (givesEmbeddings({ componentURI: String(config.blockData['componentURI'] ?? ''), initData: config.blockInitData })) return (await import('./embeddings/embedding-block.ts')).embeddingBlock(model)
     return modelBlock(model)
   }
   const entry = runtime.entry ?? ENTRIES.find(name => config.files.includes(name))

@@ -1,10 +1,10 @@
 import type { Context } from 'hono'
 import { json, type Json } from '../../../protocols/ids.ts'
 import { packet as packetSchema } from '../../../protocols/invoke.ts'
+import { givesEmbeddings } from '../../../src/llm/embedding-model.ts'
 import { isJsonObject } from '../../../src/lib/json.ts'
 import type { Clock } from '../../../src/ports.ts'
 import type { Catalogue, Invoker, Models } from '../../../src/roles.ts'
-import { embeds } from './embeddings.ts'
 import { eventStream, type ServerEvent } from './event-stream.ts'
 import { wrong } from './failure.ts'
 
@@ -22,7 +22,7 @@ export async function blockChat(context: Context, { models, catalogue, invoker, 
   if (given === undefined || model === undefined || await models.served(model) !== undefined) return undefined
   const block = await catalogue.block(model)
   if (block === undefined) return undefined
-  if (embeds(block)) throw wrong('model', `${model} is a model of embeddings: ask /v1/embeddings`)
+  if (givesEmbeddings(block)) throw wrong('model', `${model} is a model of embeddings: ask /v1/embeddings`)
   const signal = context.req.raw.signal
   const packet = packetSchema.parse({ sessionId: '', seqNo: 0, ts: clock.unix() / 1_000, data: given })
   const streams = isJsonObject(given) && given['stream'] === true

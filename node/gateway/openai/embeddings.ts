@@ -3,6 +3,7 @@ import { MeshError } from '../../../protocols/errors.ts'
 import type { Json } from '../../../protocols/ids.ts'
 import { packet as packetSchema } from '../../../protocols/invoke.ts'
 import type { BlockRecord } from '../../../protocols/specs.ts'
+import { givesEmbeddings } from '../../../src/llm/embedding-model.ts'
 import { isJsonObject } from '../../../src/lib/json.ts'
 import type { Catalogue, Invoker } from '../../../src/roles.ts'
 import { wrong } from './failure.ts'
@@ -17,16 +18,11 @@ const TEXTS = 64
 const CALLS = 8
 const answer = z.object({ embeddings: z.array(z.array(z.number())), tokens: z.array(z.int()) })
 
-/** Blocks whose initData declares `embeddings` are models of embeddings. */
-export function embeds(block: Pick<BlockRecord, 'initData'>): boolean {
-  return block.initData['embeddings'] !== undefined && block.initData['embeddings'] !== false
-}
-
 /** Throws NOT_FOUND, BAD_INPUT naming the parameter, and what the block throws. */
 export async function embeddings({ catalogue, invoker }: EmbeddingParts, asked: z.infer<typeof embeddingRequest>, signal: AbortSignal): Promise<Json> {
   const block = await catalogue.block(asked.model)
   if (block === undefined) throw noModel(asked.model)
-  if (!embeds(block)) throw wrong('model', `${asked.model} is no model of embeddings: its component's initData declares none`)
+  if (!givesEmbeddings(block)) throw wrong('model', `${asked.model} is no model of embeddings: its component is of another type, and its initData declares none`)
   const inputs = listed(asked.input)
   const groups = Array.from({ length: Math.ceil(inputs.length / TEXTS) }, (_, at) => inputs.slice(at * TEXTS, (at + 1) * TEXTS))
   const answers: z.infer<typeof answer>[] = []

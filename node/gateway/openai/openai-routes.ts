@@ -2,22 +2,21 @@ import { Hono, type Context } from 'hono'
 import { MeshError } from '../../../protocols/errors.ts'
 import { sessionId, type GenerationRequest } from '../../../protocols/generation.ts'
 import type { Json } from '../../../protocols/ids.ts'
-import type { ServedModel } from '../../../protocols/model.ts'
-import type { BlockRecord } from '../../../protocols/specs.ts'
-import type { ModelTexts } from '../../../src/llm/text/model-texts.ts'
-import type { Random } from '../../../src/ports.ts'
-import type { Generations, Models } from '../../../src/roles.ts'
+import type { Clock, Random, Telemetry } from '../../../src/ports.ts'
+import type { Generations } from '../../../src/roles.ts'
 import { blockChat, type BlockChatParts } from './block-chat.ts'
 import { chatChunks, chatCompletion, chatGenerations, toolNames, type ChatShape } from './chat.ts'
 import { Choices, type ChoiceEvent } from './choices.ts'
 import { completion, completionChunks, completionGenerations, type CompletionShape } from './completions.ts'
-import { embeddings, embeds, type EmbeddingParts } from './embeddings.ts'
+import { embeddings, type EmbeddingParts } from './embeddings.ts'
 import { eventStream, type ServerEvent } from './event-stream.ts'
 import { openAiBody, refuseOpenAi } from './failure.ts'
 import { chatRequest, completionRequest, embeddingRequest } from './requests.ts'
-import { noModel, seedOf, speaker } from './served-model.ts'
+import { Meter } from './meter.ts'
+import { addModelRoutes, type ModelParts } from './model-routes.ts'
+import { seedOf, speaker } from './served-model.ts'
 
-export type OpenAiParts = BlockChatParts & EmbeddingParts & { readonly models: Pick<Models, 'served' | 'services' | 'modelByCid'>; readonly texts: ModelTexts; readonly generations: Generations; readonly random: Pick<Random, 'below'> }
+export type OpenAiParts = BlockChatParts & EmbeddingParts & ModelParts & { readonly generations: Generations; readonly random: Pick<Random, 'below'>; readonly clock: Clock; readonly telemetry: Telemetry }
 
 type Written<Shape> = {
   readonly whole: (events: AsyncIterable<ChoiceEvent>, sessions: readonly string[], shape: Shape) => Promise<Json>
@@ -31,12 +30,14 @@ export function openAiDoor(parts: OpenAiParts): Hono {
   const door = new Hono()
   door.onError((error, context) => refuseOpenAi(context, error))
   addAnswers(door, parts)
-  addModels(door, parts)
+  addModelRoutes(door, parts)
+  door.post('/embeddings', async context => context.json(await embeddings(parts, await openAiBody(context, embeddingRequest), context.req.raw.signal)))
   return door
 }
 
 function addAnswers(door: Hono, parts: OpenAiParts): void {
-  const { models, texts, generations, random, clock } = parts
+  const { models, texts, generations, random, clock, telemetry } = parts
+  const meter = new Meter(telemetry, clock)
   const created = (): number => Math.floor(clock.unix() / 1_000)
 
   /** Starts, and answers whole or in pieces. A client that goes ends its answer, but for one that said it may come back. */
@@ -46,7 +47,7 @@ function addAnswers(door: Hono, parts: OpenAiParts): void {
     const left = async (): Promise<void> => {
       if (asked.resumable !== true) await choices.cancel()
     }
-    const events = choices.events(signal)
+    const events = meter.measured(choices.events(signal), requests[0]?.model ?? '')
     if (asked.stream === true) return eventStream(written.pieces(events, choices.sessions, shape(choices.id)), signal, left)
     try {
       return context.json(await written.whole(events, choices.sessions, shape(choices.id)))
@@ -114,24 +115,6 @@ function addAnswers(door: Hono, parts: OpenAiParts): void {
   })
   door.delete('/completions/:id', ended('text_completion.deleted'))
 
-}
-
-function addModels(door: Hono, parts: OpenAiParts): void {
-  const { models, catalogue } = parts
-  door.post('/embeddings', async context => context.json(await embeddings(parts, await openAiBody(context, embeddingRequest), context.req.raw.signal)))
-
-  const entry = (id: string, owner: string, more: object): object => ({ id, object: 'model', created: 0, owned_by: owner, ...more })
-  const servedEntry = ({ service, owner, modelURI, contextTokens, stages }: ServedModel): object => entry(service, owner, { model_uri: modelURI, max_model_len: contextTokens, stages: stages.map(({ block, first, end }) => ({ block, first, end })) })
-  const blockEntry = ({ blockId, owner, componentURI }: BlockRecord): object => entry(blockId, owner, { component_uri: componentURI, task: 'embeddings' })
-  door.get('/models', async context => context.json({ object: 'list', data: [...(await models.services()).map(servedEntry), ...(await catalogue.blocks()).filter(embeds).map(blockEntry)] }))
-  door.get('/models/:id', async context => {
-    const name = context.req.param('id')
-    const served = await models.served(name)
-    if (served !== undefined) return context.json(servedEntry(served))
-    const block = await catalogue.block(name)
-    if (block === undefined || !embeds(block)) throw noModel(name)
-    return context.json(blockEntry(block))
-  })
 }
 
 function sessionsOf(context: Context): readonly string[] {

@@ -15,7 +15,7 @@ import { encodeGraph } from '../../fixtures/llm/encode.ts'
 import { tokenizerOf } from '../../fixtures/llm/make-model.ts'
 import { sentenceEncoderGraph } from '../../fixtures/llm/sentence-encoder.ts'
 import { randomWeights, shapeOf } from '../../fixtures/llm/shapes.ts'
-import { never, openBench, type Bench } from '../instance-bundle.ts'
+import { never, openBench, realClock, type Bench } from '../instance-bundle.ts'
 import { byteTokenizer, CHATML } from '../../llm/byte-tokenizer.ts'
 import { ScriptedGenerations } from '../../llm/scripted-generations.ts'
 import { ModelText } from '../../../src/llm/text/model-text.ts'
@@ -55,6 +55,7 @@ describe('OpenAI\'s own client', () => {
   let client: OpenAI
   let generations: ScriptedGenerations
   let bench: Bench
+  const counted = new Map<string, number>()
   let encoder: RunningInstance
 
   before(async function () {
@@ -81,7 +82,7 @@ describe('OpenAI\'s own client', () => {
     async function * cat(cid: string): AsyncGenerator<Uint8Array> {
       yield new TextEncoder().encode(contents[cid] ?? '')
     }
-    app.route('/v1', openAiDoor({ models, catalogue, invoker: { infer }, generations, texts: new ModelTexts(models, { cat }), random: { below: () => 7 }, clock: { unix: () => 1_000_000 } }))
+    app.route('/v1', openAiDoor({ models, catalogue, invoker: { infer }, generations, texts: new ModelTexts(models, { cat }), random: { below: () => 7 }, clock: realClock, view: { instancesOf: () => [] }, telemetry: { count: (name, _labels, by) => void counted.set(name, (counted.get(name) ?? 0) + (by ?? 1)), gauge() {}, observe: name => void counted.set(name, (counted.get(name) ?? 0) + 1), event() {} } }))
     server = createServer(getRequestListener(app.fetch))
     await new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve))
     url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/v1`
@@ -233,6 +234,23 @@ describe('OpenAI\'s own client', () => {
     assert.equal((await client.models.retrieve('encoder')).id, 'encoder')
     assert.equal((await client.models.retrieve('parrot')).id, 'parrot')
     await refused(client.models.retrieve('crow'), 404, /crow/, { code: 'model_not_found' })
+  })
+
+  it('turns text into tokens and back, and says who computes a model', async () => {
+    const post = async (path: string, body: object): Promise<Readonly<Record<string, unknown>>> => await (await fetch(`${url}/${path}`, { method: 'POST', body: JSON.stringify({ model: 'parrot', ...body }) })).json() as Readonly<Record<string, unknown>>
+    const { tokens, count } = await post('tokenize', { prompt: 'Hello world' })
+    assert.deepEqual([tokens, count], [text.encode('Hello world', true), 2])
+    assert.deepEqual(await post('detokenize', { tokens }), { prompt: 'Hello world' })
+    assert.deepEqual((await post('tokenize', { messages: hello }))['tokens'], text.prompt({ messages: [...hello] }))
+    const info = await (await fetch(`${url}/models/parrot`)).json() as Readonly<Record<string, unknown>>
+    assert.deepEqual([info['chat'], info['tokenizer'], info['stages']], [true, true, [{ block: 'parrot-s0', first: 0, end: 2, hosts: [] }]])
+  })
+
+  it('is counted in AIOS\'s metrics', async () => {
+    const before = new Map(counted)
+    const { usage } = await client.chat.completions.create({ model: 'parrot', messages: [...hello], temperature: 0 })
+    const rose = (name: string): number => (counted.get(name) ?? 0) - (before.get(name) ?? 0)
+    assert.deepEqual(['llm_prompts_total', 'llm_prompt_tokens_total', 'llm_tokens_generated_total', 'llm_time_to_first_token_seconds', 'llm_inference_duration_seconds'].map(rose), [1, usage!.prompt_tokens, usage!.completion_tokens, 1, 1])
   })
 
   it('embeds texts, lists and tokens, as numbers and packed, and shorter where that makes sense', async () => {
