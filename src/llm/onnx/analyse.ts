@@ -93,11 +93,11 @@ export function analyse(skeleton: Skeleton): ModelAnalysis {
  * operators: the CPU has no such kernel, computes in float32 and drops the roundings between one sum and the next. Both fit
  * float32 exactly.
  */
-export function boundaryTensor({ plan }: Pick<ModelAnalysis, 'plan'>, name: string): BoundaryTensor & { readonly of: string } {
+export function boundaryTensor({ plan }: Pick<ModelAnalysis, 'plan'>, name: string): BoundaryTensor {
   const value = plan.values.get(name)
   const dataType = value?.dataType ?? ELEMENT.float32
   const widened = dataType === ELEMENT.bfloat16 || (dataType === ELEMENT.float16 && plan.graph.nodes[plan.graph.producer.get(name) ?? -1]?.opType === 'Add')
-  return { of: name, name: widened ? `${name}/float32` : name, dtype: elementName(widened ? ELEMENT.float32 : dataType), rank: value?.rank, width: value?.width ?? 1 }
+  return { name: widened ? `${name}/float32` : name, dtype: elementName(widened ? ELEMENT.float32 : dataType), rank: value?.rank, width: value?.width ?? 1 }
 }
 
 function cacheNames(chain: CacheChain): ReadonlySet<string> {

@@ -75,12 +75,12 @@ class StageWriter {
     const rows = new CacheRows({ nodes: this.#nodes, constants: this.#constants })
     for (const { cache, shape, names } of this.#caches) rows.takePast(cache, shape, names)
     // ONNX Runtime drops the casts that it makes itself, known by this name, between what it computes wider anyway; so it must this one.
-    for (const { of, name } of this.#received.map(one => boundaryTensor(this.#analysis, one))) if (name !== of) this.#nodes.push(node('Cast', [name], [of], [intAttribute('to', this.#typeOf(of))], '', `InsertedPrecisionFreeCast_${of}`))
+    for (const [of, name] of this.#carried(this.#received)) if (name !== of) this.#nodes.push(node('Cast', [name], [of], [intAttribute('to', this.#typeOf(of))], '', `InsertedPrecisionFreeCast_${of}`))
     for (const at of [...this.#needed].sort((a, b) => a - b)) {
       this.#emit(at, new Set(sent))
       for (const { cache, shape, names } of this.#caches) if (cache.node === at) rows.giveRows(cache, graph.nodes[at]!, shape, names)
     }
-    for (const { of, name } of sent.map(one => boundaryTensor(this.#analysis, one))) if (name !== of) this.#nodes.push(node('Cast', [of], [name], [intAttribute('to', ELEMENT.float32)]))
+    for (const [of, name] of this.#carried(sent)) if (name !== of) this.#nodes.push(node('Cast', [of], [name], [intAttribute('to', ELEMENT.float32)]))
     return this.#finish(sends, sent)
   }
 
@@ -93,6 +93,11 @@ class StageWriter {
     const segment = this.#analysis.plan.segments.of[at]!
     const { first, end } = this.#range
     return segment !== PREAMBLE && segment >= (first === 0 ? 0 : first + 1) && segment <= (this.#last ? end + 1 : end)
+  }
+
+  /** Values by the graph's name and by the name that they cross by. */
+  #carried(names: readonly string[]): readonly (readonly [of: string, name: string])[] {
+    return names.map(name => [name, boundaryTensor(this.#analysis, name).name])
   }
 
   #typeOf(name: string): number {

@@ -103,7 +103,7 @@ function rankOf(node: NodeProto, look: Look): number | undefined {
   if (node.opType === 'Constant') return attributeOf(node, 'value')?.t?.dims.length ?? 0
   if (DIFFERENT_RANK.has(node.opType)) return undefined
   if (node.opType.startsWith('Reduce')) return integerOf(node, 'keepdims') === 0 ? undefined : first
-  if (LIKE_FIRST.has(node.opType) || node.opType === 'MatMulNBits' || node.opType === 'Gemm' || node.opType === 'GroupQueryAttention') return first
+  if (LIKE_FIRST.has(node.opType) || node.opType === 'MatMulNBits' || node.opType === 'Gemm' || node.opType.endsWith('Attention')) return first
   const ranks = node.input.map((name, at) => name === '' ? 0 : look.input(at).rank)
   return ranks.includes(undefined) ? undefined : Math.max(0, ...ranks.filter(rank => rank !== undefined))
 }
@@ -126,6 +126,7 @@ function widthOf(node: NodeProto, output: number, look: Look): number {
     case 'Split': return Math.ceil(first / Math.max(1, node.output.length))
     case 'Slice': return look.input(0).rank === 1 ? sliceLength(first, look) : first
     case 'Reshape': case 'Transpose': case 'Squeeze': case 'Unsqueeze': return first
+    case 'MultiHeadAttention': case 'Attention': return first
     default: return LIKE_FIRST.has(node.opType) ? first : look.widest
   }
 }

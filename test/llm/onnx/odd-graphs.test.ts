@@ -5,8 +5,9 @@ import { join } from 'node:path'
 import { clone, create } from '@bufbuild/protobuf'
 import { decodeModel, encodeModel } from '../../../src/llm/onnx/codec.ts'
 import { ELEMENT } from '../../../src/llm/onnx/element.ts'
-import { intAttribute, intsAttribute, node, renamed } from '../../../src/llm/onnx/node.ts'
+import { CONTRIB, integers, intAttribute, intsAttribute, node, renamed } from '../../../src/llm/onnx/node.ts'
 import { AttributeProtoSchema, FunctionProtoSchema, NodeProtoSchema, OperatorSetIdProtoSchema, TensorProtoSchema, type ModelProto, type NodeProto } from '../../../src/llm/onnx/onnx-pb.js'
+import { stageGraph } from '../../../src/llm/onnx/stage-graph.ts'
 import { makeModel, type ModelOptions } from '../../fixtures/llm/make-model.ts'
 import { distances, openModel } from './stage-chain.ts'
 
@@ -134,6 +135,43 @@ describe('a model that is written differently', () => {
       }
     })
     writeFileSync(join(directory, 'weights.bin'), Buffer.concat(data))
+    await same(directory)
+  })
+
+  it('with attention by an operator that takes whole caches and no lengths', async () => {
+    const directory = rewritten('multi-head', { variant: 'fused-rotary', shape: { kvHeads: 4 } }, ({ graph }) => {
+      graph!.node = graph!.node.map(one => {
+        if (one.opType !== 'GroupQueryAttention') return one
+        const [query = '', key = '', value = '', pastKey = '', pastValue = ''] = one.input
+        return node('MultiHeadAttention', [query, key, value, '', '', '', pastKey, pastValue], one.output, [intAttribute('num_heads', 4), intAttribute('unidirectional', 1)], CONTRIB)
+      })
+    })
+    const { analysis } = await openModel(directory)
+    assert.equal(analysis.ownLengths, false)
+    await same(directory)
+  })
+
+  it('that asks how long its caches are, though its attention takes lengths', async () => {
+    const directory = rewritten('asking', { variant: 'fused-rotary' }, ({ graph }) => {
+      // Positions from the cache's length, as some exports count them.
+      const emit = (opType: string, input: readonly string[], name: string): string => {
+        added.push(node(opType, input, [name]))
+        return name
+      }
+      const added: NodeProto[] = []
+      const constant = (name: string, values: readonly number[] | number): string => {
+        graph!.initializer.push(integers(name, values))
+        return name
+      }
+      const past = emit('Gather', [emit('Shape', ['past_key_values.0.key'], 'c/shape'), constant('c/2', 2)], 'c/past')
+      const count = emit('Gather', [emit('Shape', ['input_ids'], 'c/ids'), constant('c/1', 1)], 'c/count')
+      const range = emit('Range', [past, emit('Add', [past, count], 'c/end'), constant('c/step', 1)], 'c/range')
+      emit('Reshape', [range, constant('c/row', [1, -1])], 'position_ids')
+      graph!.node.unshift(...added)
+      graph!.input = graph!.input.filter(({ name }) => name !== 'position_ids')
+    })
+    const { skeleton, analysis } = await openModel(directory)
+    assert.deepEqual(stageGraph(skeleton, analysis, { first: 2, end: 4 }).io.caches.map(({ layout }) => layout), ['tokens', 'tokens', 'tokens', 'tokens'])
     await same(directory)
   })
 })
