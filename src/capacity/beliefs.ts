@@ -23,11 +23,12 @@ function isLiving(state: LifeState): boolean {
 /** Who is believed alive, suspect, dead or gone. A join: order and repetition of the words make no difference. */
 export class Beliefs {
   readonly #self: PeerId
-  readonly #held = new Lru<PeerId, Belief>(BELIEFS_BOUND)
-  #living: readonly PeerId[] | undefined
+  readonly #held = new Lru<PeerId, Belief>(BELIEFS_BOUND, peer => this.#moved(peer, false))
+  #living: readonly PeerId[]
 
   constructor(self: PeerId) {
     this.#self = self
+    this.#living = [self]
   }
 
   of(peer: PeerId): Belief | undefined {
@@ -39,18 +40,12 @@ export class Beliefs {
     const before = this.#held.peek(peer)
     if (!overrides({ state, incarnation }, before)) return false
     this.#held.set(peer, { state, incarnation, since: now })
-    if (before === undefined || isLiving(state) !== isLiving(before.state)) this.#living = undefined
+    this.#moved(peer, isLiving(state))
     return true
-  }
-
-  forget(peer: PeerId): void {
-    this.#held.delete(peer)
-    this.#living = undefined
   }
 
   /** Alive and suspect peers and ourselves, sorted. */
   living(): readonly PeerId[] {
-    this.#living ??= [this.#self, ...[...this.#held].filter(([, { state }]) => isLiving(state)).map(([peer]) => peer)].sort()
     return this.#living
   }
 
@@ -61,9 +56,38 @@ export class Beliefs {
 
   /** The next `count` living peers after us in the ring of ids: so each peer is watched by as many, however large the mesh. */
   watched(count: number): readonly PeerId[] {
-    const living = this.living()
-    const at = living.indexOf(this.#self)
-    const others = [...living.slice(at + 1), ...living.slice(0, at)]
-    return others.slice(0, count)
+    return this.#inRing(this.#self, 1, count)
   }
+
+  /** The others among the `count` living peers before it in the ring: they watch it too, and are connected to it. */
+  watchersOf(peer: PeerId, count: number): PeerId[] {
+    return this.#inRing(peer, -1, count).filter(other => other !== this.#self)
+  }
+
+  /** One comes or goes: cheaper than to sort all of them again. Never changes a list that was handed out. */
+  #moved(peer: PeerId, lives: boolean): void {
+    const at = placeOf(this.#living, peer)
+    const listed = this.#living[at] === peer
+    if (listed !== lives && peer !== this.#self) this.#living = lives ? this.#living.toSpliced(at, 0, peer) : this.#living.toSpliced(at, 1)
+  }
+
+  #inRing(peer: PeerId, step: 1 | -1, count: number): readonly PeerId[] {
+    const living = this.living()
+    const at = placeOf(living, peer)
+    // Where it is, or where it would be.
+    const others = living[at] === peer ? living.length - 1 : living.length
+    const first = living[at] === peer || step < 0 ? at + step : at
+    return Array.from({ length: Math.min(count, others) }, (_, n) => living[(first + n * step + count * living.length) % living.length]!)
+  }
+}
+
+/** The first place in the sorted `peers` that does not come before `peer`. */
+function placeOf(peers: readonly PeerId[], peer: PeerId): number {
+  let [least, most] = [0, peers.length]
+  while (least < most) {
+    const middle = (least + most) >>> 1
+    if (peers[middle]! < peer) least = middle + 1
+    else most = middle
+  }
+  return least
 }

@@ -3,6 +3,7 @@ import { MeshError } from '../../protocols/errors.ts'
 import type { BlockId, Millis, PeerId } from '../../protocols/ids.ts'
 import type { Signed } from '../../protocols/signed.ts'
 import { background } from '../lib/background.ts'
+import { hedge } from '../lib/hedge.ts'
 import { Lru } from '../lib/lru.ts'
 import type { Ports, Random } from '../ports.ts'
 import type { MeshView } from '../roles.ts'
@@ -24,10 +25,8 @@ export type CapacityConfig = {
   /** Least time between two pulls from one peer. */
   readonly pullEveryMs: Millis
   readonly pullsAtOnce: number
-  /** When, after a start, everything is asked for again: peers that start together do not know each other at first. */
-  readonly askAgainMs: readonly Millis[]
-  /** Between two comparisons of everything held with one peer. */
-  readonly compareMs: Millis
+  /** Between two comparisons of everything held with one peer: soon while that makes peers known, and after an outage. */
+  readonly compareMs: readonly [soon: Millis, calm: Millis]
   /** How long a peer that has met others before waits for one of them before it counts itself alone. */
   readonly lonelyMs: Millis
   /** The same for one that never met anybody. */
@@ -43,8 +42,7 @@ export const CAPACITY: CapacityConfig = {
   pullDeadlineMs: 3_000,
   pullEveryMs: 500,
   pullsAtOnce: 16,
-  askAgainMs: [1_000, 4_000],
-  compareMs: 4_000,
+  compareMs: [500, 4_000],
   lonelyMs: 5_000,
   firstMs: 300,
 }
@@ -52,7 +50,10 @@ export const CAPACITY: CapacityConfig = {
 const MET = 'capacity/met'
 /** Peers asked for everything at once, until one has answered. */
 const WHOLE_PULLS = 2
-const ASK_AGAIN_MS = 1_000
+/** Who has not answered by then may be gone: another is asked. */
+const ANOTHER = { againMs: 1_000, times: 2 }
+/** So many that come back make it the end of an outage, of which some words will be missed. */
+const CAME_BACK = 4
 /** Up to this size asking at once costs nobody much. */
 const SMALL_MESH = 16
 /** How long gossip may take before it counts as lost. */
@@ -61,6 +62,8 @@ const MISSING_BOUND = 4_096
 /** Versions an asker names as held; the ads of a larger mesh come in parts anyway. */
 const VERSIONS_A_PULL = 4_096
 const ADS_A_PULL = 256
+/** Peers named in one pull: each may have a delta besides its ad. */
+const NAMED_A_PULL = 120
 const PULL_BYTES = 6 * 1_048_576
 const UNPROVED_BYTES = 16_384
 const AD_BYTES = capacityTopic.limits.messageBytes
@@ -78,7 +81,7 @@ export class Capacity implements MeshView {
   readonly #advertiser: Advertiser
   readonly #hearers = new Set<Hearer>()
   readonly #pulls = new Set<PeerId>()
-  readonly #missing = new Set<PeerId>()
+  readonly #missing = new Map<PeerId, Version>()
   readonly #pulledAt = new Lru<PeerId, Millis>(4_096)
   readonly #unproved = new Lru<PeerId, Signed>(256)
   readonly #stops: (() => void)[] = []
@@ -87,6 +90,9 @@ export class Capacity implements MeshView {
   #pulled = false
   #wholePulls = 0
   #startedAt = 0
+  #cameBack = 0
+  #compareWaitMs = 0
+  #cancelCompare = (): void => undefined
   #stopped = false
   #ads: readonly CapacityAd[] | undefined
 
@@ -114,7 +120,7 @@ export class Capacity implements MeshView {
       onProbed: (peer, incarnation, sequence) => {
         this.#pullMissing(peer, { incarnation, sequence })
       },
-      onState: (peer, state) => this.#moved(peer, state),
+      onState: (peer, state, before) => this.#moved(peer, state, before),
     })
   }
 
@@ -132,8 +138,7 @@ export class Capacity implements MeshView {
     }))
     for (const peer of network.peers()) this.#joined(peer)
     this.#stops.push(clock.after(this.#met ? this.#config.lonelyMs : this.#config.firstMs, () => this.#background(this.#catchUp())))
-    for (const wait of this.#config.askAgainMs) this.#stops.push(clock.after(wait, () => this.#askSomebody()))
-    this.#compare()
+    this.#compareIn(this.#config.compareMs[0])
     this.#expire()
   }
 
@@ -142,6 +147,7 @@ export class Capacity implements MeshView {
     if (this.#stopped) return
     this.#stopped = true
     this.#advertiser.stop()
+    this.#cancelCompare()
     for (const stop of this.#stops) stop()
     await this.#liveness.stop()
   }
@@ -222,26 +228,27 @@ export class Capacity implements MeshView {
     await this.#catchUp()
   }
 
-  /** Gossip loses words: now and then somebody is asked what it holds that we do not. */
-  #compare(): void {
-    const { clock, network } = this.#ports
-    clock.after(Math.round(this.#config.compareMs * (0.75 + this.#random.float() / 2)), () => {
-      if (this.#stopped) return
-      const peers = network.peers()
-      if (peers.length > 0 && this.#pulled && this.#view.size <= VERSIONS_A_PULL) this.#background(this.#pull(this.#random.pick(peers), {}))
-      this.#compare()
-    })
+  /** Gossip loses words, and peers that start together do not know each other at first: now and then somebody is asked what it holds that we do not. */
+  #compareIn(waitMs: Millis): void {
+    const { clock } = this.#ports
+    this.#cancelCompare()
+    this.#compareWaitMs = waitMs
+    this.#cancelCompare = clock.after(Math.round(waitMs * (0.75 + this.#random.float() / 2)), () => this.#background(this.#compare()))
   }
 
-  /** Everything one peer holds that we do not. Asked again, of another, until somebody answered. */
-  #askSomebody(): void {
+  async #compare(): Promise<void> {
     const peers = this.#ports.network.peers()
-    if (this.#stopped || peers.length === 0) return
-    const again = (): void => void this.#stops.push(this.#ports.clock.after(ASK_AGAIN_MS + this.#random.below(ASK_AGAIN_MS), () => this.#askSomebody()))
-    this.#pullAll(this.#random.pick(peers)).catch(error => {
-      if (!(error instanceof MeshError)) throw error
-      again()
-    })
+    const [soon, calm] = this.#config.compareMs
+    const known = this.#view.size
+    this.#cameBack = 0
+    let answered = false
+    try {
+      if (peers.length > 0 && (!this.#pulled || known <= VERSIONS_A_PULL)) await hedge(this.#ports.clock, ANOTHER, () => this.#pullAll(this.#random.pick(peers)))
+      answered = peers.length > 0
+    } finally {
+      const news = !answered || this.#view.size > known || this.#cameBack >= CAME_BACK
+      if (!this.#stopped) this.#compareIn(news ? soon : Math.min(calm, this.#compareWaitMs * 2))
+    }
   }
 
   async #catchUp(): Promise<void> {
@@ -257,11 +264,20 @@ export class Capacity implements MeshView {
       this.#pullOne(peer)
       return
     }
-    this.#missing.add(peer)
-    this.#ports.clock.after(GOSSIP_MS + this.#random.below(GOSSIP_MS), () => {
-      this.#missing.delete(peer)
-      if (!this.#stopped && this.#isLive(peer) && isNewer(version, this.#view.ad(peer))) this.#pullOne(peer)
-    })
+    this.#missing.set(peer, version)
+    if (this.#missing.size === 1) this.#ports.clock.after(GOSSIP_MS + this.#random.below(GOSSIP_MS), () => this.#background(this.#pullThem()))
+  }
+
+  /** One is asked itself where that needs no new connection. Of several, somebody who is connected tells what it knows. */
+  async #pullThem(): Promise<void> {
+    const connected = this.#ports.network.peers()
+    const stillMissing = (): PeerId[] => asked.filter(([peer, version]) => this.#isLive(peer) && isNewer(version, this.#view.ad(peer))).map(([peer]) => peer)
+    const asked = [...this.#missing].slice(0, NAMED_A_PULL)
+    this.#missing.clear()
+    const them = stillMissing()
+    if (this.#stopped || them.length === 0 || connected.length === 0) return
+    if (them.length > 1 || !connected.includes(them[0]!)) await this.#pull(this.#random.pick(connected), { of: them })
+    for (const peer of stillMissing()) if (connected.includes(peer)) this.#pullOne(peer)
   }
 
   #pullOne(peer: PeerId): void {
@@ -295,7 +311,8 @@ export class Capacity implements MeshView {
 
   #passOn(of: readonly PeerId[] | undefined, held: Uint8Array | undefined): Signed[] {
     const asker = held === undefined ? undefined : readMarks(held)
-    const wanted = of ?? [this.self, ...this.live().filter(peer => peer !== this.self && !(asker?.has(this.#view.mark(peer)) ?? false))]
+    const lacks = (peer: PeerId): boolean => !(asker?.has(this.#view.mark(peer)) ?? false)
+    const wanted = of ?? [...(lacks(this.self) ? [this.self] : []), ...this.live().filter(peer => peer !== this.self && lacks(peer))]
     const ads: Signed[] = []
     let bytes = 0
     // In a mesh larger than one answer, each asker gets another part of it after our own.
@@ -339,7 +356,11 @@ export class Capacity implements MeshView {
     this.#changed(signer, 'ad')
   }
 
-  #moved(peer: PeerId, state: LifeState): void {
+  #moved(peer: PeerId, state: LifeState, before: LifeState | 'unknown'): void {
+    if (state === 'alive' && before === 'dead') {
+      this.#cameBack += 1
+      if (this.#cameBack === CAME_BACK) this.#compareIn(this.#config.compareMs[0])
+    }
     if (state === 'dead' || state === 'left') this.#view.forget(peer)
     else if (state === 'alive') this.#pullMissing(peer)
     this.#changed(peer, state)
@@ -348,7 +369,6 @@ export class Capacity implements MeshView {
   async #refute(incarnation: number): Promise<void> {
     if (this.#stopped) return
     await this.#advertiser.refute(incarnation)
-    await this.#liveness.announce()
   }
 
   #expire(): void {

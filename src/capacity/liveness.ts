@@ -1,11 +1,12 @@
 import { livenessBody, livenessTopic, probe, type Rumour } from '../../protocols/capacity.ts'
-import { asMeshError, MeshError } from '../../protocols/errors.ts'
 import type { Millis, PeerId } from '../../protocols/ids.ts'
 import type { Signed } from '../../protocols/signed.ts'
 import { background } from '../lib/background.ts'
 import type { Ports, Random } from '../ports.ts'
 import { seal, unseal } from '../trust/seal.ts'
+import { reach, reachThrough, unheard, verdictOf, type ProbeAnswer, type ProbeRequest } from './asking.ts'
 import { Beliefs, overrides, type LifeState } from './beliefs.ts'
+import { Rumours } from './rumours.ts'
 
 export type LivenessConfig = {
   /** Every peer we watch is probed once in this time. */
@@ -21,14 +22,16 @@ export type LivenessConfig = {
   readonly relays: number
   /** Every so many periods one peer given up is tried again: a partition may have healed. */
   readonly retryDeadPeriods: number
+  /** Whoever lost a connection to a peer that others watch leaves it to them for about this long. */
+  readonly deferMs: Millis
   readonly skewMs: Millis
 }
 
 /**
- * A silent death is noticed within period + probe + relay + suspicion + a last probe: 2.5 s. A broken connection starts the same
+ * A silent death is noticed within period + probe + relay + suspicion + a last probe: 2.35 s. A broken connection starts the same
  * sequence at once, and a refused redial that every relay confirms ends it at once.
  */
-export const LIVENESS: LivenessConfig = { periodMs: 900, probeMs: 400, dialMs: 800, relayMs: 300, suspectMs: 400, watched: 3, relays: 3, retryDeadPeriods: 5, skewMs: 60_000 }
+export const LIVENESS: LivenessConfig = { periodMs: 900, probeMs: 400, dialMs: 800, relayMs: 300, suspectMs: 250, watched: 3, relays: 3, retryDeadPeriods: 5, deferMs: 250, skewMs: 60_000 }
 
 export type LivenessParts = {
   readonly isMember: (peer: PeerId) => boolean
@@ -38,14 +41,19 @@ export type LivenessParts = {
   readonly refute: (incarnation: number) => void
   /** A peer answered that it has a newer ad than this. */
   readonly onProbed: (peer: PeerId, incarnation: number, sequence: number) => void
-  readonly onState: (peer: PeerId, state: LifeState) => void
+  readonly onState: (peer: PeerId, state: LifeState, before: LifeState | 'unknown') => void
 }
 
 /** The ring watches everybody; the peer probed besides is one that costs no new connection, except this often. */
 const STRANGER_PERIODS = 8
-const RUMOURS_A_MESSAGE = 32
-const OUTBOX_BOUND = 512
 const RELAYING_BOUND = 64
+/** Questions within one probe, and within the one that decides about a rumour. */
+const ASKED = 2
+const ASKED_OF_RUMOUR = 3
+const RUMOUR_MS = 100
+/** What a sign of life of one given up makes us do, we do within this time: the first to do it saves the others the work. */
+const RECONSIDER_MS = 1_000
+const RETRY_MS = 500
 
 /** Notices who died, tells others, and refutes what is wrongly said of us. What others say is believed only of peers we cannot ask. */
 export class Liveness {
@@ -54,10 +62,14 @@ export class Liveness {
   readonly #config: LivenessConfig
   readonly #parts: LivenessParts
   readonly #beliefs: Beliefs
-  readonly #checking = new Set<PeerId>()
-  readonly #outbox = new Map<PeerId, { readonly rumour: Rumour; readonly saidBy: Set<PeerId> }>()
+  readonly #rumours: Rumours
+  /** Being asked. `refused`: its connection broke and nobody answers there. `told`: another has given it up. */
+  readonly #checking = new Map<PeerId, { refused: boolean; told: boolean }>()
+  /** Silent to us and to those who were asked about it, and given a last moment. */
+  readonly #suspects = new Set<PeerId>()
+  readonly #reconsidering = new Set<PeerId>()
   readonly #stops: (() => void)[] = []
-  #flushing = false
+  #retrying = false
   #relaying = 0
   #periods = 0
   #refutedAt = -Infinity
@@ -69,6 +81,7 @@ export class Liveness {
     this.#config = config
     this.#parts = parts
     this.#beliefs = new Beliefs(ports.identity.peer)
+    this.#rumours = new Rumours(ports.clock, ports.random.fork('rumours'), ports.identity.peer, rumours => this.#background(this.#publish(rumours)))
   }
 
   start(): void {
@@ -92,7 +105,8 @@ export class Liveness {
 
   state(peer: PeerId): LifeState | 'unknown' {
     if (peer === this.#ports.identity.peer) return 'alive'
-    return this.#beliefs.of(peer)?.state ?? 'unknown'
+    const state = this.#beliefs.of(peer)?.state ?? 'unknown'
+    return state === 'alive' && this.#suspects.has(peer) ? 'suspect' : state
   }
 
   /** Alive and suspect peers and ourselves, sorted. */
@@ -104,18 +118,13 @@ export class Liveness {
   heardFrom(peer: PeerId, incarnation: number): void {
     const belief = this.#beliefs.of(peer)
     if (belief === undefined || incarnation > belief.incarnation) this.#set(peer, 'alive', incarnation)
-    else if (incarnation === belief.incarnation && (belief.state === 'suspect' || belief.state === 'dead')) this.#background(this.#check(peer, false))
+    else if (incarnation === belief.incarnation && belief.state === 'dead') this.#background(this.#reconsider(peer))
   }
 
   /** Nobody has heard of it for a whole TTL. */
   expired(peer: PeerId): void {
     const belief = this.#beliefs.of(peer)
     if (belief !== undefined && belief.state !== 'left') this.#set(peer, 'dead', belief.incarnation)
-  }
-
-  /** Tells the others of our new life. */
-  async announce(): Promise<void> {
-    await this.#publish([{ about: this.#ports.identity.peer, incarnation: this.#parts.own().incarnation, state: 'alive' }])
   }
 
   #next(): void {
@@ -133,68 +142,75 @@ export class Liveness {
     const targets = new Set(this.#beliefs.watched(this.#config.watched))
     const other = this.#periods % STRANGER_PERIODS === 0 ? this.#anyLiving(1, [...targets])[0] : this.#anyConnected()
     if (other !== undefined) targets.add(other)
-    if (this.#periods % this.#config.retryDeadPeriods === 0) {
-      const dead = this.#beliefs.dead()
-      if (dead.length > 0) targets.add(this.#random.pick(dead))
-    }
+    if (this.#periods % this.#config.retryDeadPeriods === 0) this.#tryDead()
     for (const peer of targets) this.#background(this.#check(peer, false))
   }
 
   /** Is the peer there? Asks it, then others about it, then gives it a moment, then gives it up. */
   async #check(peer: PeerId, connectionLost: boolean): Promise<void> {
-    if (this.#stopped || peer === this.#ports.identity.peer || this.#checking.has(peer)) return
     const before = this.#beliefs.of(peer)
-    if (before === undefined || before.state === 'left') return
-    this.#checking.add(peer)
+    if (this.#stopped || peer === this.#ports.identity.peer || this.#checking.has(peer) || before === undefined || before.state === 'left') return
+    const check = { refused: false, told: false }
+    this.#checking.set(peer, check)
     try {
       const direct = await this.#ask(peer, !connectionLost)
       if (direct === 'alive' || before.state === 'dead') return
-      const relayed = await this.#askOthers(peer)
-      if (relayed.some(answer => answer === 'alive')) return
-      const conclusive = connectionLost && direct === 'refused' && relayed.every(answer => answer !== 'silent')
-      const incarnation = this.#beliefs.of(peer)?.incarnation ?? before.incarnation
-      if (incarnation > before.incarnation) return
-      if (!conclusive) {
-        this.#detected(peer, 'suspect', incarnation)
-        await this.#ports.clock.sleep(this.#config.suspectMs)
-        if (await this.#ask(peer) === 'alive' || this.#stopped) return
+      check.refused = connectionLost && direct === 'refused'
+      // Those who watch it find out at the same time, and their word spares the others the questions.
+      const watched = this.#beliefs.watched(this.#config.watched).includes(peer)
+      if (check.refused && !watched && !check.told) await this.#ports.clock.sleep(this.#config.deferMs + this.#random.below(this.#config.deferMs))
+      if (!check.told) {
+        const relayed = await this.#askOthers(peer, direct)
+        if (relayed.includes('alive')) return
+        if (!check.refused || relayed.includes('silent')) {
+          this.#suspect(peer)
+          await this.#ports.clock.sleep(this.#config.suspectMs)
+          if (await this.#ask(peer) === 'alive') return
+        }
       }
-      this.#detected(peer, 'dead', incarnation)
+      this.#giveUp(peer, before.incarnation)
+      if (this.#beliefs.of(peer)?.state === 'dead') this.#rumours.tell({ about: peer, incarnation: before.incarnation, state: 'dead' }, watched ? 0 : this.#config.deferMs)
     } finally {
       this.#checking.delete(peer)
+      if (this.#suspects.delete(peer) && this.#beliefs.of(peer)?.state === 'alive') this.#parts.onState(peer, 'alive', 'suspect')
     }
   }
 
+  /** Silent to us, and to whom we asked about it. Nobody is told before it is certain: a suspicion told would have to be taken back. */
+  #suspect(peer: PeerId): void {
+    if (this.#stopped || this.#beliefs.of(peer)?.state !== 'alive') return
+    this.#suspects.add(peer)
+    this.#parts.onState(peer, 'suspect', 'alive')
+  }
+
+  #giveUp(peer: PeerId, incarnation: number): void {
+    if (!this.#stopped) this.#set(peer, 'dead', incarnation)
+  }
+
   /** `patient`: a peer we are not connected to may need the time of a dial besides. */
-  async #ask(peer: PeerId, patient = false): Promise<'alive' | 'refused' | 'silent'> {
-    const { probeMs, dialMs } = this.#config
-    const waitMs = probeMs + (patient && !this.#ports.network.peers().includes(peer) ? dialMs : 0)
+  async #ask(peer: PeerId, patient = false, windowMs = this.#config.probeMs, times = ASKED): Promise<'alive' | 'refused' | 'silent'> {
+    const waitMs = windowMs + (patient && !this.#isConnected(peer) ? this.#config.dialMs : 0)
     const belief = this.#beliefs.of(peer)
-    const believed = belief?.state === 'suspect' || belief?.state === 'dead' ? { believed: belief.state } : {}
+    const request: ProbeRequest = { incarnation: belief?.incarnation ?? 0, ...(belief?.state === 'dead' ? { believed: 'dead' } : {}) }
     try {
-      const answer = await this.#ports.network.request(peer, probe, { incarnation: belief?.incarnation ?? 0, ...believed }, this.#ports.clock.deadline(waitMs))
+      const answer = await reach(this.#ports, peer, request, waitMs, times)
       this.#set(peer, 'alive', answer.incarnation)
       if (answer.sequence !== undefined) this.#parts.onProbed(peer, answer.incarnation, answer.sequence)
       return this.#beliefs.of(peer)?.state === 'dead' ? 'silent' : 'alive'
     } catch (error) {
-      return this.#verdict(error)
+      return verdictOf(error)
     }
   }
 
-  /** `absent`: the relay itself is gone and says nothing about the peer. */
-  async #askOthers(peer: PeerId): Promise<readonly ('alive' | 'refused' | 'silent' | 'absent')[]> {
+  /** Asks those who watch it too, and it itself once more: loss must not look like death. */
+  #askOthers(peer: PeerId, direct: 'refused' | 'silent'): Promise<readonly ('alive' | 'refused' | 'silent' | 'absent')[]> {
     const incarnation = this.#beliefs.of(peer)?.incarnation ?? 0
-    return Promise.all(this.#relaysFor(peer).map(async relay => {
-      try {
-        const answer = await this.#ports.network.request(relay, probe, { of: peer, incarnation }, this.#ports.clock.deadline(this.#config.relayMs + 100))
-        return answer.alive ? 'alive' : 'refused'
-      } catch (error) {
-        return this.#verdict(error) === 'refused' ? 'absent' : 'silent'
-      }
-    }))
+    const windowMs = this.#config.relayMs + 100
+    const relayed = this.#relaysFor(peer).map(relay => reachThrough(this.#ports, relay, peer, incarnation, windowMs))
+    return Promise.all(direct === 'silent' ? [...relayed, this.#ask(peer, false, windowMs)] : relayed)
   }
 
-  async #answer(request: { readonly of?: PeerId | undefined; readonly incarnation: number; readonly believed?: 'suspect' | 'dead' | undefined }, from: PeerId, signal: AbortSignal): Promise<{ alive: boolean; incarnation: number; sequence?: number }> {
+  async #answer(request: { readonly of?: PeerId | undefined; readonly incarnation: number; readonly believed?: 'suspect' | 'dead' | undefined }, from: PeerId, signal: AbortSignal): Promise<ProbeAnswer> {
     if (request.of === undefined || request.of === this.#ports.identity.peer) {
       if (request.believed !== undefined && this.#parts.isMember(from)) this.#refute(request.incarnation)
       return { alive: true, ...this.#parts.own() }
@@ -205,19 +221,15 @@ export class Liveness {
     if (belief === undefined || belief.state === 'left' || this.#relaying >= RELAYING_BOUND) return { alive: false, incarnation: belief?.incarnation ?? 0 }
     this.#relaying += 1
     try {
-      const answer = await this.#ports.network.request(of, probe, { incarnation: belief.incarnation }, this.#ports.clock.deadline(this.#config.relayMs, signal))
+      const answer = await reach(this.#ports, of, { incarnation: belief.incarnation }, this.#config.relayMs, ASKED, signal)
       this.#set(of, 'alive', answer.incarnation)
       return { alive: true, incarnation: answer.incarnation }
     } catch (error) {
-      if (this.#verdict(error) === 'silent') throw new MeshError('DEADLINE', `${of} did not answer`)
+      if (verdictOf(error) === 'silent') throw unheard(of)
       return { alive: false, incarnation: belief.incarnation }
     } finally {
       this.#relaying -= 1
     }
-  }
-
-  #verdict(error: unknown): 'refused' | 'silent' {
-    return asMeshError(error).code === 'PEER_UNREACHABLE' ? 'refused' : 'silent'
   }
 
   #refute(incarnation: number): void {
@@ -228,36 +240,14 @@ export class Liveness {
     this.#parts.refute(incarnation)
   }
 
-  /** We found out ourselves. */
-  #detected(peer: PeerId, state: 'suspect' | 'dead', incarnation: number): void {
-    if (this.#stopped || !this.#set(peer, state, incarnation)) return
-    this.#tell({ about: peer, incarnation, state })
-  }
-
   #set(peer: PeerId, state: LifeState, incarnation: number): boolean {
     const before = this.#beliefs.of(peer)
     if (!this.#beliefs.hear(peer, state, incarnation, this.#ports.clock.monotonic())) return false
     if (before?.state === state) return true
     this.#ports.telemetry.event('debug', 'peer.state', { peer, state, incarnation })
-    this.#parts.onState(peer, state)
+    if (before?.state === 'dead' && state === 'alive') this.#resurrected()
+    this.#parts.onState(peer, state, before?.state ?? 'unknown')
     return true
-  }
-
-  #tell(rumour: Rumour): void {
-    if (this.#outbox.size >= OUTBOX_BOUND && !this.#outbox.has(rumour.about)) return
-    this.#outbox.set(rumour.about, { rumour, saidBy: new Set() })
-    if (this.#flushing) return
-    this.#flushing = true
-    // All who were connected to the dead notice together: whoever draws the longest wait finds that it has been said.
-    const spreadMs = Math.min(1_000, 10 * this.#ports.network.peers().length)
-    this.#ports.clock.after(5 + this.#random.below(spreadMs + 1), () => this.#background(this.#flush()))
-  }
-
-  async #flush(): Promise<void> {
-    this.#flushing = false
-    const due = [...this.#outbox.values()].filter(({ saidBy }) => saidBy.size < 2).map(({ rumour }) => rumour)
-    this.#outbox.clear()
-    for (let at = 0; at < due.length; at += RUMOURS_A_MESSAGE) await this.#publish(due.slice(at, at + RUMOURS_A_MESSAGE))
   }
 
   async #publish(rumours: readonly Rumour[]): Promise<void> {
@@ -277,37 +267,79 @@ export class Liveness {
       if (state === 'suspect' || state === 'dead') this.#refute(Math.min(incarnation, this.#parts.own().incarnation))
       return
     }
-    const said = this.#outbox.get(about)
-    if (said !== undefined && said.rumour.state === state && said.rumour.incarnation === incarnation) said.saidBy.add(signer)
     const belief = this.#beliefs.of(about)
     if (state === 'alive' || state === 'left') {
       // Of its life and its leaving only the peer itself may speak.
       if (signer === about && (state === 'alive' || belief !== undefined)) this.#set(about, state, incarnation)
       return
     }
-    if (belief === undefined || !overrides(rumour, belief)) return
-    // A word about a life that the peer never claimed here, or about one we are connected to, is a reason to ask it, no more.
-    const askIt = incarnation > belief.incarnation || this.#ports.network.peers().includes(about)
-    if (askIt) this.#background(this.#check(about, false))
-    else {
-      this.#set(about, state, incarnation)
-      if (state === 'suspect') this.#background(this.#settleSuspicion(about))
+    if (belief === undefined) return
+    this.#rumours.heard(rumour, signer)
+    if (!overrides(rumour, belief)) return
+    // A word about a life that the peer never claimed here is a reason to ask it, no more. So is a suspicion, for those who watch it.
+    if (incarnation > belief.incarnation || (state === 'suspect' && this.#beliefs.watched(this.#config.watched).includes(about))) this.#background(this.#check(about, false))
+    else if (state === 'dead') this.#background(this.#verify(about, incarnation))
+  }
+
+  /** Another gave a peer up. One that we are connected to is asked first: no member can talk another to death. */
+  async #verify(about: PeerId, incarnation: number): Promise<void> {
+    const { probeMs } = this.#config
+    const under = this.#checking.get(about)
+    if (under !== undefined) {
+      under.told = true
+      if (under.refused) this.#giveUp(about, incarnation)
+      return
     }
+    if (this.#isConnected(about)) {
+      this.#checking.set(about, { refused: false, told: true })
+      try {
+        if (await this.#ask(about, false, probeMs + RUMOUR_MS, ASKED_OF_RUMOUR) === 'alive') return
+      } finally {
+        this.#checking.delete(about)
+      }
+    }
+    this.#giveUp(about, incarnation)
   }
 
-  /** Whoever suspected it says what became of it; if we miss that, we ask. */
-  async #settleSuspicion(peer: PeerId): Promise<void> {
-    await this.#ports.clock.sleep(this.#config.suspectMs * 2 + this.#random.below(this.#config.suspectMs + 1))
-    if (this.#beliefs.of(peer)?.state === 'suspect') await this.#check(peer, false)
+  /** One given up shows signs of life. Most of us see them together: the first that asks makes it say so to all. */
+  async #reconsider(peer: PeerId): Promise<void> {
+    if (this.#reconsidering.has(peer)) return
+    this.#reconsidering.add(peer)
+    await this.#ports.clock.sleep(this.#random.below(RECONSIDER_MS))
+    this.#reconsidering.delete(peer)
+    if (this.#beliefs.of(peer)?.state === 'dead') await this.#check(peer, false)
   }
 
-  /** Connected ones first: a relay that must be dialled answers too late. */
+  /** One given up has come back: a partition may have healed, and others are there again too. */
+  #resurrected(): void {
+    if (this.#retrying) return
+    this.#retrying = true
+    this.#ports.clock.after(this.#random.below(RETRY_MS), () => {
+      this.#retrying = false
+      this.#tryDead()
+    })
+  }
+
+  #tryDead(): void {
+    const dead = this.#beliefs.dead()
+    if (!this.#stopped && dead.length > 0) this.#background(this.#check(this.#random.pick(dead), false))
+  }
+
+  /** Those who watch it are connected to it. Connected ones first: a relay that must be dialled answers too late. */
   #relaysFor(peer: PeerId): readonly PeerId[] {
-    const { relays } = this.#config
-    const connected = this.#ports.network.peers().filter(other => other !== peer && this.#beliefs.of(other)?.state === 'alive')
+    const { relays, watched } = this.#config
+    const chosen = this.#beliefs.watchersOf(peer, watched).filter(relay => this.#isConnected(relay))
+    const connected = this.#ports.network.peers()
     const from = this.#random.below(Math.max(1, connected.length))
-    const chosen = [...connected.slice(from), ...connected.slice(0, from)].slice(0, relays)
-    return chosen.length < relays ? [...chosen, ...this.#anyLiving(relays - chosen.length, [peer, ...chosen])] : chosen
+    for (let at = 0; chosen.length < relays && at < connected.length; at += 1) {
+      const relay = connected[(from + at) % connected.length]!
+      if (relay !== peer && !chosen.includes(relay) && this.#beliefs.of(relay)?.state === 'alive') chosen.push(relay)
+    }
+    return chosen.length < relays ? [...chosen, ...this.#anyLiving(relays - chosen.length, [peer, ...chosen])] : chosen.slice(0, relays)
+  }
+
+  #isConnected(peer: PeerId): boolean {
+    return this.#ports.network.peers().includes(peer)
   }
 
   #anyConnected(): PeerId | undefined {

@@ -20,6 +20,8 @@ type Heard = {
   readonly ad: CapacityAd
   /** Local monotonic time of the last thing that was new: the TTL counts from here, so clocks need not agree. */
   readonly heardAt: Millis
+  /** Names `ad` in 32 bits. */
+  readonly mark: number
   /** The newest delta whose base has not arrived. */
   readonly early: Early | undefined
 }
@@ -63,6 +65,7 @@ export class AdView {
       envelope,
       delta: keep ? before.delta : fits ? early.envelope : undefined,
       ad: keep ? before.ad : current,
+      mark: keep ? before.mark : markOf(current),
       heardAt: now,
       early: fits || early === undefined || !isNewer(early.delta, current) ? undefined : early,
     })
@@ -85,7 +88,8 @@ export class AdView {
       this.#heard.set(peer, { ...before, early: { delta, envelope } })
       return 'base-missing'
     }
-    this.#put(peer, { ...before, ad: applied(before.whole, delta), delta: envelope, heardAt: now })
+    const ad = applied(before.whole, delta)
+    this.#put(peer, { ...before, ad, mark: markOf(ad), delta: envelope, heardAt: now })
     return 'newer'
   }
 
@@ -125,17 +129,16 @@ export class AdView {
 
   /** Names the newest word held of a peer in 32 bits. */
   mark(peer: PeerId): number {
-    const heard = this.#heard.peek(peer)
-    return heard === undefined ? 0 : markOf(heard.ad)
+    return this.#heard.peek(peer)?.mark ?? 0
   }
 
   /** The marks of all that is held, 4 bytes each, at most `most` of them. */
   marks(most: number): Uint8Array {
     const out = new DataView(new ArrayBuffer(4 * Math.min(most, this.#heard.size)))
     let at = 0
-    for (const [, { ad }] of this.#heard) {
+    for (const [, { mark }] of this.#heard) {
       if (at >= out.byteLength) break
-      out.setUint32(at, markOf(ad))
+      out.setUint32(at, mark)
       at += 4
     }
     return new Uint8Array(out.buffer)

@@ -4,6 +4,7 @@ import type { Millis, PeerId } from '../../protocols/ids.ts'
 import { bearerBody, hello, helloBody, type CapabilityChain, type Right } from '../../protocols/membership.ts'
 import { signingBytes, type Signed } from '../../protocols/signed.ts'
 import { retry } from '../lib/backoff.ts'
+import { hedge } from '../lib/hedge.ts'
 import type { Ports, Random } from '../ports.ts'
 import { issue, proveChain, SKEW_MS } from './capability.ts'
 import { LINKS, readGenesis, type Membership } from './invitation.ts'
@@ -17,6 +18,9 @@ const LOOK_MS = 30_000
 const PARTING_MS = 500
 /** A host under load answers later than this rarely; a lost hello must not cost the connection. */
 const HELLO_MS = 2_000
+/** Nothing else passes before it: a hello without an answer is said again before it is given up. */
+const HELLO_AGAIN_MS = 500
+const HELLOS_SAID = 3
 const HELLOS = { firstMs: 100, maxMs: 500, retries: 3 }
 
 /**
@@ -109,7 +113,8 @@ export class Admission {
 
   async #greet(peer: PeerId): Promise<void> {
     const { clock, network } = this.#ports
-    const answer = await network.request(peer, hello, this.#say(peer), clock.deadline(HELLO_MS))
+    const deadline = clock.deadline(HELLO_MS)
+    const answer = await hedge(clock, { againMs: HELLO_AGAIN_MS, times: HELLOS_SAID }, () => network.request(peer, hello, this.#say(peer), deadline))
     if (answer.hello === undefined) {
       const because = answer.refused?.because ?? 'no reason given'
       const code = answer.refused !== undefined && isErrorCode(answer.refused.code) ? answer.refused.code : 'NETWORK_REFUSED'

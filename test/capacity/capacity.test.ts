@@ -1,7 +1,9 @@
 import assert from 'node:assert/strict'
+import { livenessTopic } from '../../protocols/capacity.ts'
 import { NOTHING_TO_SEE, viewsConverge } from '../../simulations/checkers.ts'
 import { World, type SimPeer } from '../../simulations/world.ts'
 import { Capacity, CAPACITY } from '../../src/capacity/capacity.ts'
+import { seal } from '../../src/trust/seal.ts'
 import { enter } from '../placement/mesh.ts'
 
 class Watcher implements SimPeer {
@@ -131,6 +133,37 @@ describe('knowing the mesh', () => {
     const given = [...world.peers.values()].flatMap(({ heard }) => heard.filter(({ at, what }) => at > from && what === 'dead'))
     assert.ok(given.length <= 2, `${given.length} times a living peer was given up in a minute among 8`)
     await world.settle(10_000)
+  })
+
+  it('in a village that loses five in a hundred messages nobody living is suspected for long, and the dead are noticed by all', async () => {
+    const world = mesh(40, 3, 0.05)
+    await world.startAll()
+    await world.run(6_000)
+    const from = world.now
+    await world.run(from + 10_000)
+    const words = [...world.peers.values()].flatMap(({ heard }) => heard.filter(({ at, what }) => at > from && what !== 'ad'))
+    assert.ok(words.length <= 20, `${words.length} times somebody changed his mind about a living peer, in ten seconds among 40`)
+    const victim = world.hosts[7]!
+    const died = world.now
+    world.crash(victim, true)
+    await world.run(died + 4_000)
+    const worst = Math.max(...others(world, victim.peer).map(watcher => noticedAfter(watcher, victim.peer, died)))
+    assert.ok(worst <= 3_000, `a silent death under loss was noticed by all after ${worst} ms`)
+  })
+
+  it('a member who gives a living peer up is not believed by those who are connected to it, and the others hear better', async () => {
+    const world = mesh(6)
+    await world.startAll()
+    await world.run(3_000)
+    const [liar, victim] = [world.hosts[0]!, world.hosts[3]!]
+    const { incarnation } = world.peers.get(victim.peer)!.capacity.ad(victim.peer)!
+    const from = world.now
+    world.network.publish(world.network.host(liar.peer)!, livenessTopic, seal(liar.identity, 'liveness', { rumours: [{ about: victim.peer, incarnation, state: 'dead' }], issuedAt: world.kernel.clock().unix() }))
+    await world.run(from + 2_000)
+    for (const watcher of others(world, victim.peer)) {
+      assert.equal(watcher.capacity.state(victim.peer), 'alive')
+      assert.equal(noticedAfter(watcher, victim.peer, from), Infinity)
+    }
   })
 
   it('an ad that comes before the proof of membership counts when the proof has come, and not before', async () => {

@@ -27,7 +27,7 @@ export function enter(ports: Ports, neighbours: readonly string[]): void {
   })
   network.onConnection((peer, direction) => {
     if (direction !== 'outbound') return
-    background(retry({ clock, random }, { firstMs: 100, maxMs: 1_000, retries: 10 }, () => network.request(peer, hello, seal(identity, 'hello', { to: peer }))).then(() => network.admit(peer)))
+    background(retry({ clock, random }, { firstMs: 100, maxMs: 1_000, retries: 10 }, () => network.request(peer, hello, seal(identity, 'hello', { to: peer }), clock.deadline(600))).then(() => network.admit(peer)))
   })
   const reach = (address: string): void => background(retry({ clock, random }, { firstMs: 200, maxMs: 2_000, retries: 30 }, () => network.dial([address], clock.deadline(5_000))))
   for (const address of neighbours) reach(address)

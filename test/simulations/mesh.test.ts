@@ -13,13 +13,15 @@ function lived(seed: number, options: { readonly bug?: Planted; readonly churn?:
   return live(drawMesh({ seed, peers: 6, seconds: 4, loss: 0.05, ...options }), 4)
 }
 
-/** Lives seeds until one breaks a property, and says how. */
-async function found(bug: Planted, seeds: readonly number[] = [1, 2, 3]): Promise<string> {
+/** Lives seeds until one breaks this property, and says how. A mistake may break others sooner: peers who know nobody finish runs apart. */
+async function found(bug: Planted, property: RegExp, seeds: readonly number[] = [1, 2, 3, 4]): Promise<string> {
+  let last = 'nothing'
   for (const seed of seeds) {
     const { violation } = await lived(seed, { bug, churn: 2, cuts: false })
-    if (violation !== undefined) return violation
+    if (violation !== undefined && property.test(violation)) return violation
+    last = violation ?? last
   }
-  return 'nothing'
+  return last
 }
 
 describe('the whole peer in the virtual world', function () {
@@ -41,7 +43,7 @@ describe('the whole peer in the virtual world', function () {
     ['runs-done-nodes-again', /no completed vDAG node run again/],
     ['floods-its-disk', /queues bounded/],
   ]
-  for (const [bug, checker] of planted) it(`a peer that ${bug.replaceAll('-', ' ')} is found`, async () => assert.match(await found(bug), checker))
+  for (const [bug, checker] of planted) it(`a peer that ${bug.replaceAll('-', ' ')} is found`, async () => assert.match(await found(bug, checker), checker))
 
   it('one seed is one story, in any process and on any number of threads', async () => {
     const story = async (threads: string): Promise<unknown> => {
