@@ -107,7 +107,7 @@ export function createPeer(ports: Ports, config: PeerConfig): Peer {
       calls.start()
       gate.start()
       models.start()
-      await capacity.start({ free: () => placement.free(), instances: () => placement.instances(), holds: () => placement.holds(), stewards: () => placement.stewards() })
+      await capacity.start({ free: () => placement.uncontracted(), instances: () => placement.instances(), holds: () => placement.holds(), stewards: () => placement.stewards() })
       await placement.start()
       await runs.start()
       await runs.resume()

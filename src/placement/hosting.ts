@@ -116,6 +116,11 @@ export class Hosting implements ContractBook {
     return free(this.#ledger)
   }
 
+  /** What no contract has taken. */
+  uncontracted(): Resources {
+    return free(this.#ledger, false)
+  }
+
   total(): Resources {
     return this.#ledger.total
   }

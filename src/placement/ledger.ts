@@ -60,11 +60,12 @@ export function expire(ledger: Ledger, now: Millis): Ledger {
   return { ...ledger, promises }
 }
 
-/** What is promised to nobody. A GPU that is taken whole has nothing free. */
-export function free({ total, promises }: Ledger): Resources {
+/** What is promised to nobody, or is only held until its asker decides (`holds` false). A GPU that is taken whole has nothing free. */
+export function free({ total, promises }: Ledger, holds = true): Resources {
   let { cpuMilli, memoryMb, diskMb } = total
   const gpus = new Map(total.gpus.map(gpu => [gpu.id, gpu]))
-  for (const { needs, gpus: taken } of promises.values()) {
+  for (const { needs, gpus: taken, until } of promises.values()) {
+    if (until !== undefined && !holds) continue
     cpuMilli -= needs.cpuMilli
     memoryMb -= needs.memoryMb
     diskMb -= needs.diskMb

@@ -91,9 +91,14 @@ export class Placement implements ContractBook {
     return this.#hosting.fence(instance, epoch)
   }
 
-  /** For the ad: what is promised to nobody. */
+  /** What is promised to nobody. */
   free(): Resources {
     return this.#hosting.free()
+  }
+
+  /** For the ad: what no contract has taken. A bid's hold is no news: most end within seconds, and whoever asks is told. */
+  uncontracted(): Resources {
+    return this.#hosting.uncontracted()
   }
 
   /** For the ad: the instances of this host. */

@@ -56,6 +56,7 @@ describe('a host that bids', () => {
     const bid = await buyer.ask(block(), { holdMs: 2_000 })
     assert.ok(bid.ok)
     assert.equal(host.placement.free().cpuMilli, before.cpuMilli - 500)
+    assert.deepEqual(host.placement.uncontracted(), before, 'a hold is not advertised')
     await world.run(world.now + 2_100)
     assert.deepEqual(host.placement.free(), before)
     const late = await world.drive(buyer.award(block(), bid, 'in-late'))

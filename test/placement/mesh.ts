@@ -58,7 +58,7 @@ export class HostingPeer implements SimPeer {
     await this.placement.open()
     enter(this.ports, neighbours)
     this.placement.onChange(() => this.capacity.changed())
-    await this.capacity.start({ free: () => this.placement.free(), instances: () => this.placement.instances(), holds: () => this.placement.holds(), stewards: () => this.placement.stewards() })
+    await this.capacity.start({ free: () => this.placement.uncontracted(), instances: () => this.placement.instances(), holds: () => this.placement.holds(), stewards: () => this.placement.stewards() })
     await this.placement.start()
   }
 
