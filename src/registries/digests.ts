@@ -9,19 +9,23 @@ const WIDTH = 32
  */
 export class BucketDigests {
   readonly #bytes = new Uint8Array(BUCKETS * WIDTH)
+  #all: readonly Uint8Array[] | undefined
 
   /** Adds the record hash to its bucket, or takes it out again. */
   toggle(bucket: number, hash: Uint8Array): void {
     assert(hash.byteLength === WIDTH, 'record hashes are sha2-256')
+    this.#all = undefined
     const at = bucket * WIDTH
     for (let i = 0; i < WIDTH; i++) this.#bytes[at + i]! ^= hash[i]!
   }
 
   set(bucket: number, digest: Uint8Array): void {
+    this.#all = undefined
     this.#bytes.set(digest, bucket * WIDTH)
   }
 
   clear(): void {
+    this.#all = undefined
     this.#bytes.fill(0)
   }
 
@@ -29,18 +33,22 @@ export class BucketDigests {
     return this.#bytes.slice(bucket * WIDTH, (bucket + 1) * WIDTH)
   }
 
-  all(): Uint8Array[] {
-    return Array.from({ length: BUCKETS }, (_, bucket) => this.of(bucket))
+  /** The same array as long as nothing has changed. */
+  all(): readonly Uint8Array[] {
+    this.#all ??= Array.from({ length: BUCKETS }, (_, bucket) => this.of(bucket))
+    return this.#all
   }
 
   /** Buckets in which another view, by its digests, is not the same as this one. */
   differing(theirs: readonly Uint8Array[]): number[] {
     const out: number[] = []
-    for (let bucket = 0; bucket < BUCKETS; bucket++) if (!equal(this.of(bucket), theirs[bucket])) out.push(bucket)
+    for (const [bucket, ours] of this.all().entries()) if (!equal(ours, theirs[bucket])) out.push(bucket)
     return out
   }
 }
 
 function equal(a: Uint8Array, b: Uint8Array | undefined): boolean {
-  return b !== undefined && a.byteLength === b.byteLength && a.every((byte, i) => byte === b[i])
+  if (a.byteLength !== b?.byteLength) return false
+  for (let i = 0; i < a.byteLength; i++) if (a[i] !== b[i]) return false
+  return true
 }

@@ -3,6 +3,7 @@ import type { Millis, PeerId } from '../../protocols/ids.ts'
 import { digest, hex, recordCid } from '../../protocols/codec.ts'
 import { registryDigest, registryNews, registryPage } from '../../protocols/registry.ts'
 import type { Signed } from '../../protocols/signed.ts'
+import { hedge } from '../lib/hedge.ts'
 import { Lru } from '../lib/lru.ts'
 import type { Clock, Network, Random, Telemetry } from '../ports.ts'
 import type { HeldRecord } from './record.ts'
@@ -34,6 +35,13 @@ const PARALLEL_PEERS = 4
 const TELLERS = 2
 /** Buckets repaired in one round, so that a view that differs in everything is mended over several. */
 const REPAIR_BUCKETS = 64
+/** A digest is quick to answer: what takes longer was lost. */
+const DIGEST = { againMs: 1_000, times: 3 }
+/** Records kept until their writers may have proved their rights, and how often and for how long they are looked at. */
+const UNPROVED = 256
+const LATER_BYTES = 65_536
+const LATER_MS = 500
+const LATER_LOOKS = 20
 const NEWS_BYTES = 48_000
 const NEWS_PER_SECOND = 10
 /** Refused records remembered, so that one offered again costs no signature check. */
@@ -51,16 +59,20 @@ export class RegistryReplica {
   readonly #ports: ReplicaPorts
   readonly #refusedNames = new Lru<string, true>(REFUSED_NAMES)
   readonly #distrusted = new Map<PeerId, Millis>()
+  /** Offered before their writers had proved their rights. */
+  readonly #unproved = new Lru<string, { readonly envelope: Signed; readonly from: PeerId }>(UNPROVED)
   readonly #stops: (() => void)[] = []
   #cancelRepair: (() => void) | undefined
   #copying: Promise<void> | undefined
   #repairing = false
+  #looking = false
   #synced = false
   #refused = 0
   #lastRepairAt: Millis | undefined
   #comparedAt = -Infinity
   #outgoing: Signed[] = []
   #newsDue = false
+  #rooted: { readonly digests: readonly Uint8Array[]; readonly root: Uint8Array } | undefined
   #stopped = false
 
   constructor(store: Registries, ports: ReplicaPorts) {
@@ -120,7 +132,8 @@ export class RegistryReplica {
       const name = `${cid}/${hex(envelope.signature)}/${envelope.signer}`
       const verdict = this.#refusedNames.get(name) === true ? refused('it was refused before') : this.#store.check(envelope)
       if (verdict.ok) checked.push(verdict.value)
-      else if (!verdict.retryable) {
+      else if (verdict.retryable) this.#later(name, envelope, from)
+      else {
         if (this.#store.signed(envelope)) unauthorised++
         else forged++
         this.#refuse(name, from, source, verdict.because)
@@ -201,6 +214,33 @@ export class RegistryReplica {
     }
   }
 
+  /** News travel faster than the proof of their writer's rights: what may yet prove good is looked at again soon. */
+  #later(name: string, envelope: Signed, from: PeerId): void {
+    if (envelope.payload.byteLength > LATER_BYTES || this.#unproved.peek(name) !== undefined) return
+    this.#unproved.set(name, { envelope, from })
+    this.#lookLater(LATER_LOOKS)
+  }
+
+  #lookLater(looks: number): void {
+    if (this.#looking || looks === 0 || this.#unproved.size === 0) return
+    this.#looking = true
+    this.#ports.clock.after(LATER_MS, () => void this.#lookAgain().finally(() => {
+      this.#looking = false
+      if (looks === 1) this.#unproved.clear()
+      this.#lookLater(looks - 1)
+    }))
+  }
+
+  async #lookAgain(): Promise<void> {
+    for (const [name, { envelope, from }] of [...this.#unproved]) {
+      if (this.#stopped) return
+      const verdict = this.#store.check(envelope)
+      if (!verdict.ok && verdict.retryable) continue
+      this.#unproved.delete(name)
+      await this.take([envelope], from, 'news')
+    }
+  }
+
   #scheduleRepair(): void {
     const wait = REPAIR_MS / 2 + this.#ports.random.below(REPAIR_MS)
     this.#cancelRepair = this.#ports.clock.after(wait, () => void (this.#synced ? this.#repair() : this.copy()).finally(() => this.#stopped || this.#scheduleRepair()))
@@ -227,21 +267,25 @@ export class RegistryReplica {
 
   /** The buckets in which a peer's view is not like ours. */
   async #differing(peer: PeerId): Promise<number[]> {
-    const { network } = this.#ports
-    if ((await network.request(peer, registryDigest, { root: this.#root() })).differs === false) return []
-    const { differing } = await network.request(peer, registryDigest, { buckets: [...this.#store.view.digests()] })
+    const { clock, network } = this.#ports
+    const { differs } = await hedge(clock, DIGEST, () => network.request(peer, registryDigest, { root: this.#root() }))
+    if (differs === false) return []
+    const { differing } = await hedge(clock, DIGEST, () => network.request(peer, registryDigest, { buckets: [...this.#store.view.digests()] }))
     return [...new Set(differing)]
   }
 
   #root(): Uint8Array {
     const digests = this.#store.view.digests()
+    if (this.#rooted?.digests === digests) return this.#rooted.root
     const all = new Uint8Array(digests.reduce((sum, { byteLength }) => sum + byteLength, 0))
     let at = 0
     for (const bytes of digests) {
       all.set(bytes, at)
       at += bytes.byteLength
     }
-    return digest(all)
+    const root = digest(all)
+    this.#rooted = { digests, root }
+    return root
   }
 
   #someone(): PeerId | undefined {

@@ -25,6 +25,7 @@ export interface RecordView {
    * ones were written by this peer and still have to be told to others.
    */
   merge(records: readonly HeldRecord[], origin: 'local' | 'remote'): readonly Change[]
+  /** One a bucket; the same array as long as no record has come or gone. */
   digests(): readonly Uint8Array[]
   differing(theirs: readonly Uint8Array[]): readonly number[]
   /** Envelopes of these buckets, from a place an earlier page named, at most `limit` and about `bytes`. */

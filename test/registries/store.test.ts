@@ -125,6 +125,24 @@ describe('registries over SQLite', () => {
     await until(async () => (await b.handle.store.open('components', value).get('now')) !== undefined)
   })
 
+  it('news that come before the proof of their writer\'s rights count when the proof has come, without asking anybody', async () => {
+    const a = await start()
+    let proved = false
+    const b = await start({ mayWrite: writer => (writer === a.identity.peer && !proved ? refused('it has not proved membership', true) : granted(true)) })
+    await until(() => a.handle.status().synced && b.handle.status().synced)
+    net.answering = () => {
+      throw new MeshError('PEER_UNREACHABLE', 'no requests today')
+    }
+    const heard: unknown[] = []
+    const registry = b.handle.store.open('components', value)
+    registry.onChange(key => heard.push(key))
+    await a.handle.store.open('components', value).put('early', { n: 1 })
+    assert.deepEqual(heard, [])
+    proved = true
+    await until(async () => (await registry.get('early')) !== undefined)
+    assert.deepEqual(heard, ['early'])
+  })
+
   it('a full disk refuses a put and keeps digests and records as they were', async () => {
     const { handle, dir } = await start({ maxBytes: 160_000 })
     const registry = handle.store.open('components', z.object({ text: z.string() }))
