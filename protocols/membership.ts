@@ -75,15 +75,17 @@ export const membersPull = defineProtocol({
   id: '/aios/members/1',
   /**
    * `known`: a digest of what the asker knows; a peer that knows the same answers with nothing. `buckets`: 8 bytes of digest
-   * for each of the 64 parts of its list (by a hash of the peer id); parts that agree are left out of the answer.
+   * for each of the 64 parts of its list (by a hash of the peer id); parts that agree are left out of the answer. `held`:
+   * instead, where the asker knows few: the first 4 bytes of the sha2-256 of each (peer, chain) it knows; those are left out.
    */
   request: z.object({
     after: peerId.optional(),
     known: bytes.refine(bytes => bytes.byteLength === 32, 'expected 32 bytes').optional(),
     buckets: bytes.refine(bytes => bytes.byteLength === 512, 'expected 512 bytes').optional(),
+    held: bytes.refine(bytes => bytes.byteLength <= 4_096, 'longer than 1024 marks').optional(),
   }),
   response: z.object({ members: z.array(z.object({ peer: peerId, chain: capabilityChain })).max(128), next: peerId.optional() }),
-  limits: { requestBytes: 1_024, responseBytes: 1_048_576, perPeerPerSecond: 10, deadlineMs: 5_000 },
+  limits: { requestBytes: 8_192, responseBytes: 1_048_576, perPeerPerSecond: 10, deadlineMs: 5_000 },
 })
 
 /** The signed payload (domain `bearer`) by which the holder of an invite's one-time key names the peer that enters. */

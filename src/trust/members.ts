@@ -6,7 +6,7 @@ import type { Signed } from '../../protocols/signed.ts'
 import type { Clock, Identity } from '../ports.ts'
 import { proveChain, SKEW_MS } from './capability.ts'
 
-export type Member = { readonly chain: CapabilityChain; readonly rights: readonly Right[]; readonly expires: Millis; /** Of the leaf's signature: names the chain. */ readonly mark: string }
+export type Member = { readonly chain: CapabilityChain; readonly rights: readonly Right[]; readonly expires: Millis; /** Of the leaf's signature: names the chain. */ readonly mark: string; /** Of peer and mark, sha2-256. */ readonly hash: Uint8Array }
 export type MemberPage = { members: { peer: PeerId; chain: Signed[] }[]; next?: PeerId }
 
 const BOUND = 20_000
@@ -16,6 +16,9 @@ const PAGE_BYTES = 524_288
 /** Parts of the list that are compared one by one, so that two peers exchange what differs and little else. */
 const BUCKETS = 64
 const BUCKET_BYTES = 8
+/** Up to so many members are named one by one, so that only what is lacking is answered. */
+const MARKS = 1_024
+const MARK_BYTES = 4
 /** What a link has beside its payload and signature. */
 const LINK_BYTES = 160
 
@@ -58,13 +61,13 @@ export class Members {
     const proof = proveChain(this.#identity, this.#network, this.#owner, chain, this.#clock.unix())
     if (!proof.ok) return proof
     if (proof.value.subject !== peer) return refused('the capability belongs to somebody else')
-    const member: Member = { chain, rights: proof.value.rights, expires: proof.value.expires, mark }
+    const member: Member = { chain, rights: proof.value.rights, expires: proof.value.expires, mark, hash: digest(utf8(`${peer}\0${mark}`)) }
     if (known !== undefined && !better(member, known)) return granted(false)
     if (!this.#known.has(peer) && this.#known.size >= BOUND && this.forgetExpired() === 0) return refused(`this peer knows ${BOUND} members, and has no room for more`, true)
     this.#drop(peer)
     this.#known.set(peer, member)
     this.#sorted = undefined
-    this.#mix(peer, mark)
+    this.#mix(peer, member.hash)
     return granted(true)
   }
 
@@ -85,20 +88,33 @@ export class Members {
     return this.#buckets.slice()
   }
 
-  /** Those after `after`, in order of their ids; only from parts of the list that differ from `theirs` where that is given. */
-  page(after: PeerId | undefined, theirs?: Uint8Array): MemberPage {
+  /** 4 bytes of hash for each member; undefined when there are too many to name them one by one. */
+  marks(): Uint8Array | undefined {
+    if (this.#known.size > MARKS) return undefined
+    const out = new Uint8Array(this.#known.size * MARK_BYTES)
+    let at = 0
+    for (const { hash } of this.#known.values()) {
+      out.set(hash.subarray(0, MARK_BYTES), at)
+      at += MARK_BYTES
+    }
+    return out
+  }
+
+  /** Those after `after`, in order of their ids; only from parts of the list that differ from `theirs`, and only whom `held` does not name, where those are given. */
+  page(after: PeerId | undefined, theirs?: Uint8Array, held?: Uint8Array): MemberPage {
     this.#sorted ??= [...this.#known.keys()].sort()
     const from = after === undefined ? 0 : this.#sorted.findIndex(peer => peer > after)
     const members: MemberPage['members'] = []
     let bytes = 0
     let last: PeerId | undefined
     if (from < 0) return { members }
+    const marks = held === undefined ? undefined : readMarks(held)
     const same = theirs === undefined ? undefined : Array.from({ length: BUCKETS }, (_, bucket) => this.#agrees(bucket, theirs))
     for (let at = from; at < this.#sorted.length; at += 1) {
       const peer = this.#sorted[at]!
       if (same?.[bucketOf(peer)] === true) continue
       const member = this.get(peer)
-      if (member === undefined) continue
+      if (member === undefined || marks?.has(readMark(member.hash, 0)) === true) continue
       const size = member.chain.reduce((sum, { payload, signature }) => sum + payload.byteLength + signature.byteLength + LINK_BYTES, 0)
       if (last !== undefined && (members.length === PAGE || bytes + size > PAGE_BYTES)) return { members, next: last }
       bytes += size
@@ -132,12 +148,11 @@ export class Members {
     if (member === undefined) return
     this.#known.delete(peer)
     this.#sorted = undefined
-    this.#mix(peer, member.mark)
+    this.#mix(peer, member.hash)
   }
 
   /** Adds to the digest what is not in it, and takes out what is. */
-  #mix(peer: PeerId, mark: string): void {
-    const hash = digest(utf8(`${peer}\0${mark}`))
+  #mix(peer: PeerId, hash: Uint8Array): void {
     const bucket = bucketOf(peer) * BUCKET_BYTES
     for (let at = 0; at < hash.length; at += 1) this.#sum[at]! ^= hash[at]!
     for (let at = 0; at < BUCKET_BYTES; at += 1) this.#buckets[bucket + at]! ^= hash[at]!
@@ -148,6 +163,16 @@ function better(one: Member, other: Member): boolean {
   if (one.rights.length !== other.rights.length) return one.rights.length > other.rights.length
   if (one.expires !== other.expires) return one.expires > other.expires
   return one.mark < other.mark
+}
+
+function readMark(bytes: Uint8Array, at: number): number {
+  return ((bytes[at]! << 24) | (bytes[at + 1]! << 16) | (bytes[at + 2]! << 8) | bytes[at + 3]!) >>> 0
+}
+
+function readMarks(bytes: Uint8Array): ReadonlySet<number> {
+  const marks = new Set<number>()
+  for (let at = 0; at + MARK_BYTES <= bytes.byteLength; at += MARK_BYTES) marks.add(readMark(bytes, at))
+  return marks
 }
 
 function markOf(chain: CapabilityChain): string {

@@ -3,14 +3,17 @@ import { decode, encode, hex } from '../../protocols/codec.ts'
 import { asMeshError, type Verdict } from '../../protocols/errors.ts'
 import { peerId, type Cid, type Millis, type PeerId } from '../../protocols/ids.ts'
 import { capabilityChain, membersPull, type CapabilityChain } from '../../protocols/membership.ts'
+import { hedge } from '../lib/hedge.ts'
 import type { Ports, Random } from '../ports.ts'
 import { Members, type Member } from './members.ts'
 
 /** What is learned in that time is written at once: a whole village joining is one write, not a thousand. */
 const SAVE_MS = 1_000
 /** Between two comparisons with another peer: soon while there is news or an answer was lost, ever less often when not. */
-const COMPARE_MS: readonly [soon: Millis, calm: Millis] = [1_000, 30_000]
+const COMPARE_MS: readonly [soon: Millis, calm: Millis] = [400, 30_000]
 const PAGES = 200
+/** A page that does not come is asked for again long before it is given up. */
+const PAGE_ASKED = { againMs: 1_000, times: 3 }
 /** A peer whose list has more chains than this that prove nothing is not asked on. */
 const UNPROVEN = 16
 const STREAM = 'members'
@@ -54,9 +57,9 @@ export class Roll {
       // A copy of what others know: not worth staying away for.
       telemetry.event('warn', 'members.not-read', { because: asMeshError(error).message })
     }
-    network.handle(membersPull, async ({ after, known, buckets }) => {
+    network.handle(membersPull, async ({ after, known, buckets, held }) => {
       if (after === undefined && known !== undefined && hex(known) === hex(this.#members.digest())) return { members: [] }
-      return this.#members.page(after, buckets)
+      return this.#members.page(after, buckets, held)
     })
     this.#compareIn(COMPARE_MS[0])
   }
@@ -100,14 +103,17 @@ export class Roll {
   }
 
   async #pull(peer: PeerId): Promise<void> {
-    this.#pulledAt = this.#ports.clock.monotonic()
+    const { clock, network } = this.#ports
+    this.#pulledAt = clock.monotonic()
     const known = this.#members.digest()
-    const buckets = this.#members.buckets()
+    const held = this.#members.marks()
+    const list = held === undefined ? { buckets: this.#members.buckets() } : { held }
     let after: PeerId | undefined
     let unproven = 0
     let news = false
     for (let page = 0; page < PAGES && unproven <= UNPROVEN; page++) {
-      const { members, next } = await this.#ports.network.request(peer, membersPull, after === undefined ? { known, buckets } : { after, buckets })
+      const request = after === undefined ? { known, ...list } : { after, ...list }
+      const { members, next } = await hedge(clock, PAGE_ASKED, () => network.request(peer, membersPull, request))
       for (const member of members) {
         const learned = this.learn(member.peer, member.chain)
         if (!learned.ok) unproven += 1

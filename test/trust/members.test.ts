@@ -76,6 +76,21 @@ describe('members', () => {
     assert.equal(members.size, 0)
   })
 
+  it('a page holds whom the asker does not name, and nobody else', () => {
+    const [all, some] = [empty(), empty()]
+    for (const [at, { peer }] of people.entries()) {
+      all.learn(peer, chainFor(peer, ['host']))
+      if (at % 2 === 0) some.learn(peer, chainFor(peer, ['host']))
+    }
+    // The same peer by another chain is not the same word.
+    const changed = people[0]?.peer ?? ''
+    all.learn(changed, chainFor(changed, ['host', 'publish']))
+    const page = all.page(undefined, undefined, some.marks())
+    assert.deepEqual(page.members.map(({ peer }) => peer).sort(), people.filter(({ peer }, at) => at % 2 === 1 || peer === changed).map(({ peer }) => peer).sort())
+    for (const { peer, chain } of page.members) some.learn(peer, chain)
+    assert.deepEqual(all.page(undefined, undefined, some.marks()), { members: [] })
+  })
+
   it('pages name everybody once, whatever the number', () => {
     const members = empty()
     for (const { peer } of cast(300)) members.learn(peer, chainFor(peer, ['host']))
