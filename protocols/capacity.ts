@@ -71,7 +71,7 @@ export const capacityTopic = defineTopic({
 /** Asks a peer for its own whole ad, and for the signed ads it holds of others (join, or a missed base). */
 export const capacityPull = defineProtocol({
   id: '/aios/capacity-pull/1',
-  /** `held`: 4-byte marks of the words the asker holds (FNV-1a of peer id, incarnation, sequence); what it holds is left out. */
+  /** `held`: 4-byte marks of the words the asker holds, wholes under a delta besides (FNV-1a of peer id, incarnation, sequence); what it holds is left out. */
   request: z.object({ of: z.array(peerId).max(256).optional(), held: bytes.refine(bytes => bytes.byteLength <= 16_384, 'longer than 4096 marks').optional() }),
   response: z.object({ ads: z.array(signed).max(256) }),
   limits: { requestBytes: 32_768, responseBytes: 8_388_608, perPeerPerSecond: 10, deadlineMs: 5_000 },

@@ -47,7 +47,7 @@ export type AdvertiserParts = {
 const WORTH_A_DELTA = 0.75
 const INCARNATION = 'capacity/incarnation'
 
-/** Says what this peer has: the whole at joining and every third of its TTL, and what changed in between. */
+/** Says what this peer has: the whole at joining and every half of its TTL, and what changed in between. */
 export class Advertiser {
   readonly #ports: Pick<Ports, 'clock' | 'identity' | 'network' | 'journal' | 'machine' | 'telemetry'>
   readonly #config: AdvertiserConfig
@@ -131,7 +131,7 @@ export class Advertiser {
     this.#said = body
     this.#saidAt = this.#ports.clock.monotonic()
     this.#parts.onWhole(ad, envelope)
-    this.#cancelWhole = this.#ports.clock.after(Math.max(1, Math.floor(body.ttlMs / 3)), () => this.#background(this.whole()))
+    this.#cancelWhole = this.#ports.clock.after(Math.max(1, Math.floor(body.ttlMs / 2)), () => this.#background(this.whole()))
     await this.#publish(envelope)
   }
 

@@ -5,8 +5,10 @@ import type { Clock, Random } from '../ports.ts'
 /** What fits into one message on the wire. */
 const A_MESSAGE = 32
 const BOUND = 512
-/** So many have said it: enough for everybody to have heard it, even where messages are lost. */
+/** So many have said it: enough for everybody to have heard it, even where messages are lost. Fewer do in an outage of more than `FEW`. */
 const SAID = 3
+const SAID_OF_MANY = 2
+const FEW = 8
 /** What was said longer ago than this is not said again. */
 const LATELY_MS = 3_000
 const SPREAD_MS: readonly [least: Millis, most: Millis] = [50, 500]
@@ -40,7 +42,7 @@ export class Rumours {
     const word = this.#word(rumour)
     if (word === undefined) return
     word.own = true
-    if (this.#due || word.by.size >= SAID) return
+    if (this.#due || word.by.size >= this.#enough()) return
     this.#due = true
     const [least, most] = SPREAD_MS
     const spreadMs = Math.min(most, least + SPREAD_A_WORD_MS * this.#words.size)
@@ -55,12 +57,17 @@ export class Rumours {
   #flush(): void {
     this.#due = false
     this.#forget()
-    const unsaid = [...this.#words.values()].filter(({ by }) => by.size < SAID && !by.has(this.#self))
+    const enough = this.#enough()
+    const unsaid = [...this.#words.values()].filter(({ by }) => by.size < enough && !by.has(this.#self))
     const due = unsaid.filter(({ own }) => own)
     const room = (A_MESSAGE - (due.length % A_MESSAGE)) % A_MESSAGE
     const all = [...due, ...unsaid.filter(({ own }) => !own).slice(0, due.length === 0 ? 0 : room)]
     for (const { by } of all) by.add(this.#self)
     for (let at = 0; at < all.length; at += A_MESSAGE) this.#publish(all.slice(at, at + A_MESSAGE).map(({ rumour }) => rumour))
+  }
+
+  #enough(): number {
+    return this.#words.size > FEW ? SAID_OF_MANY : SAID
   }
 
   #word(rumour: Rumour): Word | undefined {

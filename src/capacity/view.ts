@@ -20,8 +20,9 @@ type Heard = {
   readonly ad: CapacityAd
   /** Local monotonic time of the last thing that was new: the TTL counts from here, so clocks need not agree. */
   readonly heardAt: Millis
-  /** Names `ad` in 32 bits. */
+  /** Names `ad` in 32 bits, and `whole`. */
   readonly mark: number
+  readonly wholeMark: number
   /** The newest delta whose base has not arrived. */
   readonly early: Early | undefined
 }
@@ -66,6 +67,7 @@ export class AdView {
       delta: keep ? before.delta : fits ? early.envelope : undefined,
       ad: keep ? before.ad : current,
       mark: keep ? before.mark : markOf(current),
+      wholeMark: markOf(ad),
       heardAt: now,
       early: fits || early === undefined || !isNewer(early.delta, current) ? undefined : early,
     })
@@ -113,11 +115,12 @@ export class AdView {
     return this.#heard.peek(peer)?.ad
   }
 
-  /** The newest whole ad and the delta on it, as their peer signed them, to pass on. */
-  envelopes(peer: PeerId): readonly Signed[] {
+  /** The newest whole ad and the delta on it, as their peer signed them, to pass on; without the whole where `held` has its mark. */
+  envelopes(peer: PeerId, held?: ReadonlySet<number>): readonly Signed[] {
     const heard = this.#heard.peek(peer)
     if (heard === undefined) return []
-    return heard.delta === undefined ? [heard.envelope] : [heard.envelope, heard.delta]
+    if (heard.delta === undefined) return [heard.envelope]
+    return held?.has(heard.wholeMark) === true ? [heard.delta] : [heard.envelope, heard.delta]
   }
 
   /** Is this very envelope what its peer is known to have said last? Then it is no news. */
@@ -132,15 +135,16 @@ export class AdView {
     return this.#heard.peek(peer)?.mark ?? 0
   }
 
-  /** The marks of all that is held, 4 bytes each, at most `most` of them. */
+  /** The marks of all that is held, whole ads that have a delta besides, 4 bytes each, at most `most` of them. */
   marks(most: number): Uint8Array {
-    const out = new DataView(new ArrayBuffer(4 * Math.min(most, this.#heard.size)))
-    let at = 0
-    for (const [, { mark }] of this.#heard) {
-      if (at >= out.byteLength) break
-      out.setUint32(at, mark)
-      at += 4
+    const marks: number[] = []
+    for (const [, { mark, wholeMark, delta }] of this.#heard) {
+      if (marks.length >= most) break
+      marks.push(mark)
+      if (delta !== undefined && marks.length < most) marks.push(wholeMark)
     }
+    const out = new DataView(new ArrayBuffer(4 * marks.length))
+    for (const [at, mark] of marks.entries()) out.setUint32(4 * at, mark)
     return new Uint8Array(out.buffer)
   }
 

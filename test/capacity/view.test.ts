@@ -3,7 +3,7 @@ import * as fc from 'fast-check'
 import type { CapacityAd, CapacityDelta } from '../../protocols/capacity.ts'
 import { checkAd, checkDelta, difference, isNews } from '../../src/capacity/ad.ts'
 import { Beliefs } from '../../src/capacity/beliefs.ts'
-import { AdView, isNewer } from '../../src/capacity/view.ts'
+import { AdView, isNewer, readMarks } from '../../src/capacity/view.ts'
 
 const PEER = '12D3KooWabcdefgh'
 const ENVELOPE = { domain: 'capacity', payload: new Uint8Array(0), signer: PEER, signature: new Uint8Array(0) }
@@ -83,6 +83,23 @@ describe('the view of the mesh', () => {
     assert.equal([...view.hostsOf('b')].length, 1)
     view.apply({ peer: PEER, incarnation: 1, base: 1, sequence: 2, issuedAt: 0, changed: { instances: [] } }, ENVELOPE, 0)
     assert.equal([...view.hostsOf('b')].length, 0)
+  })
+})
+
+describe('what is passed on', () => {
+  it('leaves out what the asker names: all of it, or the whole under a delta', () => {
+    const [view, asker] = [new AdView(), new AdView()]
+    const word = { peer: PEER, incarnation: 1, base: 1, sequence: 2, issuedAt: 0, changed: { cpuLoad: 1 } }
+    const later = { ...ENVELOPE, domain: 'capacity-delta' }
+    view.hear(ad(), ENVELOPE, 0)
+    asker.hear(ad(), ENVELOPE, 0)
+    assert.deepEqual(view.envelopes(PEER, readMarks(new AdView().marks(10))), [ENVELOPE])
+    view.apply(word, later, 0)
+    assert.deepEqual(view.envelopes(PEER), [ENVELOPE, later])
+    assert.deepEqual(view.envelopes(PEER, readMarks(asker.marks(10))), [later])
+    assert.equal(readMarks(asker.marks(10)).has(view.mark(PEER)), false)
+    asker.apply(word, later, 0)
+    assert.equal(readMarks(asker.marks(10)).has(view.mark(PEER)), true)
   })
 })
 
