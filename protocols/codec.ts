@@ -111,9 +111,11 @@ export function utf8(value: string): Uint8Array {
   return text.encode(value)
 }
 
+const HEX: readonly string[] = Array.from({ length: 256 }, (_, byte) => byte.toString(16).padStart(2, '0'))
+
 export function hex(bytes: Uint8Array): string {
   let out = ''
-  for (const byte of bytes) out += byte.toString(16).padStart(2, '0')
+  for (let at = 0; at < bytes.byteLength; at += 1) out += HEX[bytes[at]!]!
   return out
 }
 

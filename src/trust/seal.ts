@@ -38,10 +38,8 @@ export function unseal<T>(identity: Identity, domain: string, schema: Schema<T>,
 }
 
 function remembered(domain: string, envelope: Signed): Opened | undefined {
-  const known = checked.get(nameOf(envelope))
-  if (known === undefined || known.domain !== domain || known.signer !== envelope.signer || !sameBytes(known.payload, envelope.payload)) return undefined
-  opened.set(envelope, known)
-  return known
+  const known = checked.peek(nameOf(envelope))
+  return known === undefined || known.domain !== domain || known.signer !== envelope.signer || !sameBytes(known.payload, envelope.payload) ? undefined : known
 }
 
 /** Its signature as text: one unit a byte. */
