@@ -232,7 +232,7 @@ export class RegistryReplica {
   }
 
   async #lookAgain(): Promise<void> {
-    for (const [name, { envelope, from }] of [...this.#unproved]) {
+    for (const [name, { envelope, from }] of this.#unproved) {
       if (this.#stopped) return
       const verdict = this.#store.check(envelope)
       if (!verdict.ok && verdict.retryable) continue
