@@ -289,7 +289,7 @@ describe('a mesh of three real peers', function () {
     this.timeout(120_000)
     const done = await ask(net.peer(0), 'before-the-end')
     await Promise.all([0, 1, 2].map(index => net.kill(index)))
-    await Promise.all([0, 1, 2].map(index => net.up(index)))
+    for (const index of [0, 1, 2]) await net.up(index)
     for (const peer of net.running()) await until(async () => z.array(z.object({ state: z.string() })).parse(await peer.client.get('/mesh/peers')).filter(({ state }) => state === 'alive').length === 3, `peer ${peer.index} knows all three`)
     for (const block of triage.blocks) await until(async () => (await instances(net.peer(1), block)).some(({ state }) => state === 'ready'), `${block} runs again`, 60_000)
     const again = await ask(net.peer(2), 'before-the-end')
