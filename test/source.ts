@@ -9,7 +9,7 @@ export type Room = (typeof ROOMS)[number]
 export type Source = { readonly path: string; readonly room: Room; readonly text: string; readonly code: string; readonly imports: readonly string[]; readonly mentions: readonly string[] }
 
 const NOT_OURS = ['node_modules', 'test/fixtures', 'node/dashboard/vendor', 'node/stubs']
-const IMPORT = /(?:^|[\s;}])(?:import|export)\b[^'"`;]*?\bfrom\s*['"]([^'"]+)['"]|\bimport\s*\(?\s*['"]([^'"]+)['"]/g
+const IMPORT = /(?:^|[\s;}])(?:import|export)\b[^'"`;]*?\bfrom\s*['"]([^'"]+)['"]|(?<![-'"`\w])import\s*\(?\s*['"]([^'"]+)['"]/g
 const FILE_NAME = /['"`]([^'"`\s]+\.(?:ts|mjs|cjs|js))['"`]/g
 
 /** Every source file of the house, sorted by path. */

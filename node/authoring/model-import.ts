@@ -96,10 +96,10 @@ async function importEncoder(ports: ModelImportPorts, named: VersionedUri, layou
   const graph = skeleton.model.graph
   const storing = new Storing(ports, options, [...sources, ...await textSources(layout)])
   const stored = await storing.run()
-  const pooling = texts.get('1_Pooling/config.json')
   const draft = parseComponent({
     componentId: named, componentType: 'embeddings', runtime: { name: 'onnx', model: 'model.onnx', format: 'onnx' }, needs: { cpuMilli: 1_000, memoryMb: 192 + 2 * weightMb },
-    componentMetadata: { usecase: 'embeddings', inputs: (graph?.input ?? []).map(({ name }) => name), outputs: (graph?.output ?? []).map(({ name }) => name), ...(isPlain(pooling) ? { pooling } : {}) },
+    componentInitData: { embeddings: true },
+    componentMetadata: { usecase: 'embeddings', inputs: (graph?.input ?? []).map(({ name }) => name), outputs: (graph?.output ?? []).map(({ name }) => name) },
     tags: ['embeddings'],
   }, { author: ports.author, files: stored.map(({ path }) => path) })
   const { uri, cid } = await ports.catalogue.publishComponent({ ...draft, files: [...stored] })
@@ -181,8 +181,4 @@ async function * bytesOf(file: string): AsyncGenerator<Uint8Array> {
 
 async function * once(bytes: Uint8Array): AsyncGenerator<Uint8Array> {
   yield bytes
-}
-
-function isPlain(value: unknown): value is { readonly [key: string]: unknown } {
-  return typeof value === 'object' && value !== null && !Array.isArray(value)
 }

@@ -13,6 +13,7 @@ const BENCHES: Readonly<Record<string, () => Promise<Bench>>> = {
   simulate: () => import('./simulate.ts'),
   'llm-choose': () => import('./choose.ts'),
   plan: () => import('./plan.ts'),
+  'llm-import': () => import('./llm-import.ts'),
 }
 
 const args = process.argv.slice(2)

@@ -16,6 +16,8 @@ const instance = z.object({ host: z.string(), instance: z.string(), state: z.str
 const service = z.object({ service: z.string(), modelURI: z.string(), contextTokens: z.int(), sessions: z.int(), standbys: z.int(), stages: z.array(z.object({ block: z.string(), first: z.int(), end: z.int(), instances: z.array(instance) })) })
 const served = service.extend({ plan, refusals: z.array(z.object({ host: z.string(), because: z.string() })) })
 
+const servedEncoder = z.object({ service: z.string(), encoder: z.string(), ready: z.int() })
+
 const WISH: readonly Option[] = [
   { name: 'shards', value: 'K', what: 'how many stages: a number, or auto (the default)' },
   { name: 'for', value: 'AIM', what: 'latency (of one stream; the default) or throughput (of all sessions)' },
@@ -25,7 +27,7 @@ const WISH: readonly Option[] = [
 
 export const modelCommands: readonly Command[] = [
   {
-    words: ['model', `import`], args: 'DIR|FILE', count: [1, 1], what: 'import a language model or sentence encoder from its ONNX export',
+    words: ['model', 'import'], args: 'DIR|FILE', count: [1, 1], what: 'import a language model or sentence encoder from its ONNX export',
     options: [{ name: 'name', value: 'N:V-TAG', what: 'what to call it (default: the folder\'s name, 1.0.0-stable)' }, { name: 'file', value: 'NAME', what: 'which graph, where the folder has several (model_q4.onnx, or just q4)' }],
     async run(context) {
       const body: Record<string, Json> = { path: resolve(arg(context, 0)) }
@@ -35,7 +37,7 @@ export const modelCommands: readonly Command[] = [
       }
       const result = imported.parse(await follow(context, (await context.daemon()).lines('POST', '/mesh/models', body), 'importing'))
       context.out.result(result, () => (result.kind === 'encoder'
-        ? `imported ${result.uri}, a sentence encoder (${bytes(result.bytes)}): run it as a block like any component`
+        ? `imported ${result.uri}, a sentence encoder (${bytes(result.bytes)})\nserve it with: aios model serve ${result.uri}`
         : `imported ${result.uri}: ${result.layers} layers, ${millions(result.parameters)} parameters, ${bytes(result.bytes)}\nserve it with: aios model serve ${result.uri}`))
     },
   },
@@ -72,7 +74,10 @@ export const modelCommands: readonly Command[] = [
       const name = text(context, 'service')
       const standbys = whole(context, 'standby', 0)
       const body = { model: arg(context, 0), ...wish(context), ...(name === undefined ? {} : { service: name }), ...(standbys === undefined ? {} : { standbys }), wait: context.options['no-wait'] !== true }
-      const result = served.parse(await (await context.daemon()).send('POST', '/mesh/services', body))
+      const answer = await (await context.daemon()).send('POST', '/mesh/services', body)
+      const encoder = servedEncoder.safeParse(answer)
+      if (encoder.success) return context.out.result(encoder.data, () => `block ${encoder.data.service} gives embeddings: ${encoder.data.ready} instance(s) ready`)
+      const result = served.parse(answer)
       context.out.result(result, () => [showPlan(result.plan), ...result.refusals.map(({ host, because }) => `planned around ${shortId(host)}: ${because}`), '', showService(result)].join('\n'))
     },
   },

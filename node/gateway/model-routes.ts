@@ -2,7 +2,7 @@ import type { Hono } from 'hono'
 import { z } from 'zod'
 import { asMeshError, MeshError } from '../../protocols/errors.ts'
 import type { ServedModel } from '../../protocols/model.ts'
-import type { Planned } from '../../src/llm/serve/serving.ts'
+import { serviceName, type Planned } from '../../src/llm/serve/serving.ts'
 import { body, lines } from './request-body.ts'
 import type { GatewayParts } from './server.ts'
 
@@ -64,6 +64,8 @@ export function addModelRoutes(app: Hono, { peer, authoring }: GatewayParts): vo
 
   app.post('/mesh/services', async context => {
     const { model, wait, ...asked } = await body(context, serveWish)
+    const encoder = await encoderOf(model)
+    if (encoder !== undefined) return context.json(await serveEncoder(encoder, asked, wait, context.req.raw.signal))
     const { served, plan, blocks, refusals } = await models.serve(model, asked)
     const signal = AbortSignal.any([context.req.raw.signal, AbortSignal.timeout(READY_MS)])
     if (wait) for (const block of blocks) await actions.waitReady(block, 1, signal)
@@ -77,6 +79,26 @@ export function addModelRoutes(app: Hono, { peer, authoring }: GatewayParts): vo
     return context.json(serviceView(served))
   })
   app.delete('/mesh/services/:name', async context => context.json(serviceView(await models.unserve(context.req.param('name')))))
+
+  /** The component of an imported sentence encoder, by its URI or the name it was imported under. */
+  async function encoderOf(name: string): Promise<string | undefined> {
+    const uri = name.startsWith('embeddings.') ? name : `embeddings.${name}`
+    try {
+      return (await catalogue.component(uri, AbortSignal.timeout(CALL_MS))).manifest.componentURI
+    } catch (error) {
+      if (asMeshError(error).code === 'NOT_FOUND') return undefined
+      throw error
+    }
+  }
+
+  /** An encoder needs no stages: it is one block, called as `/v1/embeddings` has it. */
+  async function serveEncoder(uri: string, asked: { readonly service?: string | undefined; readonly standbys?: number | undefined }, wait: boolean, signal: AbortSignal): Promise<object> {
+    const instances = 1 + (asked.standbys ?? Math.min(1, view.live().length - 1))
+    const service = serviceName(asked.service ?? uri.slice('embeddings.'.length, uri.indexOf(':')))
+    const { block } = await actions.createBlock({ blockId: service, blockComponentURI: uri, minInstances: instances, maxInstances: instances })
+    const ready = wait ? await actions.waitReady(block, 1, AbortSignal.any([signal, AbortSignal.timeout(READY_MS)])) : 0
+    return { service, encoder: uri, ready }
+  }
 
   /** A served model with who runs each stage now. */
   function serviceView(served: ServedModel): object {

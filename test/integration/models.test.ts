@@ -6,7 +6,10 @@ import { z } from 'zod'
 import { asMeshError } from '../../protocols/errors.ts'
 import type { Json } from '../../protocols/ids.ts'
 import { Devnet, type DevPeer } from '../../node/devnet/devnet.ts'
-import { makeModel } from '../fixtures/llm/make-model.ts'
+import { makeModel, tokenizerOf } from '../fixtures/llm/make-model.ts'
+import { writeConfigurations, writeModel } from '../fixtures/llm/model-directory.ts'
+import { sentenceEncoderGraph } from '../fixtures/llm/sentence-encoder.ts'
+import { randomWeights, shapeOf } from '../fixtures/llm/shapes.ts'
 
 const plan = z.object({ stages: z.array(z.object({ peer: z.string(), first: z.int(), end: z.int() })), latencyMs: z.number(), refused: z.array(z.unknown()) })
 const stage = z.object({ block: z.string(), first: z.int(), end: z.int(), instances: z.array(z.object({ host: z.string(), instance: z.string(), state: z.string() })) })
@@ -109,5 +112,20 @@ describe('a model over three real peers', function () {
     await serve()
     const again = await until(peer, 'chat', now => ready(now, 1), 'serving again')
     assert.equal(again.stages.length, 1)
+  })
+
+  it('takes a sentence encoder too, and serves it as one block that any peer asks for embeddings', async () => {
+    const [peer, other] = net.running()
+    assert(peer && other)
+    const path = join(dir, 'sentences')
+    const shape = shapeOf('tiny')
+    writeModel(path, sentenceEncoderGraph(shape, randomWeights(shape, 3)), { external: true })
+    writeConfigurations(path, shape, tokenizerOf(shape.vocab))
+    let uri = ''
+    for await (const line of peer.client.lines('POST', '/mesh/models', { path })) uri = z.object({ result: z.object({ uri: z.string() }) }).safeParse(line).data?.result.uri ?? uri
+    assert.equal(uri, 'embeddings.sentences:1.0.0-stable')
+    await peer.client.send('POST', '/mesh/services', { model: 'sentences', standbys: 0 })
+    const answered = z.object({ data: z.array(z.object({ embedding: z.array(z.number()) })) }).parse(await other.client.send('POST', '/v1/embeddings', { model: 'sentences', input: ['one', 'another'] }))
+    assert.deepEqual(answered.data.map(({ embedding }) => embedding.length), [shape.hidden, shape.hidden])
   })
 })

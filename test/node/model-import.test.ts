@@ -121,6 +121,7 @@ describe('importing a model', function () {
     assert.equal(manifest.componentURI, 'embeddings.sentences:1.0.0-stable')
     assert.deepEqual(manifest.runtime, { name: 'onnx', model: 'model.onnx', format: 'onnx' })
     assert.deepEqual(manifest.tags, ['embeddings'])
+    assert.deepEqual(manifest.componentInitData, { embeddings: true })
     assert(manifest.files.some(({ path }) => path === 'tokenizer.json'))
   })
 

@@ -64,7 +64,7 @@ function unfit(ad: CapacityAd): string | undefined {
   return undefined
 }
 
-/** A host that has not measured itself yet counts as slow as the slowest that has, so that measured ones come first. */
+/** A host that has not measured itself yet counts as slower than any that has, so that measured ones come first. */
 function speedOf(ad: CapacityAd, slowest: Omit<HostSpeed, 'measured'>): HostSpeed {
   const gflops = ad.runtimes.find(({ name }) => name === 'llm')?.gflops ?? 0
   const measured = gflops > 0 && ad.memoryGBs > 0
@@ -74,7 +74,7 @@ function speedOf(ad: CapacityAd, slowest: Omit<HostSpeed, 'measured'>): HostSpee
 function slowestOf(ads: readonly CapacityAd[]): Omit<HostSpeed, 'measured'> {
   const least = (values: readonly number[], otherwise: number): number => {
     const measured = values.filter(value => value > 0)
-    return measured.length === 0 ? otherwise : Math.min(...measured)
+    return measured.length === 0 ? otherwise : Math.min(...measured) * 0.9
   }
   return {
     gflops: least(ads.flatMap(({ runtimes }) => runtimes.filter(({ name }) => name === 'llm').map(({ gflops }) => gflops)), UNMEASURED.gflops),

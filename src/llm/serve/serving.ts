@@ -187,7 +187,7 @@ function stageBlock(service: string, at: number, component: StageComponent, need
 }
 
 /** A name that block ids can begin with. Throws BAD_INPUT. */
-function serviceName(wanted: string): string {
+export function serviceName(wanted: string): string {
   const name = wanted.toLowerCase().replace(/[^a-z0-9-]+/g, '-').replace(/^-+|-+$/g, '')
   if (name === '' || name.length > 200 || !blockId.safeParse(name).success) throw new MeshError('BAD_INPUT', `${JSON.stringify(wanted)} cannot be a service's name: use lower-case letters, digits and inner hyphens`)
   return name
