@@ -102,6 +102,8 @@ export const servedModel = z.object({
   sessions: z.int().positive(),
   /** Further instances of each stage, on other hosts, that take over. */
   standbys: count,
+  /** A small model of the same vocabulary, served in one stage: where that runs on the peer that is asked, it guesses ahead. */
+  draft: blockId.max(200).optional(),
   owner: peerId,
   /** Raised when it is planned anew. */
   revision: count,

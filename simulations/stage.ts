@@ -11,6 +11,8 @@ export const simulatedStage = z.object({
   first: z.int(), end: z.int(), layers: z.int(), vocab: z.int(), contextTokens: z.int(), kvTokens: z.int(),
   /** A run of one position takes so long a layer, and each further position in it so much more. */
   layerMs: z.number(), positionMs: z.number(),
+  /** Part of the positions after which this model is sure of something else: for a draft that is often right. */
+  astray: z.number().default(0),
 })
 export type SimulatedStage = z.infer<typeof simulatedStage>
 
@@ -71,6 +73,8 @@ export class StageArithmetic {
   }
 
   logits(out: Pair): Float32Array {
+    const { astray, vocab } = this.#of
+    if (mix(out, 3, 5)[0] / 4_294_967_296 < astray) return Float32Array.from({ length: vocab }, (_, id) => -mix(out, id + 1, id + 7)[0] / 4_294_967_296)
     return Float32Array.from({ length: this.#of.vocab }, (_, id) => mix(out, id + 1, id + 7)[0] / 4_294_967_296)
   }
 }

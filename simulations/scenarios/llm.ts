@@ -16,12 +16,13 @@ import { foundMesh } from './mesh.ts'
 import { PLANTED_IN_STAGES, plantedInStages } from './planted-stages.ts'
 
 export const SERVICE = 'simulated'
+const DRAFT = 'draft'
 const MODEL = 'simulated:1.0.0-stable'
 const DEGREE = 8
 const READY_MS: Millis = 20_000
 const SEATS = 4_096
 
-export type LlmShape = { readonly stages: number; readonly standbys: number; readonly model: Model; readonly askEveryMs: Millis; readonly prompt: number; readonly tokens: number }
+export type LlmShape = { readonly stages: number; readonly standbys: number; readonly model: Model; readonly askEveryMs: Millis; readonly prompt: number; readonly tokens: number; /** A small model on every host that guesses ahead, and how often it is wrong. */ readonly draft?: { readonly astray: number; readonly layerMs: number } }
 
 /** A whole peer that serves stages of a model, answers clients, and mirrors. */
 export class LlmPeer implements SimPeer {
@@ -60,7 +61,7 @@ export type LlmWorld = { readonly world: World<LlmPeer>; readonly clients: Clien
 
 export function drawShape(random: SeededRandom, stages = 2 + random.below(3)): LlmShape {
   const layers = stages * (1 + random.below(3))
-  const model: Model = { layers, vocab: 64 + random.below(64), contextTokens: 1_024, kvTokens: 16_384, layerMs: 1 + random.below(4), positionMs: 0.05 }
+  const model: Model = { layers, vocab: 64 + random.below(64), contextTokens: 1_024, kvTokens: 16_384, layerMs: 1 + random.below(4), positionMs: 0.05, astray: 0 }
   return { stages, standbys: 1 + random.below(2), model, askEveryMs: 150 + random.below(500), prompt: 1 + random.below(300), tokens: 16 + random.below(100) }
 }
 
@@ -123,7 +124,7 @@ function employ(world: World<LlmPeer>, clients: Clients, shape: LlmShape, random
   again()
 }
 
-async function serve(world: World<LlmPeer>, { stages, standbys, model }: LlmShape): Promise<void> {
+async function serve(world: World<LlmPeer>, { stages, standbys, model, draft }: LlmShape): Promise<void> {
   const [first] = world.peers.values()
   if (first === undefined) return
   const { catalogue, actions, ports } = first.peer
@@ -136,24 +137,26 @@ async function serve(world: World<LlmPeer>, { stages, standbys, model }: LlmShap
     facts: { architecture: 'simulated', hidden: 2, vocab: model.vocab, contextTokens: model.contextTokens, heads: 1, kvHeads: 1, headDim: 1, weights: 'float32', activations: 'float32', parameters: 1, endTokens: [] },
     skeleton: file, pieces: [file], layers: Array.from({ length: model.layers }, () => ({ ...cost, kvBytes: 8, boundaryBytes: 8, piece: 'skeleton.onnx' })), embedding: cost, head: cost, files: [], generation: {}, author,
   }))
-  const served: ServedStage[] = []
-  for (let stage = 0; stage < stages; stage += 1) {
-    const [from, end] = [Math.round((stage * model.layers) / stages), Math.round(((stage + 1) * model.layers) / stages)]
-    const componentURI = `llm.simulated-l${from}-${end}:1.0.0-stable`
-    const parameters: Json = { ...model, first: from, end }
+  const stage = async (block: string, instances: number, from: number, end: number, of: Model): Promise<ServedStage> => {
+    const componentURI = `llm.${block}:1.0.0-stable`
+    const parameters: Json = { ...of, first: from, end }
     const { cid: component } = await catalogue.publishComponent(componentManifest.parse({
-      componentURI, componentId: { name: `simulated-l${from}-${end}`, version: '1.0.0', releaseTag: 'stable' }, componentType: 'llm', runtime: { name: 'llm', model: 'stage.onnx', format: 'onnx' }, files: [],
+      componentURI, componentId: { name: block, version: '1.0.0', releaseTag: 'stable' }, componentType: 'llm', runtime: { name: 'llm', model: 'stage.onnx', format: 'onnx' }, files: [],
       needs: { cpuMilli: 500, memoryMb: 256 }, componentParameters: parameters, author,
     }))
-    const block = `${SERVICE}-s${stage}`
-    await actions.createBlock({ blockId: block, blockComponentURI: componentURI, minInstances: 1 + standbys, maxInstances: 2 + standbys })
-    served.push({ block, first: from, end, componentURI, component })
+    await actions.createBlock({ blockId: block, blockComponentURI: componentURI, minInstances: instances, maxInstances: instances + 1 })
+    return { block, first: from, end, componentURI, component }
   }
-  await catalogue.putService({ service: SERVICE, modelURI: MODEL, model: cid, stages: served, contextTokens: model.contextTokens, sessions: 16, standbys, owner: author, revision: 0 })
+  const served: ServedStage[] = []
+  for (let at = 0; at < stages; at += 1) served.push(await stage(`${SERVICE}-s${at}`, 1 + standbys, Math.round((at * model.layers) / stages), Math.round(((at + 1) * model.layers) / stages), model))
+  const record = { modelURI: MODEL, model: cid, contextTokens: model.contextTokens, sessions: 16, owner: author, revision: 0 }
+  if (draft !== undefined) await catalogue.putService({ ...record, service: DRAFT, standbys: world.hosts.length - 1, stages: [await stage(`${DRAFT}-s0`, world.hosts.length, 0, model.layers, { ...model, ...draft })] })
+  await catalogue.putService({ ...record, service: SERVICE, standbys, stages: served, ...(draft === undefined ? {} : { draft: DRAFT }) })
   const until = ports.clock.deadline(READY_MS)
   try {
     for (const { peer } of world.peers.values()) {
       while (await peer.catalogue.served(SERVICE) === undefined) await ports.clock.sleep(50, until)
+      while (draft !== undefined && !peer.view.instancesOf(`${DRAFT}-s0`).some(({ host, ad }) => host === peer.view.self && ad.state === 'ready')) await ports.clock.sleep(50, until)
       for (const { block } of served) while (peer.view.instancesOf(block).filter(({ ad }) => ad.state === 'ready').length <= standbys) await ports.clock.sleep(50, until)
     }
   } catch (error) {

@@ -9,11 +9,13 @@ import { Lru } from '../lib/lru.ts'
 import type { Ports, Random } from '../ports.ts'
 import type { ContractBook, Generations, MeshView, Models } from '../roles.ts'
 import type { Answers } from './answer.ts'
+import { LookupDraft, type Draft } from './draft.ts'
 import { Follow } from './follow.ts'
 import { GenerationBook, type Entry, type GenerationBookLimits } from './generation-book.ts'
 import { begunElsewhere, Mirror } from './mirror.ts'
 import { Seating } from './seating.ts'
 import { Session, type SessionParts } from './session.ts'
+import { StageDraft } from './stage-draft.ts'
 import { STAGE_HOST, StageHost, type StageHostConfig, type StageInstances } from './stage-host.ts'
 import { StageLinks } from './stage-links.ts'
 import { Takeover, type TakeoverTimes } from './takeover.ts'
@@ -193,7 +195,7 @@ export class SplitGenerations implements Generations {
     if (wrong !== undefined) throw new MeshError('BAD_INPUT', wrong)
     const answer = await this.#parts.answers.answer(served, facts, request, whole)
     for (let tries = 1; ; tries += 1) {
-      const driven = new Session(this.#session, { session, request, log: new TokenLog(), epoch: 0, plan: [], leftMs: deadlineMs }, { served, facts, answer, mark: this.#mark })
+      const driven = new Session(this.#session, { session, request, log: new TokenLog(), epoch: 0, plan: [], leftMs: deadlineMs }, { served, facts, answer, mark: this.#mark, draft: await this.#draft(session, served, facts) })
       try {
         await driven.admit(whole)
       } catch (error) {
@@ -237,11 +239,12 @@ export class SplitGenerations implements Generations {
     const { served, facts } = await this.#model(request.model, this.#stopped.signal)
     const answer = await this.#parts.answers.answer(served, facts, request, this.#stopped.signal)
     if (this.#driven.has(session) || entry.epoch !== epoch || log.ended) return
+    const draft = await this.#draft(session, served, facts)
     const own = new TokenLog(log.slice(0))
     for (const token of own.tokens()) answer.tell(token)
     const fresh = this.#book.replace(entry, own, this.#ports.identity.peer)
     const leftMs = Math.max(0, endsAt - this.#ports.clock.monotonic())
-    this.#drive(new Session(this.#session, { session, request, log: own, epoch, plan, leftMs }, { served, facts, answer, mark: this.#mark }), fresh)
+    this.#drive(new Session(this.#session, { session, request, log: own, epoch, plan, leftMs }, { served, facts, answer, mark: this.#mark, draft }), fresh)
   }
 
   /** Brings here what an answer of this model takes, once. */
@@ -276,6 +279,23 @@ export class SplitGenerations implements Generations {
     if (served === undefined) throw new MeshError('NOT_FOUND', `no model called ${name} is served: \`aios model list\` shows those that are`)
     const patience = this.#ports.clock.deadline(MODEL_MS, signal)
     return { served, facts: (await this.#parts.models.modelByCid(served.model, patience)).facts }
+  }
+
+  /** What guesses ahead: the model named for it, where its only stage runs here; else what the text itself repeats. */
+  async #draft(session: SessionId, { draft, contextTokens }: ServedModel, facts: ModelFacts): Promise<Draft> {
+    if (draft === undefined) return new LookupDraft()
+    const { models, view, instances } = this.#parts
+    const small = await models.served(draft)
+    const [stage, ...more] = small?.stages ?? []
+    const local = stage === undefined || more.length > 0 ? undefined : view.instancesOf(stage.block).find(({ host, ad }) => host === view.self && ad.state === 'ready')
+    if (local === undefined) return new LookupDraft()
+    try {
+      const runner = instances.stage(local.ad.instance, true)
+      return runner.spec.vocab === facts.vocab ? new StageDraft(runner, `${session}-draft`, contextTokens) : new LookupDraft()
+    } catch (error) {
+      if (asMeshError(error).code === 'INTERNAL') throw error
+      return new LookupDraft()
+    }
   }
 
   /** A log that others may read here: of a session driven here, or one that has ended. */

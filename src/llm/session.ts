@@ -1,13 +1,15 @@
 import { asMeshError, isErrorCode, MeshError } from '../../protocols/errors.ts'
-import type { GenerationEvent, GenerationRequest, SessionId, StagePlan } from '../../protocols/generation.ts'
+import type { GenerationRequest, SessionId, StagePlan } from '../../protocols/generation.ts'
 import type { ModelFacts, ServedModel } from '../../protocols/model.ts'
 import type { Millis, PeerId } from '../../protocols/ids.ts'
 import type { StageFrame } from '../../protocols/stage.ts'
 import type { MeshView } from '../roles.ts'
 import type { Answer, Drawn } from './answer.ts'
+import type { Draft } from './draft.ts'
 import { prefixHashes } from './prefix.ts'
 import { Overtaken, SessionChain, type ChainParts } from './session-chain.ts'
 import { SessionMirrors } from './session-mirrors.ts'
+import { Speculation } from './speculation.ts'
 import { StepTimes } from './step-times.ts'
 import type { TokenLog } from './token-log.ts'
 
@@ -32,7 +34,7 @@ export type SessionState = {
   readonly leftMs: Millis
 }
 
-export type Making = { readonly served: ServedModel; readonly facts: ModelFacts; readonly answer: Answer; readonly mark: number }
+export type Making = { readonly served: ServedModel; readonly facts: ModelFacts; readonly answer: Answer; readonly mark: number; /** Guesses what comes next, so that one step may give several tokens. */ readonly draft?: Draft }
 
 type Output = Extract<StageFrame, { kind: 'output' }>
 export type SessionEnd = 'ended' | 'overtaken' | 'stopped'
@@ -51,6 +53,7 @@ export class Session {
   readonly #chain: SessionChain
   readonly #mirrors: SessionMirrors
   readonly #times = new StepTimes()
+  readonly #speculation = new Speculation()
   readonly #life = new AbortController()
   readonly #endsAt: Millis
   readonly #reserve: number
@@ -210,23 +213,58 @@ export class Session {
     this.#cached ??= Math.min(...this.#starts)
     this.#chain.resume(this.#starts)
     let output = await this.#feed(from, want)
+    let guesses: readonly number[] = []
+    let [draftMs, stepMs] = [0, 0]
+    const { clock } = this.#parts.ports
     for (;;) {
-      const drawn = this.#draw(output)
-      if (drawn === undefined || this.#ends(drawn.token)) return this.#end({ reason: 'stop' })
+      const right = this.#accept(output, guesses)
+      if (right === undefined) return
+      if (guesses.length > 0) this.#speculation.verified(guesses.length, right, stepMs, draftMs)
+      const began = clock.monotonic()
+      guesses = await this.#guess()
+      const drafted = clock.monotonic()
+      const position = this.#tokens.length - 1
+      // The next step is under way while the mirrors are told of the tokens.
+      this.#step(position, 1 + guesses.length, want, guesses)
+      this.#mirrors.push()
+      this.#changed('tokens')
+      output = await this.#take(position + 1 + guesses.length, 1)
+      draftMs = drafted - began
+      stepMs = clock.monotonic() - drafted
+      if (guesses.length === 0) this.#speculation.stepped(stepMs)
+    }
+  }
+
+  /**
+   * Takes the tokens that an output gives: the next one and, for as long as the guesses are what it would have drawn itself,
+   * those after it. Says how many guesses were right; undefined when the answer has ended.
+   */
+  #accept(output: Output, guesses: readonly number[]): number | undefined {
+    const { answer } = this.#making
+    for (let row = 0; ; row += 1) {
+      const drawn = this.#draw(output, row, guesses.length + 1)
+      if (drawn === undefined || this.#ends(drawn.token)) {
+        this.#end({ reason: 'stop' })
+        return undefined
+      }
       const { text, stopped } = answer.tell(drawn.token)
       const { token, logprob, top } = drawn
       this.#tokens.push(token)
-      const event: GenerationEvent = { kind: 'token', index: this.log.length, token, text, ...(logprob === undefined ? {} : { logprob }), ...(top === undefined ? {} : { top: [...top] }) }
-      this.log.append(event)
-      if (stopped) return this.#end({ reason: 'stop' })
-      if (this.log.length >= this.request.maxTokens || this.#tokens.length >= this.#reserve) return this.#end({ reason: 'length' })
-      const position = this.#tokens.length - 1
-      // The next step is under way while the mirrors are told of the token.
-      this.#step(position, 1, want)
-      this.#mirrors.push()
-      this.#changed('tokens')
-      output = await this.#take(position + 1, 1)
+      this.log.append({ kind: 'token', index: this.log.length, token, text, ...(logprob === undefined ? {} : { logprob }), ...(top === undefined ? {} : { top: [...top] }) })
+      if (stopped || this.log.length >= this.request.maxTokens || this.#tokens.length >= this.#reserve) {
+        this.#end({ reason: stopped ? 'stop' : 'length' })
+        return undefined
+      }
+      if (token !== guesses[row]) return row
     }
+  }
+
+  /** Guesses to go with the next step, none of them beyond what may be said. */
+  async #guess(): Promise<readonly number[]> {
+    const { draft } = this.#making
+    const room = Math.min(this.request.maxTokens - this.log.length, this.#reserve - this.#tokens.length) - 1
+    const width = draft === undefined ? 0 : Math.min(this.#speculation.width(), room)
+    return width <= 0 || draft === undefined ? [] : (await draft.propose(this.#tokens, width, this.#life.signal)).slice(0, width)
   }
 
   /** Steps for positions from `from` on; resolves with what the last of them gave. A few are under way at once, so that all stages work. */
@@ -252,8 +290,9 @@ export class Session {
     return edge - at
   }
 
-  #step(position: number, count: number, want: 'none' | 'greedy' | 'logits'): void {
-    this.#chain.send({ kind: 'step', position, count, loose: 0, want, rows: 'last', input: { tokens: this.#tokens.slice(position, position + count) } })
+  #step(position: number, count: number, want: 'none' | 'greedy' | 'logits', guesses: readonly number[] = []): void {
+    const tokens = guesses.length === 0 ? this.#tokens.slice(position, position + count) : [...this.#tokens.slice(position), ...guesses]
+    this.#chain.send({ kind: 'step', position, count, loose: guesses.length, want, rows: guesses.length === 0 ? 'last' : 'all', input: { tokens } })
   }
 
   /** The output of the step that ends at `end`. */
@@ -262,7 +301,7 @@ export class Session {
     for (;;) {
       const output = await this.#next(positions)
       if (output.position + output.count !== end || output.result === undefined) continue
-      this.#times.took(output.count, this.#parts.ports.clock.monotonic() - since)
+      this.#times.took(positions, this.#parts.ports.clock.monotonic() - since)
       return output
     }
   }
@@ -295,11 +334,12 @@ export class Session {
     }
   }
 
-  #draw({ result }: Output): Drawn | undefined {
-    if (result === undefined) throw new MeshError('INSTANCE_FAILED', 'the last stage gave no result')
-    if ('logits' in result) return this.#making.answer.draw(result.logits, this.#tokens.length)
-    const token = result.ids.at(-1)
-    if (token === undefined) throw new MeshError('INSTANCE_FAILED', 'the last stage gave no token')
+  /** Of `rows` rows that an output should have, what row `row` says comes next. */
+  #draw({ result }: Output, row: number, rows: number): Drawn | undefined {
+    const vocab = result !== undefined && 'logits' in result ? result.logits.length / rows : 0
+    if (result !== undefined && 'logits' in result && Number.isInteger(vocab) && vocab > 0) return this.#making.answer.draw(result.logits.subarray(row * vocab, (row + 1) * vocab), this.#tokens.length)
+    const token = result !== undefined && 'ids' in result ? result.ids[row + result.ids.length - rows] : undefined
+    if (token === undefined) throw new MeshError('INSTANCE_FAILED', 'the last stage gave no result')
     return { token }
   }
 
@@ -322,6 +362,7 @@ export class Session {
     this.#life.abort(new MeshError('CANCELLED', 'the session has ended'))
     this.#wake?.()
     for (const stop of this.#stops.splice(0)) stop()
+    this.#making.draft?.close()
     void this.#mirrors.settled(LAST_WORDS_MS).finally(() => {
       this.#mirrors.stop()
       this.log.release(this.log.length)
@@ -344,6 +385,7 @@ export class Session {
     this.#life.abort(new MeshError('CANCELLED', 'the session goes on elsewhere'))
     this.#wake?.()
     for (const stop of this.#stops.splice(0)) stop()
+    this.#making.draft?.close()
     this.#chain.abandon()
     this.#mirrors.stop()
     this.#finish(how)

@@ -163,7 +163,8 @@ export class Seat {
     const want = last ? (end <= this.#known ? 'none' : step.want) : 'hidden'
     // What it holds from there on is worth nothing from the moment that the instance begins.
     this.have = position
-    this.#confirmed = Math.min(this.#confirmed, position)
+    // A step vouches for all before it, be they guesses of the step before.
+    this.#confirmed = position
     if (this.#guard !== undefined) this.#guard.acked = Math.min(this.#guard.acked, position)
     const out = await runner.step({ session, position, count, input, want, rows: last ? step.rows : 'all', kv: false }, this.#life.signal)
     if (epoch !== this.epoch) return

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { live, type Outcome } from '../../simulations/scenario.ts'
 import { drawLlmKill, figuresOf } from '../../simulations/scenarios/llm-kill.ts'
-import { drawLlm } from '../../simulations/scenarios/llm.ts'
+import { drawLlm, llmWorld, type LlmShape } from '../../simulations/scenarios/llm.ts'
 import type { PlantedInStages } from '../../simulations/scenarios/planted-stages.ts'
 
 function lived(seed: number, options: { readonly bug?: PlantedInStages; readonly churn?: number; readonly cuts?: boolean; readonly loss?: number } = {}): Promise<Outcome> {
@@ -38,6 +38,21 @@ describe('a split model in the virtual world', function () {
     const { runs = 0, identical, stall_p50_tokens = Infinity } = figuresOf(scenario.killed)
     assert.equal(violation, undefined)
     assert.ok(runs > 3 && identical === runs && stall_p50_tokens <= 5, JSON.stringify(scenario.killed))
+  })
+
+  it('a small model on the origin makes the same tokens come faster where hops are long, and none slower when it is mostly wrong', async () => {
+    const timed = async (draft?: LlmShape['draft']): Promise<number> => {
+      const model = { layers: 4, vocab: 100, contextTokens: 1_024, kvTokens: 16_384, layerMs: 5, positionMs: 0.05, astray: 0 }
+      const { world, clients, prepare } = llmWorld({ seed: 5, peers: 4 }, { stages: 2, standbys: 1, model, askEveryMs: 0, prompt: 50, tokens: 256, ...(draft === undefined ? {} : { draft }) }, { weather: { delayMs: [50, 50], loss: 0, duplicate: 0 } })
+      await world.startAll()
+      await world.drive(prepare(), 120_000)
+      const { wrong, end, times } = await world.drive(clients.ask({ prompt: 50, tokens: 256, temperature: 0 }), 600_000)
+      assert.deepEqual([wrong, end?.reason], [undefined, 'length'])
+      return (times.at(-1) ?? 0) - (times[0] ?? 0)
+    }
+    const plain = await timed()
+    assert.ok(plain / await timed({ astray: 0.3, layerMs: 0.5 }) >= 2)
+    assert.ok(plain / await timed({ astray: 0.97, layerMs: 1 }) >= 0.97)
   })
 
   it('a host that gives its standby other rows than its own is found', async () => {
