@@ -6,7 +6,7 @@ import { background } from '../lib/background.ts'
 import { Lru } from '../lib/lru.ts'
 import type { Ports, Random } from '../ports.ts'
 import type { MeshView } from '../roles.ts'
-import { unseal } from '../trust/seal.ts'
+import { shared, unseal } from '../trust/seal.ts'
 import { checkAd, checkDelta, type AdLimits } from './ad.ts'
 import { Advertiser, type AdSources, type AdvertiserConfig } from './advertiser.ts'
 import type { LifeState } from './beliefs.ts'
@@ -214,7 +214,7 @@ export class Capacity implements MeshView {
       const { value, signer } = unseal(identity, 'capacity-delta', capacityDelta, envelope, AD_BYTES)
       const verdict = checkDelta(value, signer, clock.unix(), this.#config.limits, this.#view.ad(signer)?.total)
       if (!verdict.ok) throw refusedAd(telemetry, signer, verdict.because)
-      const change = this.#view.apply(value, envelope, now)
+      const change = this.#view.apply(value, shared(envelope), now)
       if (change === 'base-missing') this.#exchange.missing(signer, value)
       if (change !== 'stale') this.#liveness.heardFrom(signer, value.incarnation)
       if (change === 'newer') this.#changed(signer, 'ad')
@@ -223,7 +223,7 @@ export class Capacity implements MeshView {
     const { value, signer } = unseal(identity, 'capacity', capacityAd, envelope, AD_BYTES)
     const verdict = checkAd(value, signer, clock.unix(), this.#config.limits)
     if (!verdict.ok) throw refusedAd(telemetry, signer, verdict.because)
-    if (this.#view.hear(value, envelope, now) === 'stale') return
+    if (this.#view.hear(value, shared(envelope), now) === 'stale') return
     this.#liveness.heardFrom(signer, value.incarnation)
     this.#changed(signer, 'ad')
   }

@@ -1,4 +1,5 @@
 import type { PeerId } from '../../protocols/ids.ts'
+import { Lru } from './lru.ts'
 
 /**
  * Orders peers by highest random weight for `key` (Thaler & Ravishankar 1998): every peer that believes in the same
@@ -13,9 +14,20 @@ export function rendezvous(key: string, peers: readonly PeerId[]): readonly Peer
     .map(({ peer }) => peer)
 }
 
+/** The same peers are ranked again and again, for every key. */
+const hashes = new Lru<PeerId, readonly [number, number]>(20_000)
+
+function hashOf(peer: PeerId): readonly [number, number] {
+  const known = hashes.peek(peer)
+  if (known !== undefined) return known
+  const made = hash(peer, 0x85ebca6b)
+  hashes.set(peer, made)
+  return made
+}
+
 /** 53 bits: exact in a double. */
 function weigh(high: number, low: number, peer: PeerId): number {
-  const [a, b] = hash(peer, 0x85ebca6b)
+  const [a, b] = hashOf(peer)
   return (finish(high ^ a) >>> 11) * 4_294_967_296 + finish(low ^ Math.imul(b, 0xc2b2ae35) ^ (a >>> 7))
 }
 

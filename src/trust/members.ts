@@ -5,6 +5,7 @@ import type { CapabilityChain, Right } from '../../protocols/membership.ts'
 import type { Signed } from '../../protocols/signed.ts'
 import type { Clock, Identity } from '../ports.ts'
 import { proveChain, SKEW_MS } from './capability.ts'
+import { shared } from './seal.ts'
 
 export type Member = { readonly chain: CapabilityChain; readonly rights: readonly Right[]; readonly expires: Millis; /** Of the leaf's signature: names the chain. */ readonly mark: string; /** Of peer and mark, sha2-256. */ readonly hash: Uint8Array }
 export type MemberPage = { members: { peer: PeerId; chain: Signed[] }[]; next?: PeerId }
@@ -61,7 +62,7 @@ export class Members {
     const proof = proveChain(this.#identity, this.#network, this.#owner, chain, this.#clock.unix())
     if (!proof.ok) return proof
     if (proof.value.subject !== peer) return refused('the capability belongs to somebody else')
-    const member: Member = { chain, rights: proof.value.rights, expires: proof.value.expires, mark, hash: digest(utf8(`${peer}\0${mark}`)) }
+    const member: Member = { chain: chain.map(shared), rights: proof.value.rights, expires: proof.value.expires, mark, hash: digest(utf8(`${peer}\0${mark}`)) }
     if (known !== undefined && !better(member, known)) return granted(false)
     if (!this.#known.has(peer) && this.#known.size >= BOUND && this.forgetExpired() === 0) return refused(`this peer knows ${BOUND} members, and has no room for more`, true)
     this.#drop(peer)

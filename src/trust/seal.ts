@@ -15,7 +15,7 @@ type Opened = { readonly domain: string; readonly value: unknown }
 
 const opened = new WeakMap<Signed, Opened>()
 /** Of envelopes that came again in another message: gossip, pulls and mirrors carry the same ones many times. */
-const checked = new Lru<string, Opened & { readonly signer: PeerId; readonly payload: Uint8Array }>(8_192)
+const checked = new Lru<string, Opened & { readonly envelope: Signed }>(8_192)
 /** Larger payloads come rarely, and would make what is remembered large. */
 const REMEMBERED_BYTES = 8_192
 
@@ -33,13 +33,19 @@ export function unseal<T>(identity: Identity, domain: string, schema: Schema<T>,
   }
   const value = decode(schema, envelope.payload, limitBytes, domain)
   opened.set(envelope, { domain, value })
-  if (envelope.payload.byteLength <= REMEMBERED_BYTES) checked.set(nameOf(envelope), { domain, value, signer: envelope.signer, payload: envelope.payload.slice() })
+  // A copy: nobody else can change the bytes it answers for.
+  if (envelope.payload.byteLength <= REMEMBERED_BYTES) checked.set(nameOf(envelope), { domain, value, envelope: Object.freeze({ domain, payload: envelope.payload.slice(), signer: envelope.signer, signature: envelope.signature.slice() }) })
   return { value, signer: envelope.signer }
 }
 
-function remembered(domain: string, envelope: Signed): Opened | undefined {
+/** The envelope to keep in place of this one: the same one each time it comes, so that many lists of it hold it once. To be read only. */
+export function shared(envelope: Signed): Signed {
+  return remembered(envelope.domain, envelope)?.envelope ?? envelope
+}
+
+function remembered(domain: string, envelope: Signed): (Opened & { readonly envelope: Signed }) | undefined {
   const known = checked.peek(nameOf(envelope))
-  return known === undefined || known.domain !== domain || known.signer !== envelope.signer || !sameBytes(known.payload, envelope.payload) ? undefined : known
+  return known === undefined || known.domain !== domain || known.envelope.signer !== envelope.signer || !sameBytes(known.envelope.payload, envelope.payload) ? undefined : known
 }
 
 /** Its signature as text: one unit a byte. */
