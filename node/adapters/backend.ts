@@ -64,7 +64,7 @@ export function createBackend(options: BackendOptions): Backend {
       }
       const { needs } = request.block
       const running = new SupervisedInstance({
-        ...instanceCommand(isolation, { bundle, scratch, memoryMb: needs.memoryMb, diskMb: needs.diskMb, gpus: request.gpus, cpuSeconds: cpuSeconds(request.block), compileCache }),
+        ...instanceCommand(isolation, { bundle, scratch, memoryMb: needs.memoryMb, spareMb: spareMb(request), diskMb: needs.diskMb, gpus: request.gpus, cpuSeconds: cpuSeconds(request.block), compileCache }),
         cwd: scratch,
         limits: { memoryMb: needs.memoryMb + RUNTIME_MB, diskMb: needs.diskMb, scratch },
       }, options.clock, hooksFor(options, request))
@@ -115,6 +115,11 @@ function hooksFor(options: BackendOptions, request: InstanceStart): ConstructorP
     },
     policy: (hook, packet) => request.packetPolicy(hook, packet),
   }
+}
+
+/** A stage sets places for keys and values aside before it fills them, and at times two for the same. V8 does not survive that being refused. */
+function spareMb({ manifest, block }: InstanceStart): number {
+  return manifest.runtime.name === 'llm' ? block.needs.memoryMb : 0
 }
 
 /** `initSettings.cpuSeconds`: processor time after which the kernel ends the instance; 0 or absent: no such limit. */

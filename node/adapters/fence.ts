@@ -30,6 +30,8 @@ export type FenceRequest = {
   readonly bundle: string
   readonly scratch: string
   readonly memoryMb: number
+  /** Memory that may be set aside beyond that, as long as it is not used. */
+  readonly spareMb?: number
   /** 0: the instance may write nothing at all. */
   readonly diskMb: number
   readonly gpus: readonly string[]
@@ -109,10 +111,10 @@ function paths({ bundle, scratch, diskMb, gpus, compileCache }: FenceRequest): P
   }
 }
 
-function limits({ memoryMb, diskMb, gpus, cpuSeconds }: FenceRequest): Pick<FenceOrder, 'limits'> {
+function limits({ memoryMb, spareMb = 0, diskMb, gpus, cpuSeconds }: FenceRequest): Pick<FenceOrder, 'limits'> {
   return {
     limits: {
-      dataBytes: (RUNTIME_DATA_MB + memoryMb + (gpus.length > 0 ? GPU_DATA_MB : 0)) * MB,
+      dataBytes: (RUNTIME_DATA_MB + memoryMb + spareMb + (gpus.length > 0 ? GPU_DATA_MB : 0)) * MB,
       files: 256,
       fileBytes: diskMb * MB,
       threads: threadsNow() + 256,

@@ -1,5 +1,8 @@
 import type { KvLayout, KvPlane } from './kv-layout.ts'
 
+/** Places to add at once, at most. */
+const MORE_SLOTS = 4
+
 /** What an arena must know of who sits in it. */
 export type Seated = { readonly held: number }
 
@@ -51,7 +54,7 @@ export class KvArena<Session extends Seated> {
   /** Takes a session in at the end; what it holds elsewhere is the caller's to copy. Throws RangeError when memory is short. */
   add(session: Session, capacity: number): number {
     const slot = this.#members.length
-    if (slot === this.#slots || capacity > this.#capacity) this.#resize(slot === this.#slots ? Math.max(this.#leastSlots, this.#slots * 2) : this.#slots, Math.max(capacity, this.#capacity))
+    if (slot === this.#slots || capacity > this.#capacity) this.#resize(slot === this.#slots ? Math.max(this.#leastSlots, this.#slots + Math.min(Math.max(1, this.#slots), MORE_SLOTS)) : this.#slots, Math.max(capacity, this.#capacity))
     this.#members.push(session)
     return slot
   }
@@ -65,7 +68,7 @@ export class KvArena<Session extends Seated> {
     return last
   }
 
-  /** Two sessions change places. */
+  /** Two sessions change places. Throws RangeError when memory is short; they stay then. */
   swap(a: number, b: number): void {
     const first = this.#members[a]
     const second = this.#members[b]
@@ -83,13 +86,18 @@ export class KvArena<Session extends Seated> {
     if (capacity > this.#capacity) this.#resize(this.#slots, capacity)
   }
 
-  /** Gives memory back that nobody here needs. */
+  /** Gives memory back that nobody here needs, if there is enough left to do so. */
   trim(slots: number, capacity: number): void {
-    if (slots < this.#slots || capacity < this.#capacity) this.#resize(Math.max(Math.min(slots, this.#slots), this.#members.length, this.#leastSlots), capacity)
+    if (slots >= this.#slots && capacity >= this.#capacity) return
+    try {
+      this.#resize(Math.max(Math.min(slots, this.#slots), this.#members.length, this.#leastSlots), capacity)
+    } catch (error) {
+      if (!(error instanceof RangeError)) throw error
+    }
   }
 
   release(): void {
-    // Large buffers that wait for the collector would count against the instance's memory.
+    // Buffers that wait for the collector would count against the instance's memory.
     for (const { data } of this.#planes) data.buffer.transfer(0)
     this.#planes = []
     this.#bytes = []
@@ -101,8 +109,12 @@ export class KvArena<Session extends Seated> {
   #resize(slots: number, capacity: number): void {
     const planes = this.#layout.planes(slots, capacity)
     const bytes = planes.map(plane => plane.bytes)
-    for (const [slot, { held }] of this.#members.entries()) this.#layout.copy(this.#bytes, slot, this.#capacity, 0, bytes, slot, capacity, 0, held)
-    this.release()
+    // Memory that was never written to is not there yet: one tensor at a time, little more than one copy of all is.
+    for (const [index, { data }] of this.#planes.entries()) {
+      for (const [slot, { held }] of this.#members.entries()) this.#layout.copyPlane(index, this.#bytes[index]!, slot, this.#capacity, 0, bytes[index]!, slot, capacity, 0, held)
+      data.buffer.transfer(0)
+    }
+    this.version++
     this.#planes = planes
     this.#bytes = bytes
     this.#slots = slots

@@ -36,20 +36,22 @@ export class KvLayout {
    * vectors. Bits are kept.
    */
   copy(from: readonly Uint8Array[], fromBlock: number, fromCapacity: number, fromPosition: number, to: readonly Uint8Array[], toBlock: number, toCapacity: number, toPosition: number, count: number): void {
-    for (const [index, { heads }] of this.tensors.entries()) {
-      const vector = this.vector[index]!
-      const source = from[index]!
-      const target = to[index]!
-      // With nothing between the heads it is one piece.
-      if (fromCapacity === count && toCapacity === count) {
-        const length = heads * count * vector
-        target.set(source.subarray(fromBlock * length, (fromBlock + 1) * length), toBlock * length)
-        continue
-      }
-      for (let head = 0; head < heads; head++) {
-        const at = ((fromBlock * heads + head) * fromCapacity + fromPosition) * vector
-        target.set(source.subarray(at, at + count * vector), ((toBlock * heads + head) * toCapacity + toPosition) * vector)
-      }
+    for (const index of this.tensors.keys()) this.copyPlane(index, from[index]!, fromBlock, fromCapacity, fromPosition, to[index]!, toBlock, toCapacity, toPosition, count)
+  }
+
+  /** The same for one tensor. */
+  copyPlane(index: number, source: Uint8Array, fromBlock: number, fromCapacity: number, fromPosition: number, target: Uint8Array, toBlock: number, toCapacity: number, toPosition: number, count: number): void {
+    const { heads } = this.tensors[index]!
+    const vector = this.vector[index]!
+    // With nothing between the heads it is one piece.
+    if (fromCapacity === count && toCapacity === count) {
+      const length = heads * count * vector
+      target.set(source.subarray(fromBlock * length, (fromBlock + 1) * length), toBlock * length)
+      return
+    }
+    for (let head = 0; head < heads; head++) {
+      const at = ((fromBlock * heads + head) * fromCapacity + fromPosition) * vector
+      target.set(source.subarray(at, at + count * vector), ((toBlock * heads + head) * toCapacity + toPosition) * vector)
     }
   }
 

@@ -103,8 +103,8 @@ export class KvStore {
         if (shared.debt >= strangers.reduce((sum, { held }) => sum + 3 * held, 0)) {
           shared.debt = 0
           this.#gather(arena, wanted.length, new Set(wanted))
-          first = 0
-          last = wanted.length - 1
+          first = Math.min(...wanted.map(session => session.slot))
+          last = Math.max(...wanted.map(session => session.slot))
         }
       }
       const count = Math.max(last - first + 1, this.#leastRows)
@@ -179,10 +179,10 @@ export class KvStore {
     }
     const longest = Math.max(...arena.members.map(member => member.held))
     const wanted = capacityFor(longest, Math.max(...arena.members.map(member => member.reserved)))
-    if (arena.members.length * 4 <= arena.slots || wanted * 2 <= arena.capacity) arena.trim(arena.members.length * 2, Math.min(wanted, arena.capacity))
+    if (arena.members.length + 8 <= arena.slots || wanted * 2 <= arena.capacity) arena.trim(arena.members.length + 2, Math.min(wanted, arena.capacity))
   }
 
-  /** Brings `chosen` to the first places. */
+  /** Brings `chosen` to the first places, as far as there is memory to do so. */
   #gather(arena: KvArena<KvSession>, count: number, chosen: ReadonlySet<KvSession>): void {
     let from = count
     for (let slot = 0; slot < count; slot++) {
@@ -190,7 +190,12 @@ export class KvStore {
       if (here === undefined || chosen.has(here)) continue
       while (!chosen.has(arena.members[from]!)) from++
       const there = arena.members[from]!
-      arena.swap(slot, from)
+      try {
+        arena.swap(slot, from)
+      } catch (error) {
+        if (error instanceof RangeError) return
+        throw error
+      }
       there.slot = slot
       here.slot = from
     }
