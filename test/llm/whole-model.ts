@@ -1,6 +1,7 @@
 /** Runs a whole decoder by ONNX Runtime, as the oracle that other ways of running it are compared with. */
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
+import type { Random } from '../fixtures/llm/random.ts'
 import { InferenceSession, Tensor } from '../fixtures/llm/runtime.ts'
 
 /** Logits [rows, vocabulary], as float32 whatever the model computes in. */
@@ -78,9 +79,35 @@ export class WholeModel {
     })
   }
 
+  /** A continuation drawn as generation_config.json asks for: from the likeliest `top_k`, what was said before made less likely. */
+  async sampled(prompt: readonly number[], count: number, how: Sampling, random: Random, stop: readonly number[] = []): Promise<readonly number[]> {
+    this.reset()
+    const out: number[] = []
+    let logits = await this.add(prompt)
+    while (out.length < count) {
+      const next = draw(logits, out, how, random)
+      if (stop.includes(next)) break
+      out.push(next)
+      logits = await this.add([next])
+    }
+    return out
+  }
+
   async close(): Promise<void> {
     await this.#session.release()
   }
+}
+
+/** The part of generation_config.json that a draw needs. */
+export interface Sampling { readonly temperature: number; readonly top_k: number; readonly repetition_penalty: number }
+
+function draw({ rows, vocab, data }: Logits, said: readonly number[], how: Sampling, random: Random): number {
+  const row = data.slice((rows - 1) * vocab, rows * vocab)
+  for (const id of new Set(said)) row[id] = row[id]! > 0 ? row[id]! / how.repetition_penalty : row[id]! * how.repetition_penalty
+  const best = [...row.keys()].sort((a, b) => row[b]! - row[a]!).slice(0, how.top_k)
+  const shares = best.map(id => Math.exp((row[id]! - row[best[0]!]!) / how.temperature))
+  let left = random.next() * shares.reduce((sum, share) => sum + share, 0)
+  return best.find((_, at) => (left -= shares[at]!) <= 0) ?? best[0]!
 }
 
 /** The likeliest token after the last row. */
