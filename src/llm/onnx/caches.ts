@@ -58,7 +58,7 @@ export function findCaches(graph: WiredGraph): CacheChain {
 function pairAt(graph: WiredGraph, past: string, at: number): CachePair | undefined {
   const node = graph.nodes[at]!
   const shape = shapeOf(graph.inputs.get(past))
-  const matching = node.output.filter(name => {
+  const matching = node.output.map(name => givenOut(graph, name)).filter(name => {
     const out = shapeOf(graph.outputs.get(name))
     return out !== undefined && out.dims?.length === shape?.dims?.length && out.dataType === shape?.dataType
   })
@@ -68,4 +68,11 @@ function pairAt(graph: WiredGraph, past: string, at: number): CachePair | undefi
   const present = matching[pasts.indexOf(past)]
   if (present === undefined) return undefined
   return { past, present, node: at }
+}
+
+/** The output that a value leaves by, where only a conversion to the type it has, as exporters leave them, lies between. */
+function givenOut(graph: WiredGraph, name: string): string {
+  if (name === '' || graph.outputs.has(name)) return name
+  const conversions = (graph.consumers.get(name) ?? []).map(at => graph.nodes[at]!).filter(({ opType }) => opType === 'Cast' || opType === 'Identity')
+  return conversions.map(({ output }) => output[0] ?? '').find(output => graph.outputs.has(output)) ?? name
 }

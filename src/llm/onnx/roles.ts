@@ -5,9 +5,10 @@ import { describe, shapeOf } from './node.ts'
 
 export type InputRole = 'ids' | 'mask' | 'positions'
 
+const RESHAPES: ReadonlySet<string> = new Set(['Reshape', 'Squeeze', 'Unsqueeze', 'Flatten', 'Cast', 'Identity'])
 /** A table of learned positions may be as large as one of tokens. */
 const OTHERS = /position|mask|type/
-export const LOOKUPS: ReadonlySet<string> = new Set(['Gather', 'GatherBlockQuantized'])
+const LOOKUPS: ReadonlySet<string> = new Set(['Gather', 'GatherBlockQuantized'])
 
 /** What each input that is no cache is for: the one that indexes the largest table holds the tokens. Throws SPEC_INVALID for an input nobody would know how to fill. */
 export function inputRoles(graph: WiredGraph, caches: ReadonlySet<string>): ReadonlyMap<string, InputRole> {
@@ -18,8 +19,8 @@ export function inputRoles(graph: WiredGraph, caches: ReadonlySet<string>): Read
     const table = LOOKUPS.has(opType) ? graph.initializers.get(input[0] ?? '') : undefined
     if (table === undefined || table.dataType === ELEMENT.string) continue
     const bytes = byteLength(table.dataType, table.dims)
-    const index = input[1] ?? ''
-    if (!graph.inputs.has(index) || OTHERS.test(index) || bytes <= largest) continue
+    const index = inputBehind(graph, input[1] ?? '')
+    if (index === undefined || OTHERS.test(index) || bytes <= largest) continue
     largest = bytes
     ids = index
   }
@@ -33,4 +34,20 @@ export function inputRoles(graph: WiredGraph, caches: ReadonlySet<string>): Read
     roles.set(name, role)
   }
   return roles
+}
+
+/** The nodes that look tokens up in a table. */
+export function tokenLookups(graph: WiredGraph, roles: ReadonlyMap<string, InputRole>): readonly number[] {
+  return [...graph.nodes.keys()].filter(at => {
+    const { opType, input } = graph.nodes[at]!
+    return LOOKUPS.has(opType) && graph.initializers.has(input[0] ?? '') && roles.get(inputBehind(graph, input[1] ?? '') ?? '') === 'ids'
+  })
+}
+
+/** The input that a value is, reshaped or converted. */
+export function inputBehind(graph: WiredGraph, name: string): string | undefined {
+  const by = graph.producer.get(name)
+  if (by === undefined) return graph.inputs.has(name) ? name : undefined
+  const { opType, input } = graph.nodes[by]!
+  return RESHAPES.has(opType) ? inputBehind(graph, input[0] ?? '') : undefined
 }

@@ -3,14 +3,11 @@ import type { CacheChain } from './caches.ts'
 import type { WiredGraph } from './wired-graph.ts'
 import { FlowNetwork } from './min-cut.ts'
 import { describe } from './node.ts'
-import { LOOKUPS, type InputRole } from './roles.ts'
+import { inputBehind, tokenLookups, type InputRole } from './roles.ts'
 import type { Value } from './widths.ts'
 
 /** Nodes that every stage computes for itself: masks, rotary tables, shapes. */
 export const PREAMBLE = -1
-
-/** A value of unknown rank that is no wider is taken for a shape or a flag. */
-const NARROWEST = 4
 
 /**
  * Which segment computes each node: 0 is the embedding, 1 to L are the layers, L + 1 is the head, PREAMBLE is what every
@@ -21,19 +18,20 @@ export type Segments = { readonly of: readonly number[]; readonly cuts: readonly
 /** Cuts the graph at its narrowest places between one layer's caches and the next's. Throws SPEC_INVALID naming the node that no cut gets past. */
 export function segment(graph: WiredGraph, chain: CacheChain, roles: ReadonlyMap<string, InputRole>, values: ReadonlyMap<string, Value>, logits: string): Segments {
   const last = chain.layers.length
-  const preamble = findPreamble(graph, chain, roles, values)
+  const embedding = values.get(graph.nodes[tokenLookups(graph, roles)[0] ?? -1]?.output[0] ?? '')?.width ?? 0
+  const preamble = findPreamble({ graph, chain, roles, values, embedding })
   const of = graph.nodes.map(() => last + 1)
   let before: ReadonlySet<number> = new Set()
   let kinds: ReadonlySet<string> | undefined
   for (let cut = 0; cut <= last; cut++) {
-    const from = cut === 0 ? lookups(graph, roles, preamble) : chain.layers.slice(0, cut).flatMap(layer => layer.caches.map(({ node }) => node))
+    const from = cut === 0 ? tokenLookups(graph, roles) : chain.layers.slice(0, cut).flatMap(layer => layer.caches.map(({ node }) => node))
     const sources = new Set([...before, ...ancestors(graph, from, preamble)])
     const sinks = new Set([...graph.nodes.keys()].filter(at => !preamble[at] && (chain.depth[at]! >= cut || graph.nodes[at]!.output.includes(logits))))
     const cutting = { graph, preamble, sources, sinks, values }
     // The head begins where a layer would: the last cut goes through a value of the kind the others went through.
     const kind = cut === last ? kinds : undefined
-    const side = (kind === undefined ? undefined : narrowestCut(cutting, (at, value) => kind.has(graph.nodes[at]!.opType) && travels(value))) ?? narrowestCut(cutting, (_, value) => travels(value))
-    if (side === undefined) throw stuck(cutting, cut)
+    const side = (kind === undefined ? undefined : narrowestCut(cutting, (at, value) => kind.has(graph.nodes[at]!.opType) && travels(value, embedding))) ?? narrowestCut(cutting, (_, value) => travels(value, embedding))
+    if (side === undefined) throw stuck(cutting, cut, embedding)
     for (const at of side) if (!before.has(at)) of[at] = cut
     before = side
     if (cut > 0) kinds = new Set([...side].filter(at => graph.nodes[at]!.output.some(name => leaves(cutting, name, side))).map(at => graph.nodes[at]!.opType))
@@ -42,32 +40,28 @@ export function segment(graph: WiredGraph, chain: CacheChain, roles: ReadonlyMap
   return { of, cuts: Array.from({ length: last + 1 }, (_, cut) => crossing(graph, of, cut)) }
 }
 
-/** Only what has so many elements for each token, [B, S, width], can be sent token by token. */
-function travels(value: Value | undefined): boolean {
-  return value === undefined || value.rank === 3 || (value.rank === undefined && value.width > NARROWEST)
+/** Only what has so many elements for each token, [B, S, width], can be sent token by token. What is of unknown rank must be as wide as the embedding. */
+function travels(value: Value | undefined, embedding: number): boolean {
+  return value?.rank === 3 || (value?.rank === undefined && value?.width === embedding)
 }
 
 /**
  * What depends only on inputs other than the tokens, on constants, and on shapes that every stage has something of the same
  * shape to ask for: those of token ids, of the caches before and after, and of whatever is as wide as the embedding.
  */
-function findPreamble(graph: WiredGraph, chain: CacheChain, roles: ReadonlyMap<string, InputRole>, values: ReadonlyMap<string, Value>): readonly boolean[] {
+function findPreamble({ graph, chain, roles, values, embedding }: { readonly graph: WiredGraph; readonly chain: CacheChain; readonly roles: ReadonlyMap<string, InputRole>; readonly values: ReadonlyMap<string, Value>; readonly embedding: number }): readonly boolean[] {
   const caches = new Set(chain.layers.flatMap(layer => layer.caches.flatMap(({ past, present }) => [past, present])))
-  const embedding = graph.nodes.find(({ opType, input }) => LOOKUPS.has(opType) && roles.get(input[1] ?? '') === 'ids')?.output[0]
-  const width = values.get(embedding ?? '')?.width
+  const isIds = (name: string): boolean => roles.get(inputBehind(graph, name) ?? '') === 'ids' && (values.get(name)?.rank ?? 2) === 2
+  const isState = (name: string): boolean => graph.producer.has(name) && values.get(name)?.rank === 3 && values.get(name)?.width === embedding
   const preamble: boolean[] = []
   for (const [at, { opType }] of graph.nodes.entries()) {
     preamble.push((graph.reads[at] ?? []).every(name => {
       const by = graph.producer.get(name)
-      if (opType === 'Shape' && (caches.has(name) || (by !== undefined && values.get(name)?.rank === 3 && values.get(name)?.width === width))) return true
+      if (opType === 'Shape' && (caches.has(name) || isIds(name) || isState(name))) return true
       return by === undefined ? opType === 'Shape' || (!caches.has(name) && roles.get(name) !== 'ids') : preamble[by]
     }))
   }
   return preamble
-}
-
-function lookups(graph: WiredGraph, roles: ReadonlyMap<string, InputRole>, preamble: readonly boolean[]): readonly number[] {
-  return [...roles].filter(([, role]) => role === 'ids').flatMap(([name]) => graph.consumers.get(name) ?? []).filter(at => !preamble[at])
 }
 
 function ancestors(graph: WiredGraph, from: readonly number[], preamble: readonly boolean[]): ReadonlySet<number> {
@@ -128,12 +122,12 @@ function crossing(graph: WiredGraph, of: readonly number[], cut: number): readon
   return graph.nodes.flatMap(({ output }, at) => of[at]! < 0 || of[at]! > cut ? [] : output.filter(name => (graph.consumers.get(name) ?? []).some(reader => of[reader]! > cut)))
 }
 
-function stuck(cutting: Cutting, cut: number): MeshError {
+function stuck(cutting: Cutting, cut: number, embedding: number): MeshError {
   const { graph, sources, sinks, values } = cutting
   const where = cut === 0 ? 'after its embedding' : `after layer ${cut - 1}`
   const both = [...sources].find(at => sinks.has(at))
   if (both !== undefined) return new MeshError('SPEC_INVALID', `the model cannot be split ${where}: ${describe(graph.nodes[both]!)} belongs to both sides`)
   const side = narrowestCut(cutting, () => true) ?? sources
-  const fixed = [...side].find(at => graph.nodes[at]!.output.some(name => leaves(cutting, name, side) && !travels(values.get(name))))
+  const fixed = [...side].find(at => graph.nodes[at]!.output.some(name => leaves(cutting, name, side) && !travels(values.get(name), embedding)))
   return new MeshError('SPEC_INVALID', `the model cannot be split ${where}: what ${describe(graph.nodes[fixed ?? [...side].at(-1) ?? 0]!)} gives is needed on both sides and is not so much for each token`)
 }

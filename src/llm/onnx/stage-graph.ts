@@ -8,7 +8,7 @@ import { ELEMENT, elementName } from './element.ts'
 import { CONTRIB, describe, intAttribute, integerOf, integers, node, readsOf, shapeOf, valueInfo } from './node.ts'
 import { GraphProtoSchema, ModelProtoSchema, NodeProtoSchema, OperatorSetIdProtoSchema, TensorProtoSchema, type GraphProto, type ModelProto, type NodeProto, type TensorProto, type ValueInfoProto } from './onnx-pb.js'
 import { pieceFile, pieces, type PieceName } from './pieces.ts'
-import type { InputRole } from './roles.ts'
+import { inputBehind, type InputRole } from './roles.ts'
 import { PREAMBLE } from './segments.ts'
 import type { Skeleton } from './skeleton.ts'
 import type { NamedType, StageGraph, StageLogits, StageIo } from './stage-io.ts'
@@ -169,9 +169,10 @@ class StageWriter {
       copy.input = [by === undefined ? own.cache.past : own.cache.present]
       return copy
     }
-    if (by === undefined ? this.#range.first === 0 || this.#analysis.inputs.get(name) !== 'ids' : segments.of[by] === PREAMBLE || this.#owns(by)) return copy
+    const ids = this.#analysis.inputs.get(inputBehind(graph, name) ?? '') === 'ids'
+    if (by === undefined ? !ids || this.#range.first === 0 : segments.of[by] === PREAMBLE || this.#owns(by)) return copy
     const carrier = this.#carrier(source)
-    if (by !== undefined) {
+    if (!ids) {
       if (this.#analysis.plan.values.get(name)?.width !== this.#analysis.plan.values.get(carrier)?.width) throw new MeshError('SPEC_INVALID', `${describe(source)} asks the shape of ${name}, and nothing that comes into layer ${this.#range.first} has it`)
       copy.input = [carrier]
       return copy

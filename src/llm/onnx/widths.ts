@@ -12,8 +12,8 @@ export const HUGE = 1e6
 const UNKNOWN: Value = { dataType: ELEMENT.float32, rank: undefined, width: 1 }
 
 const BOOLEAN = new Set(['And', 'Or', 'Not', 'Xor', 'Equal', 'Less', 'LessOrEqual', 'Greater', 'GreaterOrEqual', 'IsNaN', 'IsInf'])
-const LIKE_FIRST = new Set(['SimplifiedLayerNormalization', 'LayerNormalization', 'RMSNormalization', 'SkipSimplifiedLayerNormalization', 'SkipLayerNormalization', 'RotaryEmbedding', 'Softmax', 'Slice'])
-const DIFFERENT_RANK = new Set(['Reshape', 'Squeeze', 'Expand', 'Flatten'])
+const LIKE_FIRST = new Set(['SimplifiedLayerNormalization', 'LayerNormalization', 'RMSNormalization', 'SkipSimplifiedLayerNormalization', 'SkipLayerNormalization', 'RotaryEmbedding', 'Softmax', 'Slice', 'ScatterND', 'Trilu'])
+const DIFFERENT_RANK = new Set(['Reshape', 'Squeeze', 'Flatten'])
 
 type Look = {
   readonly input: (at: number) => Value
@@ -99,7 +99,9 @@ function rankOf(node: NodeProto, look: Look): number | undefined {
   if (node.opType === 'Unsqueeze') return first === undefined ? undefined : first + ((node.input[1] === undefined ? attributeOf(node, 'axes')?.ints.length ?? 1 : look.input(1).width))
   // A shape is a list as long as the rank that it gives.
   if (node.opType === 'Reshape') return look.input(1).rank === 1 ? look.dims(1)?.[0] ?? look.input(1).width : undefined
-  if (node.opType === 'Shape' || node.opType === 'ConstantOfShape') return node.opType === 'Shape' ? 1 : undefined
+  if (node.opType === 'Shape' || node.opType === 'Range') return 1
+  if (node.opType === 'ConstantOfShape') return first === 1 ? look.input(0).width : undefined
+  if (node.opType === 'Expand') return first === undefined || look.input(1).rank !== 1 ? undefined : Math.max(first, look.input(1).width)
   if (node.opType === 'Constant') return attributeOf(node, 'value')?.t?.dims.length ?? 0
   if (DIFFERENT_RANK.has(node.opType)) return undefined
   if (node.opType.startsWith('Reduce')) return integerOf(node, 'keepdims') === 0 ? undefined : first

@@ -174,4 +174,17 @@ describe('a model that is written differently', () => {
     assert.deepEqual(stageGraph(skeleton, analysis, { first: 2, end: 4 }).io.caches.map(({ layout }) => layout), ['tokens', 'tokens', 'tokens', 'tokens'])
     await same(directory)
   })
+
+  it('with token ids reshaped before they are looked up, and caches converted to what they are', async () => {
+    await same(rewritten('reshaped', { variant: 'plain' }, ({ graph }) => {
+      graph!.initializer.push(integers('flat', [-1]))
+      graph!.node = graph!.node.flatMap(one => {
+        const cached = one.output.find(name => /^present\.\d+\.key$/.test(name))
+        if (cached === undefined) return [renamed(one, name => name === 'input_ids' ? 'ids' : /^present\.\d+\.key$/.test(name) ? `${name}/joined` : name)]
+        return [renamed(one, name => name === cached ? `${cached}/joined` : name), node('Cast', [`${cached}/joined`], [cached], [intAttribute('to', ELEMENT.float32)])]
+      })
+      graph!.node.unshift(node('Shape', ['input_ids'], ['sizes']), node('Slice', ['sizes', 'one', 'two'], ['last']), node('Concat', ['flat', 'last'], ['places'], [intAttribute('axis', 0)]), node('Reshape', ['input_ids', 'places'], ['ids']))
+      graph!.initializer.push(integers('one', [1]), integers('two', [2]))
+    }))
+  })
 })

@@ -134,7 +134,7 @@ export class Stage {
     const { Tensor } = onnxRuntime()
     const type = cache.dtype === 'float16' ? 'float16' : 'float32'
     if (cache.layout === 'heads') return new Tensor(type, buffer, [batch, cache.heads, this.#room, cache.headDim])
-    return new Tensor(type, buffer.subarray(0, longest * batch * cache.heads * cache.headDim), [longest, batch, cache.heads, cache.headDim])
+    return new Tensor(type, buffer.subarray(0, longest * batch * cache.heads * cache.headDim), [longest, batch, ...cache.rank === 3 ? [cache.heads * cache.headDim] : [cache.heads, cache.headDim]])
   }
 
   #place(cache: StageCache, row: number, token: number, head: number): number {
