@@ -4,6 +4,8 @@ import { decodeReport, encodeOrder, type OutputReport, type StageOrder, type Sta
 import { abortError } from './supervisor-call.ts'
 
 const WAITING = 8_192
+/** Bytes of orders that are not answered yet: the instance holds them. */
+const WAITING_BYTES = 67_108_864
 const SESSIONS = 4_096
 const IDS = 0xffff_ffff
 
@@ -13,6 +15,8 @@ type Asked = {
   /** `step` and `read` answer by `output`, the others by `done`. */
   readonly step: StageStep | undefined
   readonly kvRows: number
+  /** Length of what was asked. */
+  bytes: number
   readonly resolve: (report: StageReport) => void
   readonly reject: (error: Error) => void
 }
@@ -28,6 +32,7 @@ export class InstanceStage implements StageRunner {
   readonly #sessions = new Map<string, Session>()
   readonly #asked = new Map<number, Asked>()
   #reserved = 0
+  #bytes = 0
   #ids = 0
   #gone: Error | undefined
 
@@ -76,7 +81,7 @@ export class InstanceStage implements StageRunner {
       }
       const settle = () => signal.removeEventListener('abort', give)
       this.#asked.set(id, {
-        session, step, kvRows: step.kv ? count : 0,
+        session, step, kvRows: step.kv ? count : 0, bytes: 0,
         resolve(report) {
           settle()
           if (report.kind === 'output') resolve(outputOf(report))
@@ -133,6 +138,7 @@ export class InstanceStage implements StageRunner {
     if (report.kind === 'output') this.#checkOutput(report, asked)
     if (report.kind === 'done' && asked.step !== undefined) throw new MeshError('MESSAGE_INVALID', 'a step without an outcome')
     this.#asked.delete(report.id)
+    this.#bytes -= asked.bytes
     asked.session.held = report.held
     if (report.kind === 'failed') asked.reject(new MeshError(report.code, report.message))
     else asked.resolve(report)
@@ -143,6 +149,7 @@ export class InstanceStage implements StageRunner {
     this.#gone = error
     for (const asked of this.#asked.values()) asked.reject(error)
     this.#asked.clear()
+    this.#bytes = 0
     this.#sessions.clear()
     this.#reserved = 0
   }
@@ -177,7 +184,7 @@ export class InstanceStage implements StageRunner {
   #ask(session: Session, order: (id: number) => StageOrder, kvRows = 0): Promise<StageReport> {
     return new Promise((resolve, reject) => {
       const id = this.#nextId()
-      this.#asked.set(id, { session, step: undefined, kvRows, resolve, reject })
+      this.#asked.set(id, { session, step: undefined, kvRows, bytes: 0, resolve, reject })
       try {
         this.#send(order(id))
       } catch (error) {
@@ -189,8 +196,13 @@ export class InstanceStage implements StageRunner {
 
   #send(order: StageOrder): void {
     if (this.#gone !== undefined) throw this.#gone
-    if (this.#asked.size > WAITING) throw new MeshError('OVERLOADED', `${WAITING} steps wait for this instance already`)
-    this.#write(encodeOrder(order))
+    const frame = encodeOrder(order)
+    if (this.#asked.size > WAITING || (this.#bytes > 0 && this.#bytes + frame.byteLength > WAITING_BYTES)) throw new MeshError('OVERLOADED', `${this.#asked.size} steps of ${this.#bytes} bytes wait for this instance already`)
+    this.#write(frame)
+    const asked = 'id' in order ? this.#asked.get(order.id) : undefined
+    if (asked === undefined) return
+    asked.bytes = frame.byteLength
+    this.#bytes += frame.byteLength
   }
 
   /** For orders nobody waits on. An instance that does not read them is gone or will be. */

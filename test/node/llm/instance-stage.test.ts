@@ -127,6 +127,24 @@ describe('a stage as its host sees it', () => {
     }
   })
 
+  it('lets no more wait in the instance than it may hold', async () => {
+    const orders: StageOrder[] = []
+    const stage = played(order => {
+      orders.push(order)
+      return order.kind === 'open' ? honest(order) : undefined
+    }, { inputBytes: 1_000_000 })
+    await stage.open('a', 90, [])
+    const step = (position: number, count: number) => stage.step({ session: 'a', position, count, input: { hidden: new Uint8Array(count * 1_000_000) }, want: 'greedy', rows: 'last', kv: false }, new AbortController().signal)
+    const first = step(0, 60)
+    await assert.rejects(step(60, 10), (error: MeshError) => error.code === 'OVERLOADED' && error.retryable)
+    const second = step(60, 5)
+    for (const order of orders.slice(1)) stage.hear(bodyOf(encodeReport(honest(order)!)))
+    await Promise.all([first, second])
+    const third = step(65, 10)
+    stage.hear(bodyOf(encodeReport(honest(orders.at(-1)!)!)))
+    await third
+  })
+
   it('tells the instance of a step nobody waits for, and takes its late answer', async () => {
     const orders: StageOrder[] = []
     const stage = played(order => {
