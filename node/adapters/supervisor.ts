@@ -212,7 +212,7 @@ export class SupervisedInstance implements RunningInstance {
     const said = check(report, frame.header, 'report of the instance')
     switch (said.kind) {
       case 'ready':
-        if (this.#computes) this.stage ??= new InstanceStage(check(stageSpec, decodeBody(frame.body), 'stage of the instance'), bytes => this.#write(bytes))
+        if (this.#computes) this.stage ??= new InstanceStage(check(stageSpec, decodeBody(frame.body), 'stage of the instance'), bytes => this.#writeSoon(bytes))
         return this.#ready.resolve()
       case 'failed':
         return this.#ready.reject(this.#spoken(said.code, said.message))
@@ -260,6 +260,15 @@ export class SupervisedInstance implements RunningInstance {
 
   #send(order: Order, body?: unknown): void {
     this.#write(encodeFrame(order, body))
+  }
+
+  /** What is said in one turn of the loop goes in one call to the kernel, and is read as one: steps that come together are computed together. */
+  #writeSoon(frame: Uint8Array): void {
+    if (this.#pipe.writableCorked === 0) {
+      this.#pipe.cork()
+      process.nextTick(() => this.#pipe.uncork())
+    }
+    this.#write(frame)
   }
 
   #write(frame: Uint8Array): void {

@@ -1,11 +1,11 @@
 import { asMeshError, MeshError } from '../../../protocols/errors.ts'
 import type { StageFile } from '../../../protocols/stage-file.ts'
-import { KvSession, KvStore, type KvRun } from './kv-store.ts'
-import { PrefixCache } from './prefix-cache.ts'
+import { KvStore, type KvRun } from './kv-store.ts'
 import { encodeReport, type StageCode, type StageOrder, type StageReport, type StepOrder } from './stage-frames.ts'
 import type { GraphResult, StageGraph } from './stage-graph.ts'
 import type { StageMetrics } from './stage-metrics.ts'
 import { joined, type StepOutput } from './stage-output.ts'
+import { StageSessions, type Session } from './stage-sessions.ts'
 
 /** Positions of one run of a prompt; decoding waits at most that long for it. */
 export const CHUNK = 128
@@ -25,9 +25,6 @@ export type StageEngineOptions = {
   readonly send: (frames: readonly Uint8Array[]) => Promise<void> | undefined
 }
 
-/** A step under way; `outputs` are those of the chunks that are done. */
-type Step = { readonly order: StepOrder; done: number; readonly outputs: StepOutput[] }
-type Session = { readonly id: number; readonly kv: KvSession; readonly prefix: readonly string[]; readonly steps: Step[]; readonly openedAt: number; answeredAt: number | undefined }
 
 /**
  * Computes the steps of many sessions: all that decode in one run, then one chunk of one prompt, and so on, in turn. Orders
@@ -36,12 +33,10 @@ type Session = { readonly id: number; readonly kv: KvSession; readonly prefix: r
 export class StageEngine {
   readonly #options: StageEngineOptions
   readonly #store: KvStore
-  readonly #cache: PrefixCache
-  readonly #sessions = new Map<number, Session>()
+  readonly #sessions: StageSessions
   readonly #inbox: StageOrder[] = []
   /** Sessions with steps, in the order of their turns. */
   readonly #turns = new Set<Session>()
-  #reserved = 0
   #working = false
   #lastRows = 0
   #lastMs = 0
@@ -49,11 +44,11 @@ export class StageEngine {
   constructor(options: StageEngineOptions) {
     this.#options = options
     this.#store = new KvStore(options.graph.layout, options.weightBytes, options.leastRows)
-    this.#cache = new PrefixCache(this.#store)
+    this.#sessions = new StageSessions(this.#store, { kvTokens: options.kvTokens, contextTokens: options.file.spec.contextTokens })
   }
 
-  get state(): { readonly sessions: number; readonly reserved: number; readonly cached: number; readonly memoryBytes: number; readonly waiting: number } {
-    return { sessions: this.#sessions.size, reserved: this.#reserved, cached: this.#cache.tokens, memoryBytes: this.#store.memoryBytes + this.#cache.memoryBytes, waiting: this.#turns.size }
+  get state(): ReturnType<StageSessions['room']> & { readonly waiting: number } {
+    return { ...this.#sessions.room(), waiting: this.#turns.size }
   }
 
   take(order: StageOrder): void {
@@ -93,13 +88,20 @@ export class StageEngine {
           this.#enqueue(order)
           break
         case 'open':
-          this.#answer(order.id, order.session, () => this.#open(order))
+          this.#answer(order.id, order.session, () => {
+            const kv = this.#sessions.open(order.session, order.tokens, order.prefix, performance.now())
+            this.#options.metrics.opened(this.state, kv.held)
+            return { kind: 'done', id: order.id, held: kv.held }
+          })
           break
         case 'write':
-          this.#answer(order.id, order.session, () => this.#write(order))
+          this.#answer(order.id, order.session, () => ({ kind: 'done', id: order.id, held: this.#sessions.write(order.session, order.position, order.count, order.rows) }))
           break
         case 'read':
-          this.#answer(order.id, order.session, () => this.#read(order))
+          this.#answer(order.id, order.session, () => {
+            const { rows, held } = this.#sessions.read(order.session, order.position, order.count)
+            return { kind: 'output', id: order.id, held, batch: 1, computeMs: 0, hidden: undefined, ids: undefined, logits: undefined, kv: rows }
+          })
           break
         case 'close':
           this.#close(order.session, order.keep)
@@ -118,56 +120,12 @@ export class StageEngine {
     }
   }
 
-  #open({ id, session, tokens, prefix }: Extract<StageOrder, { kind: 'open' }>): StageReport {
-    const { kvTokens, file } = this.#options
-    const before = this.#sessions.get(session)
-    const more = tokens - (before?.kv.reserved ?? 0)
-    if (tokens > file.spec.contextTokens) throw new MeshError('BAD_INPUT', `the model knows contexts of ${file.spec.contextTokens} tokens, not ${tokens}`)
-    if (this.#reserved + more > kvTokens) throw new MeshError('NO_CAPACITY', `${tokens} positions were asked for; ${kvTokens - this.#reserved} of ${kvTokens} are free`)
-    if (before !== undefined) {
-      before.kv.reserved = Math.max(before.kv.reserved, tokens)
-      this.#reserved += Math.max(0, more)
-      this.#cache.shrink(kvTokens - this.#reserved)
-      return { kind: 'done', id, held: before.kv.held }
-    }
-    const kv = new KvSession(tokens)
-    try {
-      this.#cache.restore(kv, prefix)
-    } catch (error) {
-      this.#store.forget(kv)
-      throw error
-    }
-    this.#reserved += tokens
-    this.#cache.shrink(kvTokens - this.#reserved)
-    this.#cache.offer(kv, prefix)
-    this.#sessions.set(session, { id: session, kv, prefix, steps: [], openedAt: performance.now(), answeredAt: undefined })
-    this.#options.metrics.opened(this.state, kv.held)
-    return { kind: 'done', id, held: kv.held }
-  }
-
-  #write({ id, session, position, count, rows }: Extract<StageOrder, { kind: 'write' }>): StageReport {
-    const { kv } = this.#known(session)
-    this.#room(kv, position, count)
-    this.#store.write(kv, position, rows)
-    kv.held = position + count
-    return { kind: 'done', id, held: kv.held }
-  }
-
-  #read({ id, session, position, count }: Extract<StageOrder, { kind: 'read' }>): StageReport {
-    const { kv } = this.#known(session)
-    if (position + count > kv.held) throw new MeshError('BAD_INPUT', `positions up to ${position + count} were asked for; ${kv.held} are held`)
-    return { kind: 'output', id, held: kv.held, batch: 1, computeMs: 0, hidden: undefined, ids: undefined, logits: undefined, kv: this.#store.read(kv, position, count) }
-  }
-
   #close(id: number, keep: boolean): void {
     const session = this.#sessions.get(id)
     if (session === undefined) return
     for (const { order } of session.steps) this.#fail(order.id, id, new MeshError('CANCELLED', 'the session was closed'))
     this.#turns.delete(session)
-    this.#sessions.delete(id)
-    this.#reserved -= session.kv.reserved
-    this.#cache.retire(session.kv, session.prefix, keep, this.#options.kvTokens - this.#reserved)
-    this.#store.forget(session.kv)
+    this.#sessions.close(session, keep)
     this.#options.metrics.closed(this.state)
   }
 
@@ -197,7 +155,7 @@ export class StageEngine {
     for (;;) {
       const ready = [...this.#turns].filter(({ steps: [step], kv }) => step?.order.count === 1 && step.order.position <= kv.held)
       const full = ready.length === 0 || ready.length >= this.#lastRows || ready.length < this.#turns.size
-      if (full || performance.now() >= until || ![...this.#sessions.values()].some(({ steps, answeredAt }) => steps.length === 0 && answeredAt !== undefined && answeredAt >= lately)) return ready.filter(session => this.#ready(session))
+      if (full || performance.now() >= until || !this.#sessions.someAnsweredSince(lately)) return ready.filter(session => this.#ready(session))
       await turn()
       this.#hear()
     }
@@ -211,7 +169,7 @@ export class StageEngine {
       const { vocab } = this.#options.file.spec
       const wrong = order.tokens?.find(token => token >= vocab)
       if (wrong !== undefined) throw new MeshError('BAD_INPUT', `token ${wrong} is not one of the model's ${vocab}`)
-      this.#room(session.kv, order.position + step.done, order.count - step.done)
+      this.#sessions.makeRoom(session, order.position + step.done, order.count - step.done)
       if (order.count === 1 && this.#options.file.io.ragged === 'lengths') this.#store.seat(session.kv)
       return true
     } catch (error) {
@@ -308,20 +266,6 @@ export class StageEngine {
       kv: order.kv ? this.#store.layout.pack(result.rows, row, count, 0, count) : undefined,
       computeMs: result.computeMs, batch,
     }
-  }
-
-  #known(id: number): Session {
-    const session = this.#sessions.get(id)
-    if (session === undefined) throw new MeshError('NOT_FOUND', 'no such session is open in this instance')
-    return session
-  }
-
-  /** Positions [position, position + count) may be computed or written now. Throws BAD_INPUT or, when memory is short, RangeError. */
-  #room(kv: KvSession, position: number, count: number): void {
-    if (position > kv.held) throw new MeshError('BAD_INPUT', `position ${position} is beyond the ${kv.held} that are held`)
-    if (position + count > kv.reserved) throw new MeshError('BAD_INPUT', `position ${position + count} is beyond the ${kv.reserved} that were reserved`)
-    this.#store.reach(kv, position + count)
-    kv.held = Math.min(kv.held, position)
   }
 
   #drop(session: Session): void {
