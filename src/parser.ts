@@ -1,12 +1,16 @@
 import { z } from 'zod'
 import { MeshError } from '../protocols/errors.ts'
-import type { Json, Millis } from '../protocols/ids.ts'
+import type { Cid, Json, Millis } from '../protocols/ids.ts'
+import type { ComponentManifest } from '../protocols/specs.ts'
 import type { Actions } from './actions.ts'
 import { toJson } from './lib/json.ts'
 import { Lru } from './lib/lru.ts'
 import type { Clock, Random } from './ports.ts'
 import type { Inventory } from './inventory.ts'
+import { layerObjects, splitJob } from './llm/serve/split-job.ts'
+import type { ModelServing } from './llm/serve/serving.ts'
 import type { Invoker } from './roles.ts'
+import type { ArtefactCatalogue } from './registries/catalogue.ts'
 import { specValues } from './specs/envelope.ts'
 import { hex } from '../protocols/codec.ts'
 
@@ -29,14 +33,18 @@ export class Parser {
   readonly #actions: Actions
   readonly #invoker: Invoker
   readonly #inventory: Inventory
+  readonly #models: ModelServing
+  readonly #catalogue: ArtefactCatalogue
   readonly #tasks = new Lru<string, Task>(TASKS_BOUND)
 
-  constructor(ports: { readonly clock: Clock; readonly random: Random }, parts: { readonly actions: Actions; readonly invoker: Invoker; readonly inventory: Inventory }) {
+  constructor(ports: { readonly clock: Clock; readonly random: Random }, parts: { readonly actions: Actions; readonly invoker: Invoker; readonly inventory: Inventory; readonly models: ModelServing; readonly catalogue: ArtefactCatalogue }) {
     this.#clock = ports.clock
     this.#random = ports.random.fork('parser')
     this.#actions = parts.actions
     this.#invoker = parts.invoker
     this.#inventory = parts.inventory
+    this.#models = parts.models
+    this.#catalogue = parts.catalogue
   }
 
   /** Throws what the action throws; the task records it. NOT_FOUND names the actions there are. */
@@ -81,9 +89,21 @@ export class Parser {
         return this.#inventory.filter(document)
       case 'executeMgmtCommand':
         return this.#command(document, signal)
+      case 'startModelSplitJob':
+      case 'start_model_split_job':
+        return splitJob(this.#models, document)
+      case 'queryLayers':
+        return toJson(layerObjects(await this.#stages(), document))
       default:
-        throw new MeshError('NOT_FOUND', `there is no action ${action}: createBlock, createCluster, createvDAG, addComponent, addNode, search, filter and executeMgmtCommand are`)
+        throw new MeshError('NOT_FOUND', `there is no action ${action}: createBlock, createCluster, createvDAG, addComponent, addNode, search, filter, executeMgmtCommand, startModelSplitJob and queryLayers are`)
     }
+  }
+
+  /** Parts of models, from their names: no other component needs to be read. */
+  async #stages(): Promise<readonly { readonly manifest: ComponentManifest; readonly cid: Cid }[]> {
+    const signal = this.#clock.deadline(COMMAND_MS)
+    const stages = (await this.#catalogue.components()).filter(({ uri }) => uri.startsWith('llm.'))
+    return Promise.all(stages.map(async ({ cid }) => ({ cid, manifest: await this.#catalogue.componentByCid(cid, signal) })))
   }
 
   async #command(document: Json, signal: AbortSignal): Promise<Json> {

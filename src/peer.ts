@@ -96,7 +96,7 @@ export function createPeer(ports: Ports, config: PeerConfig): Peer {
   const controllers = new Controllers(ports, { admission, view: capacity, catalogue, gate })
   const actions = new Actions(ports, { admission, gate, controllers, view: capacity, catalogue, placement, runs, clusters: ports.registries.open('clusters', cluster) })
   const models = new ModelServing(ports, { view: capacity, catalogue, placement, may: (peer, right) => admission.may(peer, right) })
-  const parser = new Parser(ports, { actions, invoker, inventory })
+  const parser = new Parser(ports, { actions, invoker, inventory, models, catalogue })
   const inference = new Inference(ports, { actions, invoker, inventory, runs, catalogue, gate })
   return {
     ports, admission, view: capacity, catalogue, policies, instances, invoker, placement, runs, generations, actions, models, parser, inference, inventory, texts, gate, controllers,

@@ -85,6 +85,20 @@ describe('a model over three real peers', function () {
     assert.equal((await refusal(peer.client.send('POST', '/mesh/services', { model: 'none' }))).code, 'NOT_FOUND')
   })
 
+  it('is cut into parts as AIOS\'s split jobs ask, evenly or where they say, and its parts are found again', async () => {
+    const part = z.object({ model_layer_hash: z.string(), model_component_registry_uri: z.string(), model_layer_rank: z.int(), model_world_size: z.int() })
+    const answer = z.object({ result: z.object({ world_size: z.int(), layers: z.array(part), block_specs: z.array(z.object({ blockComponentURI: z.string() })) }) })
+    const split = async (task: Json) => answer.parse(await net.peer(1).client.send('POST', '/api/startModelSplitJob', { header: { templateUri: 'Parser/V1' }, body: { spec: { values: { task_data: task } } } })).result
+    const even = await split({ model_name: 'tiny', world_size: 3 })
+    assert.deepEqual(even.layers.map(({ model_layer_rank: rank, model_world_size: size }) => [rank, size]), [[0, 3], [1, 3], [2, 3]])
+    const said = await split({ model_name: 'tiny', model_split_config: { split_2: [4, 6], split_1: [0, 4] } })
+    assert.deepEqual(said.block_specs.map(spec => spec.blockComponentURI), ['llm.tiny-l0-4:1.0.0-stable', 'llm.tiny-l4-6:1.0.0-stable'])
+    assert.deepEqual((await split({ model_name: 'tiny', model_split_config: { split_1: [0, 4], split_2: [4, 6] } })).layers, said.layers)
+    assert.equal((await refusal(net.peer(1).client.send('POST', '/api/startModelSplitJob', { task_data: { model_name: 'tiny', model_split_config: { split_1: [0, 4], split_2: [5, 6] } } }))).code, 'SPEC_INVALID')
+    const listed = z.object({ result: z.array(part) }).parse(await net.peer(2).client.send('POST', '/api/queryLayers', { model_name: 'tiny:1.0.0-stable' })).result
+    for (const { model_layer_hash: hash } of [...even.layers, ...said.layers]) assert(listed.some(one => one.model_layer_hash === hash))
+  })
+
   it('lives on when the host of a stage dies', async () => {
     const whole = await served(net.peer(0), 'chat')
     const victim = whole.stages[1]!.instances[0]!.host

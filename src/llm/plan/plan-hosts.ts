@@ -2,7 +2,7 @@ import type { CapacityAd } from '../../../protocols/capacity.ts'
 import type { PeerId } from '../../../protocols/ids.ts'
 import type { ModelCost, ModelManifest } from '../../../protocols/model.ts'
 import type { PlanHost, PlanProblem } from './problem.ts'
-import { endBytes, layerBytes, stageBytes, STAGE_CPU_MILLI, type Promised } from './stage-needs.ts'
+import { endBytes, layerBytes, stageBytes, STAGE_CPU_MILLI, widening, type Promised } from './stage-needs.ts'
 
 const MIB = 1_048_576
 /** A hop costs this much beside the distance: framing, waking the other end. */
@@ -29,6 +29,7 @@ export function planHosts(manifest: ModelManifest, ads: readonly CapacityAd[], p
   const speeds: HostSpeed[] = []
   const hosts: PlanHost[] = []
   const slowest = slowestOf(ads)
+  const widened = widening(manifest)
   for (const ad of ads) {
     const because = avoid.get(ad.peer) ?? unfit(ad)
     if (because !== undefined) {
@@ -36,7 +37,7 @@ export function planHosts(manifest: ModelManifest, ads: readonly CapacityAd[], p
       continue
     }
     const speed = speedOf(ad, slowest)
-    const ms = ({ flops, readBytes }: ModelCost, kvBytes = 0): number => Math.max(flops / speed.gflops / 1e6, (readBytes + kvBytes * promised.contextTokens / 2) / speed.memoryGBs / 1e6)
+    const ms = ({ flops, readBytes }: ModelCost, kvBytes = 0): number => Math.max(flops / speed.gflops / 1e6, (readBytes * widened + kvBytes * promised.contextTokens / 2) / speed.memoryGBs / 1e6)
     hosts.push({
       peer: ad.peer,
       memoryBytes: ad.free.memoryMb * MIB,

@@ -12,6 +12,7 @@ import { parseBlock } from '../../specs/block.ts'
 import { analyse, type ModelAnalysis } from '../onnx/analyse.ts'
 import { decodeModel } from '../onnx/codec.ts'
 import type { Skeleton } from '../onnx/skeleton.ts'
+import { leastBottleneck } from '../plan/bottleneck.ts'
 import { planModel, type ModelPlan, type PlanWish } from '../plan/plan-model.ts'
 import { Distances } from './distances.ts'
 import { stageComponent } from './stage-component.ts'
@@ -38,7 +39,9 @@ export type ServeOptions = ServeWish & { readonly service?: string | undefined; 
 export type Planned = { readonly model: string; readonly wish: PlanWish; readonly plan: ModelPlan }
 export type Serving = { readonly served: ServedModel; readonly plan: ModelPlan; readonly blocks: readonly BlockRecord[]; /** Hosts that would not, and were planned around. */ readonly refusals: readonly { readonly host: PeerId; readonly because: string }[] }
 
-type StageComponent = { readonly manifest: ComponentManifest; readonly cid: Cid }
+export type StageComponent = { readonly manifest: ComponentManifest; readonly cid: Cid }
+
+export type LayerRange = { readonly first: number; readonly end: number }
 
 /** Plans imported models over the hosts there are, and serves them: every stage placed by negotiation, or none. */
 export class ModelServing {
@@ -98,7 +101,7 @@ export class ModelServing {
         throw refusals.length === 0 ? error : new MeshError('NO_CAPACITY', `${refusals.map(said).join('; ')}; without them: ${error instanceof MeshError ? error.message : String(error)}`, { cause: error })
       })
       const standbys = options.standbys ?? (this.#view.ads().filter(({ runtimes }) => runtimes.some(({ name }) => name === 'llm')).length > 1 ? 1 : 0)
-      const components = await this.#components(manifest, graph, plan)
+      const components = await this.#components(manifest, graph, plan.stages)
       const blocks = plan.stages.map((stage, at) => stageBlock(service, at, components[at]!, stage.needs, wish, standbys, identity.peer))
       // Beyond any epoch of blocks that were served under this name before, which hosts still remember.
       const epoch = Math.floor(clock.unix() / 1_000)
@@ -118,6 +121,26 @@ export class ModelServing {
       return { served, plan, blocks, refusals }
     }
     throw new MeshError('NO_CAPACITY', `${PLANS} plans for ${manifest.modelURI} found a host that refused: ${refusals.map(said).join('; ')}`)
+  }
+
+  /** Into so many parts of about equal cost, by what layers, embedding and head read. Throws NOT_FOUND, SPEC_INVALID. */
+  async cut(uri: string, parts: number): Promise<readonly LayerRange[]> {
+    const { manifest } = await this.#catalogue.model(uri, this.#ports.clock.deadline(FETCH_MS))
+    const { layers, embedding, head } = manifest
+    const host = { peer: '', memoryBytes: Infinity, legMs: 0, layerMs: layers.map(({ readBytes }) => readBytes), embeddingMs: embedding.readBytes, headMs: head.readBytes }
+    const plan = leastBottleneck({ hosts: Array.from({ length: parts }, () => host), layerBytes: layers.map(() => 0), embeddingBytes: 0, headBytes: 0, stageBytes: 0, hop: () => 0 }, { stages: parts })
+    if (plan === undefined) throw new MeshError('SPEC_INVALID', `${manifest.modelURI} has ${layers.length} layers: it cannot be cut into ${parts} parts`)
+    return plan.stages
+  }
+
+  /** Publishes the component of each of these ranges, which cover the model in order. Throws NOT_FOUND, SPEC_INVALID, FORBIDDEN. */
+  async split(uri: string, ranges: readonly LayerRange[]): Promise<readonly StageComponent[]> {
+    this.#need('publish')
+    const signal = this.#ports.clock.deadline(FETCH_MS)
+    const { manifest } = await this.#catalogue.model(uri, signal)
+    const covered = ranges.reduce((at, { first, end }) => (first === at && end > first ? end : NaN), 0)
+    if (covered !== manifest.layers.length) throw new MeshError('SPEC_INVALID', `the parts must cover layers 0 to ${manifest.layers.length} one after the other, without gap or overlap`)
+    return this.#components(manifest, await this.#graph(manifest, signal), ranges)
   }
 
   /** Stops serving under a name: the record goes first, so that nobody starts another session. Throws NOT_FOUND, FORBIDDEN. */
@@ -151,9 +174,9 @@ export class ModelServing {
     return { skeleton, analysis: analyse(skeleton) }
   }
 
-  async #components(manifest: ModelManifest, { skeleton, analysis }: { readonly skeleton: Skeleton; readonly analysis: ModelAnalysis }, plan: ModelPlan): Promise<readonly StageComponent[]> {
+  async #components(manifest: ModelManifest, { skeleton, analysis }: { readonly skeleton: Skeleton; readonly analysis: ModelAnalysis }, ranges: readonly LayerRange[]): Promise<readonly StageComponent[]> {
     const published: StageComponent[] = []
-    for (const { first, end } of plan.stages) {
+    for (const { first, end } of ranges) {
       const { draft, own, pieces } = stageComponent(manifest, skeleton, analysis, { first, end }, manifest.author)
       const files = [...pieces]
       for (const { path, bytes } of own) {

@@ -45,11 +45,11 @@ describe('planning a model', () => {
   })
 
   it('splits what no host can hold, and what it promises fits each of them', () => {
-    const hosts = ['peer-aaaa', 'peer-bbbb', 'peer-cccc'].map(peer => ad(peer, { memoryMb: 640 }))
+    const hosts = ['peer-aaaa', 'peer-bbbb', 'peer-cccc'].map(peer => ad(peer, { memoryMb: 480 }))
     const verdict = planModel(manifest, hosts, wish(), near)
     assert(verdict.ok)
     assert.equal(verdict.value.stages.length, 3)
-    for (const { needs } of verdict.value.stages) assert(needs.memoryMb <= 640)
+    for (const { needs } of verdict.value.stages) assert(needs.memoryMb <= 480)
   })
 
   it('leaves out who cannot, and says why; refuses with what is missing', () => {
