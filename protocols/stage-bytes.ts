@@ -188,7 +188,8 @@ export class FrameReader {
     const length = this.#bytes.byteLength - this.#at
     if (length % 4 !== 0) throw this.broken('ends within a word')
     const from = this.#take(length)
-    if (LITTLE) return new Float32Array(this.#bytes.slice(from, from + length).buffer)
+    // Not `slice`: of Node's Buffer, which is what sockets give, that is no copy but a view of its pool.
+    if (LITTLE) return new Float32Array(new Uint8Array(this.#bytes.subarray(from, from + length)).buffer)
     return Float32Array.from({ length: length / 4 }, (_, at) => this.#view.getFloat32(from + 4 * at, true))
   }
 

@@ -181,7 +181,7 @@ function fromFile(field: string, input: InputMapping, file: PacketFile | undefin
   const open = input.shape.length - known.length
   const rest = count / elements(known)
   if (!Number.isInteger(rest) || open > 1 || (open === 0 && rest !== 1)) throw bad(`input "${field}" takes ${describe(input)}; the file has ${bytes.byteLength} bytes`)
-  const copy = bytes.slice().buffer
+  const copy = new Uint8Array(bytes).buffer
   const views = {
     float32: Float32Array, float64: Float64Array, float16: Uint16Array, int8: Int8Array, uint8: Uint8Array, int16: Int16Array,
     uint16: Uint16Array, int32: Int32Array, uint32: Uint32Array, int64: BigInt64Array, uint64: BigUint64Array, bool: Uint8Array,

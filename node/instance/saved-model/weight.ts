@@ -115,7 +115,7 @@ function packed(stored: Stored, values: readonly number[]): ArrayBuffer {
 
 function converted(stored: Stored, elements: number, raw: Uint8Array): ArrayBuffer {
   // A copy: it is aligned, and it does not keep the file's bytes alive.
-  const buffer = raw.slice().buffer
+  const buffer = new Uint8Array(raw).buffer
   const whole = (values: Iterable<number> & ArrayLike<number>): ArrayBuffer => Int32Array.from(values, value => fitted(stored.name, value)).buffer
   switch (stored.name) {
     case 'float64': return Float32Array.from(new Float64Array(buffer)).buffer
