@@ -58,6 +58,8 @@ export type StageFrame = Head & (
   /** The standby of `stage` is `host`, and holds [0, position). Empty host: there is none. */
   | { readonly kind: 'guard'; readonly position: number; readonly host: string }
   | { readonly kind: 'touch' }
+  /** The session is to move to the standby: bring it up to date at every step, and tell the origin how far it is. */
+  | { readonly kind: 'hurry' }
   | { readonly kind: 'close'; readonly keep: boolean }
   /** Events of the token log from number `from` on, as `generation-log.ts` writes them. */
   | { readonly kind: 'log'; readonly from: number; readonly events: Uint8Array }
@@ -65,7 +67,7 @@ export type StageFrame = Head & (
   | { readonly kind: 'logged'; readonly have: number | undefined }
 )
 
-const KINDS = ['step', 'resume', 'output', 'failed', 'kv', 'held', 'guard', 'touch', 'close', 'log', 'logged'] as const
+const KINDS = ['step', 'resume', 'output', 'failed', 'kv', 'held', 'guard', 'touch', 'close', 'log', 'logged', 'hurry'] as const
 const WANTS = ['none', 'greedy', 'logits'] as const
 const UNKNOWN = 0xffff_ffff
 /** Positions of one step: more than any prefill chunk. */
@@ -111,6 +113,7 @@ function body(frame: StageFrame, out: FrameWriter): void {
       out.u32(frame.have ?? UNKNOWN)
       return
     case 'touch':
+    case 'hurry':
   }
 }
 
@@ -152,6 +155,7 @@ function read(kind: (typeof KINDS)[number], head: Head, input: FrameReader): Sta
     case 'guard':
       return { kind, ...head, position: input.u32(), host: input.text() }
     case 'touch':
+    case 'hurry':
       return { kind, ...head }
     case 'close':
       return { kind, ...head, keep: input.u8() === 1 }

@@ -108,7 +108,7 @@ export class SplitGenerations implements Generations {
     this.#mirror.start()
     this.#follow.start()
     this.#links.listen((frame, from) => {
-      if (frame.kind === 'output' || frame.kind === 'failed' || frame.kind === 'logged') this.#driven.get(frame.session)?.hear(frame, from)
+      if (frame.kind === 'output' || frame.kind === 'failed' || frame.kind === 'logged' || frame.kind === 'held') this.#driven.get(frame.session)?.hear(frame, from)
     })
     const lost = (peer: PeerId): void => {
       for (const session of this.#driven.values()) session.lost(peer)

@@ -36,7 +36,20 @@ export type Chained = {
   readonly known: () => number
 }
 
-type Link = { readonly block: string; readonly first: number; readonly end: number; primary: Place | undefined; standby: Place | undefined }
+type Link = {
+  readonly block: string
+  readonly first: number
+  readonly end: number
+  primary: Place | undefined
+  standby: Place | undefined
+  /** The primary knows its standby. */
+  guarded: boolean
+  /** What the standby is known to hold, once it hurries. */
+  caught: number | undefined
+}
+
+/** A standby that lacks no more has what it takes to go on at once. */
+const CLOSE = 3
 
 /** Somebody else generates this session now. */
 export class Overtaken extends Error {
@@ -58,6 +71,8 @@ export class SessionChain {
   readonly #links: Link[]
   readonly #changed: () => void
   readonly #guarding = new Set<number>()
+  /** Instances without room for this session, in the attempt under way. */
+  readonly #full = new Set<InstanceId>()
   #open = false
   #closed = false
 
@@ -71,7 +86,7 @@ export class SessionChain {
       const known = before.plan.find(stage => stage.block === block)
       // Contracts only gain epochs, and hosts take any since the instance began.
       const place = (at: { readonly host: PeerId; readonly instance: InstanceId } | undefined): Place | undefined => (at === undefined ? undefined : { host: at.host, instance: at.instance, contractEpoch: parts.seating.epochOf(block, at.instance) })
-      return { block, first, end, primary: place(known), standby: place(known?.standby) }
+      return { block, first, end, primary: place(known), standby: place(known?.standby), guarded: false, caught: undefined }
     })
     for (const link of this.#links) for (const place of [link.primary, link.standby]) if (place !== undefined) this.#take(link, place)
   }
@@ -95,10 +110,9 @@ export class SessionChain {
     return this.#links.some(({ primary }) => primary?.host === peer)
   }
 
-  /** Stages whose instance is gone or is to go; standbys that are, are replaced on the way. */
-  unfit(): { readonly gone: boolean; readonly draining: boolean } {
+  /** Is the instance of a stage gone? Standbys that are, are replaced; those of instances that are to go are hurried. */
+  broken(): boolean {
     let gone = false
-    let draining = false
     for (const [stage, link] of this.#links.entries()) {
       if (link.standby !== undefined && this.#parts.seating.state(link.block, link.standby) !== 'ready') {
         this.#dismiss(link)
@@ -106,9 +120,27 @@ export class SessionChain {
       }
       const state = link.primary === undefined ? 'gone' : this.#parts.seating.state(link.block, link.primary)
       gone ||= state === 'gone'
-      draining ||= state === 'draining' && link.standby !== undefined
+      if (state === 'draining') this.#hurry(stage, link)
     }
-    return { gone, draining }
+    return gone
+  }
+
+  /** What the standby of a stage holds that the session is to move to. */
+  caught(stage: number, position: number): void {
+    const link = this.#links[stage]
+    if (link !== undefined) link.caught = position
+  }
+
+  /** May the session move now to the standbys of instances that are to go, with next to nothing to compute again? */
+  get mayMove(): boolean {
+    const moving = this.#links.filter(({ caught }) => caught !== undefined)
+    return moving.length > 0 && moving.every(({ caught = 0, standby }) => standby !== undefined && caught >= this.#of.known() - CLOSE)
+  }
+
+  #hurry(stage: number, link: Link): void {
+    if (!this.#open || !link.guarded || link.caught !== undefined || link.primary === undefined) return
+    link.caught = 0
+    this.#tell(link.primary.host, stage, { kind: 'hurry' })
   }
 
   /** `stage` cannot go on, says `accuser`'s host `from`; tells whether that matters to the chain. */
@@ -133,6 +165,7 @@ export class SessionChain {
    */
   async restart(fresh: boolean, signal: AbortSignal): Promise<readonly number[]> {
     this.#open = false
+    for (const link of this.#links) Object.assign(link, { guarded: false, caught: undefined })
     this.epoch = epochOf(roundOf(this.epoch) + 1, this.#of.mark)
     const opened = new Map<number, Holding>()
     let pauseMs = LOOK_AGAIN_MS
@@ -146,14 +179,17 @@ export class SessionChain {
         else if (result.code === 'EPOCH_FENCED') {
           await this.#heedFence(result, signal)
           opened.clear()
-        } else refusal = result
+        } else if (refusal?.code !== 'NO_CAPACITY') refusal = result
       }
       if (opened.size === this.#links.length) break
       if (this.#links.every((link, stage) => opened.has(stage) || link.primary !== undefined)) continue
+      if (fresh) this.#full.clear()
       if (fresh && refusal !== undefined) throw refusal.code === 'NO_CAPACITY' ? refusal : new MeshError('NO_INSTANCE', refusal.message, { cause: refusal })
       await this.#parts.ports.clock.sleep(pauseMs, signal)
       pauseMs = Math.min(LONGEST_LOOK_MS, pauseMs * 2)
+      this.#full.clear()
     }
+    this.#full.clear()
     this.#open = true
     const holdings = this.#links.map((_, stage) => opened.get(stage) ?? { have: 0, logFrom: 0 })
     return restartFrom(holdings, this.#of.known())
@@ -212,7 +248,9 @@ export class SessionChain {
       if (failure.code === 'INTERNAL') throw failure
       if (failure.code === 'EPOCH_FENCED') return failure
       ports.telemetry.event('debug', 'llm.open_refused', { session: this.#of.session, stage, host: primary.host, code: failure.code, because: failure.message })
-      seating.shun(primary.instance)
+      // One that is full for this session may have room for others.
+      if (failure.code === 'NO_CAPACITY' || failure.code === 'OVERLOADED') this.#full.add(primary.instance)
+      else seating.shun(primary.instance)
       this.#release(link, 'primary')
       this.#settle(link)
       return failure
@@ -223,17 +261,17 @@ export class SessionChain {
   #settle(link: Link): void {
     const { seating } = this.#parts
     const { primary, standby } = link
-    const state = primary === undefined || seating.shunned(primary.instance) ? 'gone' : seating.state(link.block, primary)
+    const state = primary === undefined || seating.shunned(primary.instance) || this.#full.has(primary.instance) ? 'gone' : seating.state(link.block, primary)
     const ready = standby !== undefined && seating.state(link.block, standby) === 'ready' && !seating.shunned(standby.instance) ? standby : undefined
     // One that drains serves until a standby has what it has.
     if (state === 'ready' || (state === 'draining' && ready === undefined)) return
-    const others = { instances: new Set(primary === undefined ? [] : [primary.instance]), hosts: new Set<PeerId>() }
+    const others = { instances: new Set([...this.#full, ...(primary === undefined ? [] : [primary.instance])]), hosts: new Set<PeerId>() }
     const successor = ready ?? seating.pick(link.block, others, this.#of.prefix[0])
     if (primary !== undefined) {
       this.#release(link, 'primary')
       this.#closeAt(link, primary)
     }
-    if (ready !== undefined) link.standby = undefined
+    if (ready !== undefined) Object.assign(link, { standby: undefined, guarded: false, caught: undefined })
     else if (successor !== undefined) this.#take(link, successor)
     link.primary = successor
   }
@@ -270,11 +308,13 @@ export class SessionChain {
       const { have } = await this.#ask(link, stage, 'standby', standby, ports.clock.deadline(2 * OPEN_MS))
       if (this.#closed || epoch !== this.epoch || link.standby !== standby) return link.standby === standby
       this.#tell(primary.host, stage, { kind: 'guard', position: have, host: standby.host })
+      link.guarded = true
+      if (seating.state(link.block, primary) === 'draining') this.#hurry(stage, link)
       this.#changed()
       return true
     } catch (error) {
       if (link.standby === standby) {
-        seating.shun(standby.instance)
+        if (asMeshError(error).code !== 'NO_CAPACITY') seating.shun(standby.instance)
         this.#dismiss(link)
       }
       throw error
@@ -343,6 +383,7 @@ export class SessionChain {
     if (place === undefined) return
     this.#parts.seating.left(place)
     link[role] = undefined
+    if (role === 'standby') Object.assign(link, { guarded: false, caught: undefined })
   }
 }
 

@@ -155,7 +155,8 @@ export class Session {
   hear(frame: StageFrame, from: PeerId): void {
     if (frame.kind === 'logged') this.#mirrors.logged(from, frame.have)
     if (!this.#chain.speaks(frame)) return
-    if (frame.kind === 'output') {
+    if (frame.kind === 'held') this.#chain.caught(frame.stage, frame.position)
+    else if (frame.kind === 'output') {
       this.#outputs.push(frame)
       this.#wake?.()
     } else if (frame.kind === 'failed' && this.#chain.blame(frame.blame, frame.stage, from)) {
@@ -171,9 +172,7 @@ export class Session {
   /** Something about a peer of the chain is news: is everybody still there? */
   look(peer: PeerId): void {
     if (!this.#chain.uses(peer)) return
-    const { gone, draining } = this.#chain.unfit()
-    if (gone) this.#interrupt(new MeshError('INSTANCE_FAILED', 'an instance of the chain is gone'))
-    else if (draining) this.#interrupt(new MeshError('CANCELLED', 'an instance of the chain is to go'))
+    if (this.#chain.broken()) this.#interrupt(new MeshError('INSTANCE_FAILED', 'an instance of the chain is gone'))
   }
 
   /** The session is another peer's, unless that one is gone. */
@@ -220,6 +219,7 @@ export class Session {
       const right = this.#accept(output, guesses)
       if (right === undefined) return
       if (guesses.length > 0) this.#speculation.verified(guesses.length, right, stepMs, draftMs)
+      if (this.#chain.mayMove) throw new MeshError('STALE', 'the session moves to the standby of an instance that is to go')
       const began = clock.monotonic()
       guesses = await this.#guess()
       const drafted = clock.monotonic()

@@ -172,6 +172,9 @@ export class StageHost {
       case 'guard':
         if (from === seat.origin) seat.guard(frame.host, frame.position)
         return
+      case 'hurry':
+        if (from === seat.origin) seat.hurry()
+        return
       case 'touch':
     }
   }

@@ -42,6 +42,7 @@ export class Seat {
   #running: Promise<void> | undefined
   #life = new AbortController()
   #closed = false
+  #hurried = false
   readonly #around: Surroundings
 
   constructor(around: Surroundings, terms: Terms, origin: PeerId, epoch: number, now: Millis) {
@@ -67,6 +68,7 @@ export class Seat {
     this.epoch = epoch
     this.origin = origin
     this.#hops = []
+    this.#hurried = false
     this.#protect(undefined)
     this.#tasks = []
     this.#life.abort(new MeshError('EPOCH_FENCED', 'the session has gone on under a newer epoch'))
@@ -136,12 +138,20 @@ export class Seat {
   /** The standby holds [0, position). The stage before need not remember what led to it. */
   held(from: PeerId, position: number): void {
     if (this.#guard?.host !== from) return
+    if (this.#hurried) this.#around.send(this.origin, { ...this.#head(), kind: 'held', position })
     this.#guard.acked = position
     this.#sending?.()
     this.#sending = undefined
     this.#replicate()
     const before = this.#hops[this.terms.stage - 1]
     if (before !== undefined) this.#around.send(before.host, { ...this.#head(), kind: 'held', position })
+  }
+
+  /** The session is to move to the standby. */
+  hurry(): void {
+    this.#hurried = true
+    if (this.#guard !== undefined) this.#around.send(this.origin, { ...this.#head(), kind: 'held', position: this.#guard.acked })
+    this.#replicate()
   }
 
   close(keep: boolean): void {
@@ -189,7 +199,7 @@ export class Seat {
   /** Sends the standby what it lacks of what is certain, one frame at a time: the next goes when it has confirmed. */
   #replicate(): void {
     const guard = this.#guard
-    if (guard === undefined || this.#sending !== undefined || this.#confirmed - guard.acked < GUARD_LAG) return
+    if (guard === undefined || this.#sending !== undefined || this.#confirmed - guard.acked < (this.#hurried ? 1 : GUARD_LAG)) return
     const { session, runner } = this.terms
     const { epoch } = this
     const position = guard.acked

@@ -29,6 +29,7 @@ const stageFrames: readonly StageFrame[] = [
   { ...head, kind: 'close', keep: true },
   { ...head, kind: 'log', from: 3, events: Uint8Array.of(9) },
   { ...head, kind: 'logged', have: 4 },
+  { ...head, kind: 'hurry' },
 ]
 const generated: readonly GenerationEvent[] = [
   { kind: 'token', index: 3, token: 17, text: 'wörd', logprob: -0.5, top: [{ token: 17, logprob: -0.5 }, { token: 4, logprob: -2 }] },
