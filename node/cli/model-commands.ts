@@ -12,6 +12,7 @@ const plan = z.object({
   stages: z.array(z.object({ peer: z.string(), first: z.int(), end: z.int(), ms: z.number(), hopMs: z.number(), needs: z.object({ memoryMb: z.number() }), because: z.string() })),
   refused: z.array(z.object({ peer: z.string(), because: z.string() })),
 })
+const replicas = z.object({ spans: z.array(z.object({ peer: z.string(), first: z.int(), end: z.int(), tokensPerSecond: z.number() })), throughput: z.number(), bound: z.number(), single: z.array(z.int()), unused: z.array(z.string()) })
 const instance = z.object({ host: z.string(), instance: z.string(), state: z.string() })
 const service = z.object({ service: z.string(), modelURI: z.string(), contextTokens: z.int(), sessions: z.int(), standbys: z.int(), stages: z.array(z.object({ block: z.string(), first: z.int(), end: z.int(), instances: z.array(instance) })) })
 const served = service.extend({ plan, refusals: z.array(z.object({ host: z.string(), because: z.string() })) })
@@ -61,8 +62,13 @@ export const modelCommands: readonly Command[] = [
     },
   },
   {
-    words: ['model', 'plan'], args: 'NAME', count: [1, 1], what: 'who would get which layers of a model, and why', options: WISH,
+    words: ['model', 'plan'], args: 'NAME', count: [1, 1], what: 'who would get which layers of a model, and why',
+    options: [...WISH, { name: 'replicas', what: 'instead, which overlapping layers every host would offer if all served it at once' }],
     async run(context) {
+      if (context.options['replicas'] === true) {
+        const shown = replicas.parse(await (await context.daemon()).send('POST', `/mesh/models/${encodeURIComponent(arg(context, 0))}/plan`, { ...wish(context), replicas: true }))
+        return context.out.result(shown, () => showReplicas(shown))
+      }
       const body = plan.parse(await (await context.daemon()).send('POST', `/mesh/models/${encodeURIComponent(arg(context, 0))}/plan`, wish(context)))
       context.out.result(body, () => showPlan(body))
     },
@@ -121,6 +127,15 @@ function showPlan(shown: z.infer<typeof plan>): string {
     table(['STAGE', 'LAYERS', 'HOST', 'MS', 'HOP MS', 'MEMORY', 'WHY'], shown.stages.map((stage, at) => [at, `${stage.first}..${stage.end - 1}`, shortId(stage.peer), stage.ms.toFixed(2), stage.hopMs.toFixed(2), `${stage.needs.memoryMb} MiB`, stage.because])),
     `for ${shown.aim}: ${shown.latencyMs.toFixed(2)} ms a token of one stream (${shown.tokensPerSecond.toFixed(1)} tokens/s), slowest stage ${shown.bottleneckMs.toFixed(2)} ms, ${shown.throughput.toFixed(1)} tokens/s with ${shown.sessions} sessions of ${shown.contextTokens} tokens${shown.exact ? '' : ' (best found, not every chain was looked at)'}`,
     ...shown.refused.map(({ peer, because }) => `not ${shortId(peer)}: ${because}`),
+  ].join('\n')
+}
+
+function showReplicas({ spans, throughput, bound, single, unused }: z.infer<typeof replicas>): string {
+  return [
+    table(['HOST', 'LAYERS', 'TOKENS/S'], spans.map(({ peer, first, end, tokensPerSecond }) => [shortId(peer), `${first}..${end - 1}`, tokensPerSecond.toFixed(1)])),
+    `${throughput.toFixed(1)} tokens/s of all streams together, ${(100 * throughput / bound).toFixed(0)}% of what the hosts could give at most`,
+    single.length === 0 ? 'every layer is with two hosts or more' : `${single.length} layer(s) with one host only: ${single.join(', ')}`,
+    ...(unused.length === 0 ? [] : [`not used: ${unused.map(shortId).join(', ')}`]),
   ].join('\n')
 }
 

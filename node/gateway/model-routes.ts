@@ -46,8 +46,9 @@ export function addModelRoutes(app: Hono, { peer, authoring }: GatewayParts): vo
   app.get('/mesh/models/:uri', async context => context.json((await catalogue.model(context.req.param('uri'), AbortSignal.timeout(CALL_MS))).manifest))
 
   app.post('/mesh/models/:uri/plan', async context => {
-    const asked = await body(context, wish)
-    return context.json(planView(await models.plan(context.req.param('uri'), asked)))
+    const { replicas, ...asked } = await body(context, wish.extend({ replicas: z.boolean().default(false) }))
+    const uri = context.req.param('uri')
+    return context.json(replicas ? await models.replicas(uri, asked) : planView(await models.plan(uri, asked)))
   })
 
   app.delete('/mesh/models/:uri', async context => {

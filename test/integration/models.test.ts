@@ -65,6 +65,10 @@ describe('a model over three real peers', function () {
     assert.equal(new Set(planned.stages.map(({ peer }) => peer)).size, 3)
     assert.deepEqual(planned.stages.map(({ first }) => first), [0, ...planned.stages.slice(0, -1).map(({ end }) => end)])
     assert.equal(planned.stages.at(-1)?.end, 6)
+    const replicas = z.object({ spans: z.array(z.object({ first: z.int(), end: z.int() })), throughput: z.number(), bound: z.number(), single: z.array(z.int()) }).parse(await net.peer(1).client.send('POST', '/mesh/models/tiny/plan', { contextTokens: 128, replicas: true }))
+    // Each of the three can hold all of it.
+    assert.deepEqual(replicas.spans.map(({ first, end }) => [first, end]), [[0, 6], [0, 6], [0, 6]])
+    assert.deepEqual(replicas.single, [])
 
     await net.peer(2).client.send('POST', '/mesh/services', { model: 'tiny', service: 'chat', shards: 2, contextTokens: 128, sessions: 2 })
     const whole = await until(net.peer(1), 'chat', now => ready(now, 2), 'a primary and a standby of each stage')

@@ -1,10 +1,11 @@
+import type { CapacityAd } from '../../../protocols/capacity.ts'
 import { MeshError, type Verdict } from '../../../protocols/errors.ts'
 import { blockId, type Cid, type Millis, type PeerId } from '../../../protocols/ids.ts'
 import type { Right } from '../../../protocols/membership.ts'
 import type { ModelManifest, ServedModel, ServedStage } from '../../../protocols/model.ts'
 import type { Needs } from '../../../protocols/resources.ts'
 import type { BlockRecord, ComponentManifest } from '../../../protocols/specs.ts'
-import type { Ports } from '../../ports.ts'
+import type { Ports, Random } from '../../ports.ts'
 import type { MeshView } from '../../roles.ts'
 import type { Placement } from '../../placement/placement.ts'
 import type { ArtefactCatalogue } from '../../registries/catalogue.ts'
@@ -13,7 +14,9 @@ import { analyse, type ModelAnalysis } from '../onnx/analyse.ts'
 import { decodeModel } from '../onnx/codec.ts'
 import type { Skeleton } from '../onnx/skeleton.ts'
 import { leastBottleneck } from '../plan/bottleneck.ts'
+import type { Distance } from '../plan/plan-hosts.ts'
 import { planModel, type ModelPlan, type PlanWish } from '../plan/plan-model.ts'
+import { planReplicas, type ReplicaPlan } from '../plan/plan-replicas.ts'
 import { Distances } from './distances.ts'
 import { stageComponent } from './stage-component.ts'
 
@@ -46,14 +49,16 @@ export type LayerRange = { readonly first: number; readonly end: number }
 /** Plans imported models over the hosts there are, and serves them: every stage placed by negotiation, or none. */
 export class ModelServing {
   readonly #ports: Pick<Ports, 'clock' | 'identity' | 'content' | 'telemetry'>
+  readonly #random: Random
   readonly #view: MeshView
   readonly #catalogue: ArtefactCatalogue
   readonly #placement: Pick<Placement, 'placeTogether'>
   readonly #may: (peer: PeerId, right: Right) => Verdict<true>
   readonly #distances: Distances
 
-  constructor(ports: Pick<Ports, 'clock' | 'identity' | 'content' | 'network' | 'telemetry'>, parts: { readonly view: MeshView; readonly catalogue: ArtefactCatalogue; readonly placement: Pick<Placement, 'placeTogether'>; readonly may: (peer: PeerId, right: Right) => Verdict<true> }) {
+  constructor(ports: Pick<Ports, 'clock' | 'random' | 'identity' | 'content' | 'network' | 'telemetry'>, parts: { readonly view: MeshView; readonly catalogue: ArtefactCatalogue; readonly placement: Pick<Placement, 'placeTogether'>; readonly may: (peer: PeerId, right: Right) => Verdict<true> }) {
     this.#ports = ports
+    this.#random = ports.random.fork('models')
     this.#view = parts.view
     this.#catalogue = parts.catalogue
     this.#placement = parts.placement
@@ -71,9 +76,22 @@ export class ModelServing {
     return this.#plan(manifest, planWish(manifest, wish), new Map())
   }
 
-  async #plan(manifest: ModelManifest, wish: PlanWish, avoid: ReadonlyMap<PeerId, string>): Promise<Planned> {
+  /** Which layers every host would offer if all served the model at once. Throws NOT_FOUND, NO_CAPACITY. */
+  async replicas(uri: string, wish: ServeWish): Promise<ReplicaPlan> {
+    const { manifest } = await this.#catalogue.model(uri, this.#ports.clock.deadline(FETCH_MS))
+    const { ads, distance } = await this.#hosts()
+    const verdict = planReplicas(manifest, ads, planWish(manifest, wish), { origin: this.#view.self, distance }, this.#random)
+    if (!verdict.ok) throw new MeshError('NO_CAPACITY', verdict.because)
+    return verdict.value
+  }
+
+  async #hosts(): Promise<{ readonly ads: readonly CapacityAd[]; readonly distance: Distance }> {
     const ads = this.#view.ads().filter(({ peer }) => this.#view.state(peer) === 'alive' || peer === this.#view.self)
-    const distance = await this.#distances.between(ads.map(({ peer }) => peer))
+    return { ads, distance: await this.#distances.between(ads.map(({ peer }) => peer)) }
+  }
+
+  async #plan(manifest: ModelManifest, wish: PlanWish, avoid: ReadonlyMap<PeerId, string>): Promise<Planned> {
+    const { ads, distance } = await this.#hosts()
     const verdict = planModel(manifest, ads, wish, { origin: this.#view.self, distance, avoid })
     if (!verdict.ok) throw new MeshError(verdict.retryable ? 'NO_CAPACITY' : 'BAD_INPUT', verdict.because)
     return { model: manifest.modelURI, wish, plan: verdict.value }
