@@ -4,6 +4,7 @@ import type { AddressInfo } from 'node:net'
 import { getRequestListener } from '@hono/node-server'
 import { Hono } from 'hono'
 import OpenAI, { APIError } from 'openai'
+import { z } from 'zod'
 import { MeshError } from '../../../protocols/errors.ts'
 import type { Packet } from '../../../protocols/invoke.ts'
 import type { ModelManifest, ServedModel } from '../../../protocols/model.ts'
@@ -16,6 +17,9 @@ import { tokenizerOf } from '../../fixtures/llm/make-model.ts'
 import { sentenceEncoderGraph } from '../../fixtures/llm/sentence-encoder.ts'
 import { randomWeights, shapeOf } from '../../fixtures/llm/shapes.ts'
 import { never, openBench, realClock, type Bench } from '../instance-bundle.ts'
+import { ChatSessions } from '../../../sdk/chat-sessions.ts'
+import { LanguageModel } from '../../../sdk/language-model.ts'
+import { isMeshCode } from '../../llm/mesh-code.ts'
 import { byteTokenizer, CHATML } from '../../llm/byte-tokenizer.ts'
 import { ScriptedGenerations } from '../../llm/scripted-generations.ts'
 import { ModelText } from '../../../src/llm/text/model-text.ts'
@@ -251,6 +255,31 @@ describe('OpenAI\'s own client', () => {
     const { usage } = await client.chat.completions.create({ model: 'parrot', messages: [...hello], temperature: 0 })
     const rose = (name: string): number => (counted.get(name) ?? 0) - (before.get(name) ?? 0)
     assert.deepEqual(['llm_prompts_total', 'llm_prompt_tokens_total', 'llm_tokens_generated_total', 'llm_time_to_first_token_seconds', 'llm_inference_duration_seconds'].map(rose), [1, usage!.prompt_tokens, usage!.completion_tokens, 1, 1])
+  })
+
+  it('is not the only client: the SDK generates, streams, chats in sessions, embeds and tokenises over the same door', async () => {
+    const model = new LanguageModel({ model: 'parrot', url: url.replace(/\/v1$/, '') })
+    const words = 'Hello world, the parrot 😀 says'
+    assert.equal((await model.generate('Once', { temperature: 0, max_tokens: 50 })).text, words)
+    let streamed = ''
+    for await (const piece of model.stream('Once', { temperature: 0, max_tokens: 50 })) streamed += piece
+    assert.equal(streamed, words)
+    assert.deepEqual((await model.chat([{ role: 'user', content: 'weather?' }], { temperature: 0, tools: [z.json().parse(weather)] })).toolCalls, [{ name: 'weather', arguments: '{"city":"Bonn"}' }])
+    const chats = new ChatSessions(model)
+    chats.create('one', { system: 'Be brief.', contextTokens: 90 })
+    for (const said of ['Hi', 'again', 'and again']) {
+      chats.add('one', 'user', said)
+      assert.equal((await chats.run('one', { temperature: 0 })).text, words)
+    }
+    assert.deepEqual(chats.turns('one').slice(-2), [{ role: 'user', content: 'and again' }, { role: 'assistant', content: words }])
+    assert.ok(chats.turns('one').length < 7, 'the oldest turns are left out')
+    assert.deepEqual([chats.remove('one'), chats.ids], [true, []])
+    assert.equal(await model.detokenize(await model.tokenize('Hello world')), 'Hello world')
+    assert.equal(await model.supportsChat(), true)
+    assert.equal((await new LanguageModel({ model: 'encoder', url: url.replace(/\/v1$/, '') }).embed(['a', 'b'])).length, 2)
+    await assert.rejects(new LanguageModel({ model: 'crow', url: url.replace(/\/v1$/, '') }).generate('x'), isMeshCode('NOT_FOUND', /crow/))
+    const { llm_prompts_total: prompts, llm_active_sessions: active } = model.metrics.snapshot()
+    assert.deepEqual([prompts, active], [{ type: 'counter', series: [{ labels: {}, value: 6 }] }, { type: 'gauge', series: [{ labels: {}, value: 0 }] }])
   })
 
   it('embeds texts, lists and tokens, as numbers and packed, and shorter where that makes sense', async () => {
