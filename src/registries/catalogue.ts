@@ -197,7 +197,7 @@ export class ArtefactCatalogue implements Catalogue, Models {
     const name = asksForLatest(uri)
     const exact = name === undefined ? uri : latest((await registry.list(`${name}:`)).map(entry => entry.key))
     const entry = exact === undefined ? undefined : await registry.get(exact)
-    if (exact === undefined || entry === undefined) throw new MeshError('NOT_FOUND', `${kind} hold no ${uri} as far as this peer knows: check the spelling and version, or publish it`, { details: { uri } })
+    if (exact === undefined || entry === undefined) throw new MeshError('NOT_FOUND', `${kind === 'layers' ? 'models' : kind} hold no ${uri} as far as this peer knows: check the spelling and version, or publish it`, { details: { uri } })
     return { uri: exact, cid: entry.value.cid }
   }
 

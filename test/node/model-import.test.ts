@@ -16,7 +16,7 @@ import { importModel, type ImportOptions } from '../../node/authoring/model-impo
 import { makeModel, tokenizerOf } from '../fixtures/llm/make-model.ts'
 import { writeConfigurations, writeModel } from '../fixtures/llm/model-directory.ts'
 import { sentenceEncoderGraph } from '../fixtures/llm/sentence-encoder.ts'
-import { randomWeights, shapeOf } from '../fixtures/llm/shapes.ts'
+import { FAMILIES, randomWeights, shapeOf } from '../fixtures/llm/shapes.ts'
 import { makeIdentity } from '../registries/ed25519.ts'
 import { realClock, recording } from '../registries/loopback.ts'
 
@@ -67,6 +67,15 @@ describe('importing a model', function () {
       assert(Math.abs(imported.parameters / 295_000 - 1) < 0.15, `${imported.parameters} parameters`)
     })
   }
+
+  it('takes every family of decoders that exporters write, and finds its context, heads and layers', async () => {
+    for (const family of FAMILIES) {
+      const { directory, shape } = makeModel(join(dir, family), { shape: { family }, variant: 'plain', external: family === 'gpt2' })
+      const imported = await run(directory)
+      const { facts, layers } = (await catalogue.model(imported.uri)).manifest
+      assert.deepEqual({ layers: layers.length, vocab: facts.vocab, context: facts.contextTokens, heads: facts.heads, kvHeads: facts.kvHeads, headDim: facts.headDim, hidden: facts.hidden }, { layers: shape.layers, vocab: shape.vocab, context: shape.context, heads: shape.heads, kvHeads: shape.kvHeads, headDim: shape.headDim, hidden: shape.hidden }, family)
+    }
+  })
 
   it('takes graphs in an onnx folder, the quantised one when asked for, through links to where the bytes are', async () => {
     const path = join(dir, 'hub')
