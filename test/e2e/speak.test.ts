@@ -15,7 +15,7 @@ import { encodeGraph } from '../fixtures/llm/encode.ts'
 import { makeModel, tokenizerOf } from '../fixtures/llm/make-model.ts'
 import { sentenceEncoderGraph } from '../fixtures/llm/sentence-encoder.ts'
 import { randomWeights, shapeOf } from '../fixtures/llm/shapes.ts'
-import { WholeModel } from '../llm/whole-model.ts'
+import { logProbability, WholeModel } from '../llm/whole-model.ts'
 
 const CLI = fileURLToPath(new URL('../../node/cli/main.ts', import.meta.url))
 const run = promisify(execFile)
@@ -76,6 +76,32 @@ describe('a split model speaks', function () {
     const asked = { ...greedy, temperature: 1.5, seed: 77, max_tokens: 24 }
     const answers = await Promise.all([one, other].map(client => client!.chat.completions.create(asked, { timeout: 40_000 })))
     assert.equal(answers[0]?.choices[0]?.message.content, answers[1]?.choices[0]?.message.content)
+  })
+
+  it('with the whole model\'s own log-probabilities, which travel as logits do', async () => {
+    const prompt = text.prompt({ messages })
+    const tokens = (await whole.greedy(prompt, 8, text.ends))
+    whole.reset()
+    const logits = await whole.add([...prompt, ...tokens])
+    for (const peer of net.running()) {
+      const answer = await openAi(peer).chat.completions.create({ ...greedy, max_tokens: 8, logprobs: true, top_logprobs: 2 })
+      const content = answer.choices[0]?.logprobs?.content ?? []
+      assert.equal(content.length, tokens.length)
+      content.forEach(({ logprob, top_logprobs: [top] }, at) => {
+        assert.ok(Math.abs(logprob - logProbability(logits, prompt.length - 1 + at, tokens[at]!)) < 1e-4)
+        assert.equal(top?.logprob, logprob)
+      })
+    }
+  })
+
+  it('no longer than its client listens', async () => {
+    const stop = new AbortController()
+    const stream = await openAi(net.peer(0)).chat.completions.create({ ...greedy, temperature: 2, ignore_eos: true, max_tokens: 200, stream: true } as never, { signal: stop.signal }) as unknown as AsyncIterable<unknown>
+    let pieces = 0
+    for await (const _ of stream) if (++pieces === 3) break
+    stop.abort()
+    const ends = performance.now() + 20_000
+    while (z.array(z.unknown()).parse(await net.peer(0).client.get('/mesh/generations')).length > 0) assert.ok(performance.now() < ends, 'it is still driven')
   })
 
   it('in JSON of a schema, which no random weights would write by themselves', async () => {
