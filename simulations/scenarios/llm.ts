@@ -21,6 +21,7 @@ const MODEL = 'simulated:1.0.0-stable'
 const DEGREE = 8
 const READY_MS: Millis = 20_000
 const SEATS = 4_096
+const SESSIONS = 'sessions at '
 
 export type LlmShape = { readonly stages: number; readonly standbys: number; readonly model: Model; readonly askEveryMs: Millis; readonly prompt: number; readonly tokens: number; /** A small model on every host that guesses ahead, and how often it is wrong. */ readonly draft?: { readonly astray: number; readonly layerMs: number } }
 
@@ -35,7 +36,7 @@ export class LlmPeer implements SimPeer {
   }
 
   inspect(): Inspection {
-    const { view, generations } = this.peer
+    const { view, generations, instances } = this.peer
     const { stages, logs } = generations.inspect()
     return {
       ...NOTHING_TO_SEE,
@@ -44,6 +45,7 @@ export class LlmPeer implements SimPeer {
         { name: 'the disk', size: this.#host.disk.backlog, limit: 4_096 },
         { name: 'boundary logs', size: stages.logBytes, limit: stages.logLimit },
         { name: 'seats', size: stages.seats.length, limit: SEATS },
+        ...instances.running().map(({ instance, inFlight }) => ({ name: `${SESSIONS}${instance}`, size: inFlight, limit: SEATS })),
         { name: 'token logs', size: logs.length, limit: 8_192 },
         ...stages.seats.map(({ session, stage, waiting }) => ({ name: `steps of ${session} at stage ${stage}`, size: waiting, limit: 4_096 })),
       ],
@@ -194,7 +196,11 @@ function seatsAreGivenBack(clients: () => Clients | undefined): Checker {
     safety: () => undefined,
     pending: ({ running }) => {
       if (clients()?.stories.some(({ session, end }) => session !== undefined && end === undefined) === true) return undefined
-      for (const [peer, { epochs }] of running) if (epochs.size > 0) return `${peer} still has ${epochs.size} seats, ${[...epochs.keys()][0]} among them`
+      for (const [peer, { epochs, queues }] of running) {
+        if (epochs.size > 0) return `${peer} still has ${epochs.size} seats, ${[...epochs.keys()][0]} among them`
+        const kept = queues.find(({ name, size }) => name.startsWith(SESSIONS) && size > 0)
+        if (kept !== undefined) return `${peer} still has ${kept.size} ${kept.name}`
+      }
       return undefined
     },
   }

@@ -50,6 +50,7 @@ export type GenerationParts = {
 const MARKS = 16_777_216
 const BEGIN_TRIES = 5
 const MODELS_BOUND = 256
+const PEERS_BOUND = 20_000
 const MODEL_MS: Millis = 30_000
 
 /** Generates with served models: as the origin of its own sessions, as stage, as mirror, and as the origin that follows one that died. */
@@ -67,6 +68,7 @@ export class SplitGenerations implements Generations {
   readonly #session: SessionParts
   readonly #driven = new Map<SessionId, Session>()
   readonly #beginning = new Map<SessionId, Promise<SessionId>>()
+  readonly #states = new Lru<PeerId, string>(PEERS_BOUND)
   readonly #known = new Lru<string, true>(MODELS_BOUND)
   readonly #stopped = new AbortController()
   readonly #mark: number
@@ -117,7 +119,8 @@ export class SplitGenerations implements Generations {
     const hung = network.onPeer((peer, state) => {
       if (state === 'gone') lost(peer)
     })
-    const deaf = this.#parts.view.onChange(peer => {
+    const deaf = this.#parts.view.onChange((peer, what) => {
+      if (what === 'ad' && !this.#moved(peer)) return
       for (const session of this.#driven.values()) session.look(peer)
     })
     this.#stopped.signal.addEventListener('abort', () => {
@@ -263,6 +266,8 @@ export class SplitGenerations implements Generations {
   async #catchUp(entry: Entry, peer: PeerId, events: number, signal: AbortSignal): Promise<void> {
     try {
       for await (const event of this.#follow.copy(peer, entry.session, entry.log.length, signal)) {
+        // Its origin, or a newer one, may have sent the same meanwhile.
+        if (event.kind === 'token' && event.index !== entry.log.length) break
         entry.log.append(event)
         if (entry.log.length >= events) break
       }
@@ -310,6 +315,14 @@ export class SplitGenerations implements Generations {
     const { self } = this.#parts.view
     // What this peer drove before it last stopped it does not drive now.
     return entry.origin === self && !this.#driven.has(entry.session) && !entry.log.ended ? {} : { origin: entry.origin }
+  }
+
+  /** Are the instances of a peer others than they were, or in another state? Most of its ads tell of its load alone. */
+  #moved(peer: PeerId): boolean {
+    const now = (this.#parts.view.ad(peer)?.instances ?? []).map(({ instance, state }) => `${instance} ${state}`).join('\n')
+    if (this.#states.peek(peer) === now) return false
+    this.#states.set(peer, now)
+    return true
   }
 
   #later(error: MeshError): MeshError {

@@ -13,6 +13,7 @@ export const MIRRORS = 2
 const ACK_MS: Millis = 1_500
 const PAUSE: readonly [Millis, Millis] = [1_000, 30_000]
 const EVENTS_A_FRAME = 4_096
+const ORDER_MS: Millis = 1_000
 
 /** What mirrors are told of a session. */
 export type Mirrored = {
@@ -39,6 +40,8 @@ export class SessionMirrors {
   readonly #of: Mirrored
   readonly #fenced: (origin: PeerId, epoch: number) => void
   readonly #copies = new Map<PeerId, Copy>()
+  #order: readonly PeerId[] | undefined
+  #orderedAt: Millis = 0
   #stopped = false
 
   /** `fenced`: a mirror has the session from somebody else under a higher epoch. */
@@ -103,7 +106,17 @@ export class SessionMirrors {
   }
 
   #chosen(): readonly PeerId[] {
-    return mirrorsOf(this.#of.session, this.#view.live(), this.#view.self).filter(peer => this.#copies.get(peer)?.paused !== true).slice(0, MIRRORS)
+    // Asked with every token: the mesh does not change that often, and may be large.
+    const now = this.#ports.clock.monotonic()
+    if (this.#order === undefined || now - this.#orderedAt >= ORDER_MS) {
+      this.#order = mirrorsOf(this.#of.session, this.#view.live(), this.#view.self)
+      this.#orderedAt = now
+    }
+    const chosen: PeerId[] = []
+    for (const peer of this.#order) {
+      if (this.#copies.get(peer)?.paused !== true && chosen.push(peer) === MIRRORS) break
+    }
+    return chosen
   }
 
   #release(): void {
@@ -125,7 +138,10 @@ export class SessionMirrors {
     if (known !== undefined) return known
     const copy = new Copy(this.#ports, this.#links, peer, this.#of, {
       moved: () => this.#release(),
-      lost: () => this.push(),
+      lost: () => {
+        this.#order = undefined
+        this.push()
+      },
       fenced: this.#fenced,
     })
     this.#copies.set(peer, copy)

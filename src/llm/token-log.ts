@@ -1,4 +1,5 @@
 import type { GenerationEvent } from '../../protocols/generation.ts'
+import { assert } from '../lib/assert.ts'
 
 /** The events of one session, as its origin or a mirror has them. Readers are given those that more than one peer has. */
 export class TokenLog {
@@ -35,7 +36,11 @@ export class TokenLog {
   }
 
   append(...events: readonly GenerationEvent[]): void {
-    if (!this.ended) this.#events.push(...events)
+    for (const event of events) {
+      if (this.ended) return
+      assert(event.kind === 'end' || event.index === this.#events.length, 'a token log has no gap and nothing twice')
+      this.#events.push(event)
+    }
   }
 
   /** Takes what a newer origin says: its events from number `from` on replace ours. False where that leaves a gap. */
