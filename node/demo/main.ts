@@ -6,6 +6,7 @@ import { z } from 'zod'
 import { json, type Json } from '../../protocols/ids.ts'
 import { asMeshError } from '../../protocols/errors.ts'
 import { Devnet, type DevPeer } from '../devnet/devnet.ts'
+import { splitModel } from './scripture.ts'
 import { publishTriage, type HeldOut } from './triage.ts'
 
 const PEERS = 3
@@ -59,9 +60,12 @@ async function demo(): Promise<number> {
     }
     await Promise.all(Array.from({ length: AT_ONCE }, work))
     report(outcomes, net)
+    const back = await net.up(VICTIM, { labels: { region: REGIONS[VICTIM] ?? 'elsewhere' } })
+    say(`peer ${VICTIM} is back after ${(back.readyMs / 1_000).toFixed(1)} s, the same peer; now a language model, split over all ${PEERS}`)
+    const same = await splitModel(net, say)
     if (flags.keep) await keep(net)
     const wrong = records.length - outcomes.length
-    return wrong === 0 && accuracy(outcomes) >= 0.9 ? 0 : 1
+    return wrong === 0 && same && accuracy(outcomes) >= 0.9 ? 0 : 1
   } finally {
     await net[Symbol.asyncDispose]()
   }
