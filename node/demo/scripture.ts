@@ -65,7 +65,7 @@ async function unsplit(peer: DevPeer): Promise<string> {
 
 /** Streams an answer to the terminal as it comes. */
 async function answer(peer: DevPeer, tokens: number, onPiece: (count: number) => void): Promise<string> {
-  const response = await fetch(`${peer.http}/v1/chat/completions`, { method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify({ model: SERVICE, messages: [{ role: 'user', content: QUESTION }], temperature: 0, max_tokens: tokens, stream: true }) })
+  const response = await fetch(`${peer.http}/v1/chat/completions`, { method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify({ model: SERVICE, messages: [{ role: 'user', content: QUESTION }], temperature: 0, repetition_penalty: 1, max_tokens: tokens, stream: true }) })
   if (!response.ok || response.body === null) throw new MeshError('RUN_FAILED', `${response.status}: ${await response.text()}`)
   let [text, rest, count] = ['', '', 0]
   const decoder = new TextDecoder()
