@@ -60,10 +60,8 @@ async function demo(): Promise<number> {
     }
     await Promise.all(Array.from({ length: AT_ONCE }, work))
     report(outcomes, net)
-    const back = await net.up(VICTIM, { labels: { region: REGIONS[VICTIM] ?? 'elsewhere' } })
+    const back = killed ? await net.up(VICTIM, { labels: { region: REGIONS[VICTIM] ?? 'elsewhere' } }) : net.peer(VICTIM)
     say(`peer ${VICTIM} is back after ${(back.readyMs / 1_000).toFixed(1)} s, the same peer; now a language model, split over all ${PEERS}`)
-    // What triage holds is wanted now: a stage computes with a core of its own.
-    for (const block of triage.blocks) await back.client.send('DELETE', `/mesh/blocks/${block}`)
     const same = await splitModel(net, say)
     if (flags.keep) await keep(net)
     const wrong = records.length - outcomes.length

@@ -12,8 +12,8 @@ const WIDENED = 2
 
 /** Activations, buffers of a prefill chunk and the allocator's slack. */
 export const STAGE_MIB = 96
-/** A stage computes on one core unless it is told otherwise. */
-export const STAGE_CPU_MILLI = 1_000
+/** A stage computes on one core, which it has half to itself: it waits for the other stages, and one that stands by for all of them. */
+export const STAGE_CPU_MILLI = 500
 
 /** Bytes that a byte of weights becomes where it is computed with. */
 export function widening({ facts }: ModelManifest): number {
