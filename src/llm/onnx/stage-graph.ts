@@ -1,7 +1,7 @@
 import { clone, create } from '@bufbuild/protobuf'
 import { MeshError } from '../../../protocols/errors.ts'
 import { boundaryTensor, type BoundaryTensor, type CacheShape, type ModelAnalysis } from './analyse.ts'
-import { CacheRows, type CacheNames } from './cache-rows.ts'
+import { CacheRows, rowsLast, type CacheNames } from './cache-rows.ts'
 import { readsShapeOnly, type CachePair } from './caches.ts'
 import { encodeModel } from './codec.ts'
 import { ELEMENT, elementName } from './element.ts'
@@ -232,7 +232,7 @@ class StageWriter {
     const { initializers, names } = this.#weights(read)
     const given = new Set([...inputs, ...initializers].map(({ name }) => name))
     const onnx = encodeModel(wrap(this.#skeleton.model, create(GraphProtoSchema, {
-      name: `layers-${first}-${end}`, node: [...inOrder(this.#nodes, name => given.has(name))], initializer: initializers, input: inputs, output: outputs,
+      name: `layers-${first}-${end}`, node: [...rowsLast(inOrder(this.#nodes, name => given.has(name)), io.caches.filter(({ layout }) => layout === 'heads').map(({ rows }) => rows))], initializer: initializers, input: inputs, output: outputs,
       quantizationAnnotation: this.#skeleton.model.graph?.quantizationAnnotation.filter(({ tensorName }) => read.has(tensorName)) ?? [],
     })))
     return { onnx, pieces: names, io }
