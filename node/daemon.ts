@@ -131,7 +131,7 @@ async function assemble(options: UpOptions, startedAt: number, closers: Closers)
   await peer.start()
 
   const token = randomBytes(24).toString('base64url')
-  const authoring = createAuthoring({ content: store.content, catalogue: peer.catalogue, identity, sandbox })
+  const authoring = createAuthoring({ content: store.content, catalogue: peer.catalogue, identity, sandbox, journal })
   const gateway = await openGateway({ peer, authoring, telemetry, token, startedAt }, options.http)
   closers.add('gateway', () => gateway.close())
   const grpc = await openGrpcDoor({ peer, token }, options.grpc)

@@ -5,7 +5,7 @@ import { encode, recordCid, utf8 } from '../../protocols/codec.ts'
 import { MeshError } from '../../protocols/errors.ts'
 import type { Cid } from '../../protocols/ids.ts'
 import type { BundleFile, ComponentManifest } from '../../protocols/specs.ts'
-import type { ContentStore, Identity, Sandbox } from '../../src/ports.ts'
+import type { ContentStore, Identity, Journal, Sandbox } from '../../src/ports.ts'
 import type { ArtefactCatalogue } from '../../src/registries/catalogue.ts'
 import { parseAsset } from '../../src/specs/asset.ts'
 import { NO_CID, readComponentDirectory, type Part } from './component-directory.ts'
@@ -18,6 +18,7 @@ export type AuthoringPorts = {
   readonly content: ContentStore
   readonly sandbox: Sandbox
   readonly identity: Pick<Identity, 'peer'>
+  readonly journal: Pick<Journal, 'get' | 'set'>
   readonly catalogue: Pick<ArtefactCatalogue, 'component' | 'policy' | 'asset' | 'publishComponent' | 'publishPolicy' | 'publishAsset' | 'publishModel'>
 }
 
@@ -86,8 +87,8 @@ export class Authoring {
 
   /** Imports a language model or a sentence encoder from its ONNX export. Throws NOT_FOUND, BAD_INPUT, SPEC_INVALID naming what stops it, IMMUTABLE, STORAGE_FULL. */
   importModel(path: string, options: ImportOptions = {}): Promise<ImportedModel> {
-    const { content, catalogue, identity } = this.#ports
-    return importModel({ content, catalogue, author: identity.peer }, path, options)
+    const { content, catalogue, identity, journal } = this.#ports
+    return importModel({ content, catalogue, journal, author: identity.peer }, path, options)
   }
 
   async #store(parts: readonly Part[], totalBytes: number, { signal, progress }: PublishOptions): Promise<readonly BundleFile[]> {

@@ -1,19 +1,20 @@
 import { createReadStream } from 'node:fs'
 import { stat } from 'node:fs/promises'
+import { decode, digest, encode, hex, utf8 } from '../../protocols/codec.ts'
 import { MeshError } from '../../protocols/errors.ts'
-import type { Cid, PeerId } from '../../protocols/ids.ts'
+import { cid as cidSchema, type Cid, type PeerId } from '../../protocols/ids.ts'
 import type { ModelManifest } from '../../protocols/model.ts'
 import type { BundleFile } from '../../protocols/specs.ts'
 import { modelEnds, modelFacts, modelLayers, samplingDefaults } from '../../src/llm/model-facts.ts'
 import { analyse } from '../../src/llm/onnx/analyse.ts'
 import { encodeModel } from '../../src/llm/onnx/codec.ts'
 import { shapeOf } from '../../src/llm/onnx/node.ts'
-import { pieceBytes, pieceFile, pieces } from '../../src/llm/onnx/pieces.ts'
+import { pieceBytes, pieceFile, pieces, type Piece } from '../../src/llm/onnx/pieces.ts'
 import type { RandomAccess } from '../../src/llm/onnx/random-access.ts'
 import { readSkeleton, tensorsOf, type Skeleton } from '../../src/llm/onnx/skeleton.ts'
 import { isReferenced, tensorRef } from '../../src/llm/onnx/tensor-ref.ts'
 import { readTextFiles } from '../../src/llm/text/tokenizer-files.ts'
-import type { ContentStore } from '../../src/ports.ts'
+import type { ContentStore, Journal } from '../../src/ports.ts'
 import type { ArtefactCatalogue } from '../../src/registries/catalogue.ts'
 import { parseComponent } from '../../src/specs/component.ts'
 import { makeUri, parseUri, type VersionedUri } from '../../src/specs/uri.ts'
@@ -22,7 +23,9 @@ import { FileAccess } from './file-access.ts'
 import { externalFile, findModel, readTexts, type ModelLayout } from './model-layout.ts'
 
 export type ModelImportPorts = {
-  readonly content: Pick<ContentStore, 'add' | 'pin'>
+  readonly content: Pick<ContentStore, 'add' | 'has' | 'pin'>
+  /** Remembers what an interrupted import has stored. */
+  readonly journal: Pick<Journal, 'get' | 'set'>
   readonly catalogue: Pick<ArtefactCatalogue, 'publishModel' | 'publishComponent'>
   readonly author: PeerId
 }
@@ -38,12 +41,20 @@ export type ImportOptions = {
 
 export type ImportedModel = { readonly uri: string; readonly cid: Cid; readonly kind: 'decoder' | 'encoder'; readonly layers: number; readonly parameters: number; readonly files: number; readonly bytes: number }
 
-type Source = { readonly path: string; readonly size: number; readonly bytes: () => AsyncIterable<Uint8Array> }
+type Source = {
+  readonly path: string
+  readonly size: number
+  readonly bytes: () => AsyncIterable<Uint8Array>
+  /** The same as long as the same places of unchanged files are meant. Absent for what is too small to remember. */
+  readonly mark?: string
+}
+const MEMORY = 'import/'
+const MARK_BYTES = 256
 
 /**
  * Imports a model from disk: the graph is read without its weights, these stream piece by piece into the content store, so that
  * memory stays small however large the model is. Nothing has a name before all of it is stored; what was stored before an
- * interruption is found again by its content. A decoder becomes pieces, an encoder a component of runtime `onnx`.
+ * interruption is not read again as long as the files are the same. A decoder becomes pieces, an encoder a component of runtime `onnx`.
  */
 export async function importModel(ports: ModelImportPorts, path: string, options: ImportOptions = {}): Promise<ImportedModel> {
   const layout = await findModel(path, options.file)
@@ -68,7 +79,7 @@ export async function importModel(ports: ModelImportPorts, path: string, options
   }
   const storing = new Storing(ports, options, [
     { path: 'skeleton.onnx', size: graph.byteLength, bytes: () => once(graph) },
-    ...weights.map(piece => ({ path: pieceFile(piece.name), size: piece.size, bytes: () => pieceBytes(piece, reopened) })),
+    ...await Promise.all(weights.map(async piece => ({ path: pieceFile(piece.name), size: piece.size, bytes: () => pieceBytes(piece, reopened), mark: await markOf(piece, layout) }))),
     ...await textSources(layout),
   ])
   const [stored, ...rest] = await storing.run()
@@ -79,6 +90,7 @@ export async function importModel(ports: ModelImportPorts, path: string, options
     files: rest.slice(weights.length), generation: { ...samplingDefaults(texts.get('generation_config.json')) }, author: ports.author,
   }
   const { uri, cid } = await ports.catalogue.publishModel(manifest)
+  await storing.forget()
   return { uri, cid, kind: 'decoder', layers: analysis.layers, parameters: facts.parameters, files: rest.length + 1, bytes: storing.bytes }
 }
 
@@ -124,12 +136,30 @@ class Storing {
   async run(): Promise<readonly BundleFile[]> {
     const stored: BundleFile[] = []
     for (const source of this.#sources) {
-      const { cid, size } = await this.#ports.content.add(this.#counted(source), this.#options.signal)
+      const known = await this.#remembered(source)
+      const { cid, size } = known ?? await this.#ports.content.add(this.#counted(source), this.#options.signal)
       if (size !== source.size) throw new MeshError('SPEC_INVALID', `${source.path} changed while it was imported: it had ${source.size} bytes and has ${size}`)
       await this.#ports.content.pin(cid)
+      if (known === undefined && source.mark !== undefined) await this.#ports.journal.set(MEMORY + source.mark, encode(cid))
       stored.push({ path: source.path, cid, size })
     }
     return stored
+  }
+
+  /** What an import that was interrupted has stored of it. */
+  async #remembered({ path, mark, size }: Source): Promise<{ readonly cid: Cid; readonly size: number } | undefined> {
+    const cell = mark === undefined ? undefined : await this.#ports.journal.get(MEMORY + mark)
+    if (cell === undefined) return undefined
+    const cid = decode(cidSchema, cell, MARK_BYTES, 'import')
+    if (!(await this.#ports.content.has(cid))) return undefined
+    this.#done += size
+    this.#options.progress?.({ path, doneBytes: this.#done, totalBytes: this.bytes })
+    return { cid, size }
+  }
+
+  /** It has a name now: there is nothing to go on with. */
+  async forget(): Promise<void> {
+    for (const { mark } of this.#sources) if (mark !== undefined) await this.#ports.journal.set(MEMORY + mark, undefined)
   }
 
   async * #counted({ path, bytes }: Source): AsyncGenerator<Uint8Array> {
@@ -139,6 +169,17 @@ class Storing {
       this.#options.progress?.({ path, doneBytes: this.#done, totalBytes: this.bytes })
     }
   }
+}
+
+async function markOf({ name, entries }: Piece, layout: ModelLayout): Promise<string> {
+  const stamps = new Map<string, string>()
+  for (const { tensor: { location } } of entries) {
+    if (stamps.has(location)) continue
+    const file = location === '' ? layout.graph : await externalFile(layout, location)
+    const found = file === undefined ? undefined : await stat(file)
+    stamps.set(location, `${file} ${found?.size} ${found?.mtimeMs}`)
+  }
+  return hex(digest(utf8(JSON.stringify([name, entries.map(({ offset, tensor }) => [offset, tensor.location, tensor.offset, tensor.stored, tensor.encoding]), [...stamps]]))))
 }
 
 /** No input holds keys and values: nothing has more than a batch and a length. */

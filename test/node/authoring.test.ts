@@ -18,6 +18,7 @@ import { QuickjsSandbox } from '../../node/adapters/quickjs.ts'
 import { Authoring, type PublishProgress } from '../../node/authoring/authoring.ts'
 import { readDirectory } from '../../node/authoring/directory.ts'
 import { makeIdentity } from '../registries/ed25519.ts'
+import { cells } from './cells.ts'
 import { realClock, recording } from '../registries/loopback.ts'
 
 type Tree = Readonly<Record<string, string | Uint8Array>>
@@ -57,7 +58,7 @@ describe('authoring', function () {
   beforeEach(() => {
     content = contentStore()
     catalogue = new ArtefactCatalogue(new Registries(new MemoryView(), { identity, mayWrite: () => granted(true) }, { clock: realClock(), telemetry: recording() }), content)
-    authoring = new Authoring({ content, sandbox, identity, catalogue })
+    authoring = new Authoring({ content, sandbox, identity, catalogue, journal: cells() })
   })
   after(async () => {
     await sandbox[Symbol.asyncDispose]()
@@ -192,7 +193,7 @@ describe('authoring', function () {
     })
 
     it('refuses what is too large or too many, naming the file', async () => {
-      const small = new Authoring({ content, sandbox, identity, catalogue }, { files: 7, fileBytes: 10_000, totalBytes: 15_000 })
+      const small = new Authoring({ content, sandbox, identity, catalogue, journal: cells() }, { files: 7, fileBytes: 10_000, totalBytes: 15_000 })
       await assert.rejects(small.publishComponent(await folder({ ...SOURCES, 'big.bin': new Uint8Array(10_001) })), hasCode('SPEC_INVALID', /^big\.bin: .*limit is 10000/))
       await assert.rejects(small.publishComponent(await folder({ ...SOURCES, 'x1.bin': new Uint8Array(9_000), 'x2.bin': new Uint8Array(9_000) })), hasCode('SPEC_INVALID', /over 15000/))
       await assert.rejects(small.publishComponent(await folder({ ...SOURCES, 'a.txt': '', 'b.txt': '', 'c.txt': '' })), hasCode('SPEC_INVALID', /too many/))

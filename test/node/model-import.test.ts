@@ -19,6 +19,7 @@ import { sentenceEncoderGraph } from '../fixtures/llm/sentence-encoder.ts'
 import { FAMILIES, randomWeights, shapeOf } from '../fixtures/llm/shapes.ts'
 import { makeIdentity } from '../registries/ed25519.ts'
 import { realClock, recording } from '../registries/loopback.ts'
+import { cells } from './cells.ts'
 
 const hasCode = (code: string, pattern = /./) => (error: unknown): boolean => error instanceof MeshError && error.code === code && pattern.test(error.message)
 
@@ -28,14 +29,16 @@ describe('importing a model', function () {
   let dir: string
   let content: ReturnType<typeof contentStore>
   let catalogue: ArtefactCatalogue
+  let journal: ReturnType<typeof cells>
 
   before(async () => { dir = await mkdtemp(join(tmpdir(), 'model-import-')) })
   after(() => rm(dir, { recursive: true, force: true }))
   beforeEach(() => {
     content = contentStore()
+    journal = cells()
     catalogue = new ArtefactCatalogue(new Registries(new MemoryView(), { identity, mayWrite: () => granted(true) }, { clock: realClock(), telemetry: recording() }), content)
   })
-  const run = (path: string, options: ImportOptions = {}) => importModel({ content, catalogue, author: identity.peer }, path, options)
+  const run = (path: string, options: ImportOptions = {}) => importModel({ content, catalogue, journal, author: identity.peer }, path, options)
 
   it('makes a file of each layer and tells what each costs; the same folder again changes nothing', async () => {
     const path = join(dir, 'Plain One')
@@ -101,6 +104,34 @@ describe('importing a model', function () {
     const second = await run(makeModel(join(dir, 'tuned'), { variant: 'fused', weights: name => (name === 'head' ? other(name) : own(name)) }).directory)
     const [a, b] = [(await catalogue.model(first.uri)).manifest, (await catalogue.model(second.uri)).manifest]
     assert.deepEqual(a.pieces.filter(({ path, cid }) => b.pieces.find(one => one.path === path)?.cid !== cid).map(({ path }) => path), ['head.bin'])
+  })
+
+  it('goes on where an interrupted import stopped, as long as the files are the same', async () => {
+    const { directory } = makeModel(join(dir, 'long'), { variant: 'fused', external: true })
+    const reads: number[] = []
+    const { add } = content
+    const counted = (left: number): void => {
+      let adds = 0
+      content.add = (...given) => {
+        if ((adds += 1) > left) return Promise.reject(new MeshError('STORAGE_FULL', 'the disk is full'))
+        reads[reads.length - 1]! += 1
+        return add(...given)
+      }
+      reads.push(0)
+    }
+    counted(6)
+    await assert.rejects(run(directory), hasCode('STORAGE_FULL'))
+    assert.deepEqual(await catalogue.models(), [])
+    counted(1_000)
+    const imported = await run(directory)
+    // The graph and the small texts are read again; five pieces are not.
+    assert.equal(reads[1], imported.files - 5)
+    assert.equal(journal.held.size, 0)
+    counted(3)
+    await assert.rejects(run(directory, { name: 'again' }), hasCode('STORAGE_FULL'))
+    makeModel(directory, { variant: 'fused', external: true, seed: 5 })
+    counted(1_000)
+    assert.equal((await run(directory, { name: 'again' })).files, reads[3])
   })
 
   it('makes the component of any stage from what is stored, the same one for everybody', async () => {

@@ -10,6 +10,7 @@ import { PLACEMENT } from '../../../src/placement/placement.ts'
 import type { ContentStore } from '../../../src/ports.ts'
 import { World } from '../../../simulations/world.ts'
 import { makeModel } from '../../fixtures/llm/make-model.ts'
+import { cells } from '../../node/cells.ts'
 import { HostingPeer } from '../../placement/mesh.ts'
 
 const CID = 'bafyreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy'
@@ -18,7 +19,8 @@ const CID = 'bafyreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy'
 async function readModel(): Promise<{ readonly manifest: ModelManifest; readonly files: ReadonlyMap<string, Uint8Array> }> {
   const dir = await mkdtemp(join(tmpdir(), 'serving-'))
   const stored: Uint8Array[] = []
-  const content: Pick<ContentStore, 'add' | 'pin'> = {
+  const content: Pick<ContentStore, 'add' | 'has' | 'pin'> = {
+    has: async () => false,
     async add(bytes) {
       const chunks: Uint8Array[] = []
       for await (const chunk of bytes) chunks.push(chunk)
@@ -31,7 +33,7 @@ async function readModel(): Promise<{ readonly manifest: ModelManifest; readonly
   try {
     makeModel(join(dir, 'tiny'), { variant: 'fused' })
     await importModel({
-      content, author: 'author-peer',
+      content, journal: cells(), author: 'author-peer',
       catalogue: { publishModel: async manifest => { manifests.push(manifest); return { uri: manifest.modelURI, cid: CID } }, publishComponent: () => assert.fail('a decoder is no component') },
     }, join(dir, 'tiny'))
   } finally {
