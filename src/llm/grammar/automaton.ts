@@ -33,10 +33,15 @@ export class Automaton {
   #states = new Map<string, State>()
   #ids = new Map<Expression, number>()
   #counted = new Map<Expression, Map<string, Expression>>()
+  #locals = new Map<string, number>()
+  #clamped = new Map<Rest, Rest>()
   #last = 0
+  readonly #window: number
 
-  constructor(root: Expression) {
+  /** `window`: more bytes than any one token has. Repetitions that no token can count to the end of are the same place. */
+  constructor(root: Expression, window: number) {
     this.#root = root
+    this.#window = window
     this.start = this.#close([{ rest: this.#rest(this.#root, undefined), frame: undefined }])
   }
 
@@ -130,12 +135,27 @@ export class Automaton {
 
   #thread({ ranges, after, frame }: Omit<Thread, 'id' | 'local'>): Thread {
     // The same bytes before the same remainder are the same place of the same rule, wherever that was entered from.
-    const inside = `${ranges.join(';')}|${after?.id ?? 0}`
-    const local = frame === undefined ? undefined : this.#thread({ ranges, after, frame: undefined }).id
-    return intern(this.#threads, `${inside}|${frame?.id ?? 0}`, () => {
-      const id = ++this.#last
-      return { id, ranges, after, frame, local: local ?? id }
+    const bytes = ranges.join(';')
+    return intern(this.#threads, `${bytes}|${after?.id ?? 0}|${frame?.id ?? 0}`, () => {
+      const local = intern(this.#locals, `${bytes}|${this.#clamp(after)?.id ?? 0}`, () => ++this.#last)
+      return { id: ++this.#last, ranges, after, frame, local }
     })
+  }
+
+  /** The same remainder with no repetition longer than a token can tell. */
+  #clamp(rest: Rest | undefined): Rest | undefined {
+    const chain: Rest[] = []
+    let at = rest
+    for (; at !== undefined && !this.#clamped.has(at); at = at.next) chain.push(at)
+    let clamped = at === undefined ? undefined : this.#clamped.get(at)
+    const most = this.#window
+    for (const link of chain.reverse()) {
+      const { head } = link
+      const short = head.kind === 'times' && (head.low > most || (head.high > most && head.high !== Infinity)) ? this.#fewer(head.part, Math.min(head.low, most), head.high === Infinity ? Infinity : Math.min(head.high, most)) : head
+      clamped = this.#rest(short, clamped)
+      this.#clamped.set(link, clamped)
+    }
+    return clamped
   }
 
   #state(threads: readonly Thread[], done: boolean): State {
@@ -151,6 +171,8 @@ export class Automaton {
     this.#states = new Map()
     this.#ids = new Map()
     this.#counted = new Map()
+    this.#locals = new Map()
+    this.#clamped = new Map()
   }
 }
 

@@ -24,7 +24,7 @@ export class Constraint {
   /** Throws SPEC_INVALID when no text at all fits. */
   constructor(form: Expression, vocabulary: Vocabulary) {
     this.#vocabulary = vocabulary
-    this.#automaton = guarded(() => new Automaton(form))
+    this.#automaton = guarded(() => new Automaton(form, vocabulary.longest + 1))
     if (this.start.threads.length === 0 && !this.start.done) throw new MeshError('SPEC_INVALID', 'no answer at all fits the form that was asked for')
   }
 

@@ -7,6 +7,8 @@ import type { Automaton, State } from './automaton.ts'
 export class Vocabulary {
   /** How many ids there are, those without text included. */
   readonly size: number
+  /** Bytes of the longest token. */
+  readonly longest: number
   readonly #bytes: Uint8Array
   readonly #depths: Uint16Array
   /** Of each node: the first one that is not below it. */
@@ -22,6 +24,7 @@ export class Vocabulary {
     // As strings of one character a byte: the platform sorts those fastest.
     const words = texts.flatMap((text, id) => (text === undefined || text.length === 0 ? [] : [{ id, word: String.fromCharCode(...text) }]))
     words.sort((a, b) => (a.word < b.word ? -1 : a.word > b.word ? 1 : a.id - b.id))
+    this.longest = words.reduce((most, { word }) => Math.max(most, word.length), 0)
     const bytes: number[] = []
     const depths: number[] = []
     const past: number[] = []

@@ -72,7 +72,7 @@ describe('the form of an answer', () => {
   })
 
   it('allows exactly the tokens whose bytes may come, wherever it is', () => {
-    const forms: readonly AnswerForm[] = [{ kind: 'json' }, schema(PERSON), schema(TREE), { kind: 'regex', pattern: '(é|[a-c]{2,4}|\\p{Lu}+)-\\d+' }, { kind: 'choice', choices: ['abc', 'abd', 'true'] }]
+    const forms: readonly AnswerForm[] = [{ kind: 'json' }, schema(PERSON), schema(TREE), { kind: 'regex', pattern: '(é|[a-c]{2,4}|\\p{Lu}+)-\\d+' }, { kind: 'choice', choices: ['abc', 'abd', 'true'] }, schema({ type: 'array', minItems: 30, maxItems: 40, items: { type: 'string', minLength: 2, maxLength: 3 } }), schema({ type: 'string', minLength: 12, maxLength: 58 })]
     for (const form of forms) {
       const constraint = text.constraint(form)
       let state = constraint.start
