@@ -102,7 +102,11 @@ export const servedModel = z.object({
   sessions: z.int().positive(),
   /** Further instances of each stage, on other hosts, that take over. */
   standbys: count,
-  /** A small model of the same vocabulary, served in one stage: where that runs on the peer that is asked, it guesses ahead. */
+  /**
+   * Guess ahead: with a small model of the same vocabulary, served in one stage, where that runs on the peer that is asked; with
+   * what the text repeats, otherwise or when this is the service's own name. Absent: never. Guesses are verified several at
+   * once, by kernels that may give other last bits than those for single positions.
+   */
   draft: blockId.max(200).optional(),
   owner: peerId,
   /** Raised when it is planned anew. */

@@ -1,5 +1,5 @@
 import { MeshError, refused } from '../../protocols/errors.ts'
-import type { Json, Millis, PeerId } from '../../protocols/ids.ts'
+import type { Json, Millis } from '../../protocols/ids.ts'
 import { modelManifest, type ServedStage } from '../../protocols/model.ts'
 import { componentManifest } from '../../protocols/specs.ts'
 import { createPeer, type Peer } from '../../src/peer.ts'
@@ -49,7 +49,8 @@ export class LlmPeer implements SimPeer {
         { name: 'token logs', size: logs.length, limit: 8_192 },
         ...stages.seats.map(({ session, stage, waiting }) => ({ name: `steps of ${session} at stage ${stage}`, size: waiting, limit: 4_096 })),
       ],
-      epochs: new Map(stages.seats.map(({ session, stage, epoch }) => [`${session}/${stage}`, epoch])),
+      // A host that has died remembers nothing of its seats.
+      epochs: new Map(stages.seats.map(({ session, stage, epoch }) => [`${session}/${stage} in life ${this.#host.lives}`, epoch])),
     }
   }
 
@@ -170,12 +171,9 @@ async function serve(world: World<LlmPeer>, { stages, standbys, model, draft }: 
 /** Invariant 2 at the stages: what a seat obeys only rises for as long as its host lives. */
 function epochsOnlyRise(): Checker {
   const highest = new Map<string, number>()
-  let before: ReadonlyMap<PeerId, Inspection> = new Map()
   return {
     name: 'highest epoch obeyed',
     safety: ({ running }) => {
-      for (const peer of before.keys()) if (!running.has(peer)) for (const key of highest.keys()) if (key.startsWith(peer)) highest.delete(key)
-      before = running
       for (const [peer, { epochs }] of running) {
         for (const [seat, epoch] of epochs) {
           const known = highest.get(`${peer} ${seat}`) ?? 0

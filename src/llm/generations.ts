@@ -198,7 +198,8 @@ export class SplitGenerations implements Generations {
     if (wrong !== undefined) throw new MeshError('BAD_INPUT', wrong)
     const answer = await this.#parts.answers.answer(served, facts, request, whole)
     for (let tries = 1; ; tries += 1) {
-      const driven = new Session(this.#session, { session, request, log: new TokenLog(), epoch: 0, plan: [], leftMs: deadlineMs }, { served, facts, answer, mark: this.#mark, draft: await this.#draft(session, served, facts) })
+      const draft = await this.#draft(session, served, facts)
+      const driven = new Session(this.#session, { session, request, log: new TokenLog(), epoch: 0, plan: [], leftMs: deadlineMs }, { served, facts, answer, mark: this.#mark, ...(draft === undefined ? {} : { draft }) })
       try {
         await driven.admit(whole)
       } catch (error) {
@@ -247,7 +248,7 @@ export class SplitGenerations implements Generations {
     for (const token of own.tokens()) answer.tell(token)
     const fresh = this.#book.replace(entry, own, this.#ports.identity.peer)
     const leftMs = Math.max(0, endsAt - this.#ports.clock.monotonic())
-    this.#drive(new Session(this.#session, { session, request, log: own, epoch, plan, leftMs }, { served, facts, answer, mark: this.#mark, draft }), fresh)
+    this.#drive(new Session(this.#session, { session, request, log: own, epoch, plan, leftMs }, { served, facts, answer, mark: this.#mark, ...(draft === undefined ? {} : { draft }) }), fresh)
   }
 
   /** Brings here what an answer of this model takes, once. */
@@ -286,11 +287,11 @@ export class SplitGenerations implements Generations {
     return { served, facts: (await this.#parts.models.modelByCid(served.model, patience)).facts }
   }
 
-  /** What guesses ahead: the model named for it, where its only stage runs here; else what the text itself repeats. */
-  async #draft(session: SessionId, { draft, contextTokens }: ServedModel, facts: ModelFacts): Promise<Draft> {
-    if (draft === undefined) return new LookupDraft()
+  /** What guesses ahead, where the service wants it: the model named for it if its only stage runs here, else what the text itself repeats. */
+  async #draft(session: SessionId, { draft, service, contextTokens }: ServedModel, facts: ModelFacts): Promise<Draft | undefined> {
+    if (draft === undefined) return undefined
     const { models, view, instances } = this.#parts
-    const small = await models.served(draft)
+    const small = draft === service ? undefined : await models.served(draft)
     const [stage, ...more] = small?.stages ?? []
     const local = stage === undefined || more.length > 0 ? undefined : view.instancesOf(stage.block).find(({ host, ad }) => host === view.self && ad.state === 'ready')
     if (local === undefined) return new LookupDraft()

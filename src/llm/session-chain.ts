@@ -128,13 +128,20 @@ export class SessionChain {
   /** What the standby of a stage holds that the session is to move to. */
   caught(stage: number, position: number): void {
     const link = this.#links[stage]
-    if (link !== undefined) link.caught = position
+    // The origin's host may be that of the stage before, and hear of those that do not hurry, too.
+    if (link?.caught !== undefined) link.caught = position
   }
 
   /** May the session move now to the standbys of instances that are to go, with next to nothing to compute again? */
   get mayMove(): boolean {
     const moving = this.#links.filter(({ caught }) => caught !== undefined)
-    return moving.length > 0 && moving.every(({ caught = 0, standby }) => standby !== undefined && caught >= this.#of.known() - CLOSE)
+    return moving.length > 0 && moving.every(link => this.#ready(link) !== undefined && (link.caught ?? 0) >= this.#of.known() - CLOSE)
+  }
+
+  /** The standby, where a session may go on at it. */
+  #ready({ block, standby }: Link): Place | undefined {
+    const { seating } = this.#parts
+    return standby !== undefined && seating.state(block, standby) === 'ready' && !seating.shunned(standby.instance) ? standby : undefined
   }
 
   #hurry(stage: number, link: Link): void {
@@ -260,9 +267,9 @@ export class SessionChain {
   /** Puts somebody in the place of a primary that is gone, was blamed, or is to go. */
   #settle(link: Link): void {
     const { seating } = this.#parts
-    const { primary, standby } = link
+    const { primary } = link
     const state = primary === undefined || seating.shunned(primary.instance) || this.#full.has(primary.instance) ? 'gone' : seating.state(link.block, primary)
-    const ready = standby !== undefined && seating.state(link.block, standby) === 'ready' && !seating.shunned(standby.instance) ? standby : undefined
+    const ready = this.#ready(link)
     // One that drains serves until a standby has what it has.
     if (state === 'ready' || (state === 'draining' && ready === undefined)) return
     const others = { instances: new Set([...this.#full, ...(primary === undefined ? [] : [primary.instance])]), hosts: new Set<PeerId>() }

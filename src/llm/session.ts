@@ -15,8 +15,6 @@ import type { TokenLog } from './token-log.ts'
 
 /** Prompt positions of one step: a multiple of the prefix block, so that prefixes end where steps do. */
 export const CHUNK = 128
-/** After a failure so many positions of the answer are computed again one by one, in the shape they had; more go in chunks. */
-const SINGLES = 16
 const TOUCH_MS: Millis = 8_000
 /** How long an ended session tries to tell its mirrors. */
 const LAST_WORDS_MS: Millis = 5_000
@@ -272,22 +270,24 @@ export class Session {
     const end = this.#tokens.length
     const under = new Set<number>()
     for (let at = from; at < end;) {
-      const count = this.#chunkAt(at, from)
-      this.#step(at, count, at + count === end ? want : 'none')
-      under.add(at)
-      at += count
+      const { position, count } = this.#chunkAt(at)
+      at = position + count
+      this.#step(position, count, at === end ? want : 'none')
+      under.add(position)
       while (at < end && under.size > this.#chain.stages + 1) under.delete((await this.#next(CHUNK)).position)
     }
     return this.#take(end, CHUNK)
   }
 
-  /** Chunks lie on a grid and end with the prompt, wherever they begin: the shapes of a second time are those of the first. */
-  #chunkAt(at: number, from: number): number {
+  /**
+   * What is computed again is computed as the first time, since runtimes have other kernels for one position than for several,
+   * and those give other last bits: the prompt in chunks, none of them of a single position; the answer one by one.
+   */
+  #chunkAt(at: number): { readonly position: number; readonly count: number } {
     const prompt = this.request.prompt.length
-    const end = this.#tokens.length
-    if (at >= prompt && end - Math.max(from, prompt) <= SINGLES) return 1
-    const edge = Math.min((Math.floor(at / CHUNK) + 1) * CHUNK, at < prompt ? prompt : end, end)
-    return edge - at
+    if (at >= prompt) return { position: at, count: 1 }
+    const edge = Math.min((Math.floor(at / CHUNK) + 1) * CHUNK, prompt)
+    return edge - at === 1 && at > 0 ? { position: at - 1, count: 2 } : { position: at, count: edge - at }
   }
 
   #step(position: number, count: number, want: 'none' | 'greedy' | 'logits', guesses: readonly number[] = []): void {
