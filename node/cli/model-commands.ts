@@ -2,7 +2,7 @@ import { resolve } from 'node:path'
 import { z } from 'zod'
 import type { Json } from '../../protocols/ids.ts'
 import { follow } from './artefact-commands.ts'
-import { arg, text, UsageError, type Command, type Context, type Option } from './command.ts'
+import { arg, list, text, UsageError, type Command, type Context, type Option } from './command.ts'
 import { bytes, pretty, shortId, table } from './output.ts'
 
 const imported = z.object({ uri: z.string(), cid: z.string(), kind: z.string(), layers: z.int(), parameters: z.number(), bytes: z.number() })
@@ -24,6 +24,7 @@ const WISH: readonly Option[] = [
   { name: 'for', value: 'AIM', what: 'latency (of one stream; the default) or throughput (of all sessions)' },
   { name: 'context', value: 'N', what: 'tokens that a session may have (default: the model\'s, at most 4096)' },
   { name: 'sessions', value: 'N', what: 'sessions at once that room is kept for (default 4)' },
+  { name: 'label', value: 'K=V', many: true, what: 'only hosts with this label, such as region=eu' },
 ]
 
 export const modelCommands: readonly Command[] = [
@@ -111,6 +112,9 @@ function wish(context: Context): Record<string, Json> {
     const value = whole(context, option, 1)
     if (value !== undefined) out[field] = value
   }
+  const labels = list(context, 'label').map(label => /^([^=]+)=(.*)$/.exec(label) ?? label)
+  for (const label of labels) if (typeof label === 'string') throw new UsageError(`--label takes K=V, not ${label}`)
+  if (labels.length > 0) out['labels'] = Object.fromEntries(labels.flatMap(label => (typeof label === 'string' ? [] : [[label[1] ?? '', label[2] ?? '']])))
   return out
 }
 

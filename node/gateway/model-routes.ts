@@ -14,6 +14,7 @@ const wish = z.object({
   aim: z.enum(['latency', 'throughput']).optional(),
   contextTokens: z.int().positive().optional(),
   sessions: z.int().positive().max(100_000).optional(),
+  labels: z.record(z.string().max(60), z.string().max(200)).optional(),
 })
 const serveWish = wish.extend({ model: z.string().min(1).max(300), service: z.string().max(200).optional(), standbys: z.int().min(0).max(16).optional(), wait: z.boolean().default(true) })
 

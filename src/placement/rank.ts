@@ -9,13 +9,20 @@ export type Offer = Pick<CapacityAd, 'labels' | 'runtimes' | 'free'>
 export type Rank = { readonly peer: PeerId; readonly score: number; readonly because: string }
 export type Refused = { readonly peer: PeerId; readonly because: string }
 
+/** Has a host the labels that are wanted? A value may name several, by commas. */
+export function carries(labels: CapacityAd['labels'], wanted: BlockRecord['labels']): Verdict<true> {
+  for (const [label, value] of Object.entries(wanted)) {
+    const has = labels[label]
+    if (has === undefined) return refused(`has no label ${label}; the block wants ${label}=${value}`)
+    if (!value.split(',').some(one => one.trim() === has)) return refused(`is labelled ${label}=${has}; the block wants ${value}`)
+  }
+  return granted(true)
+}
+
 /** Could a host with these labels, runtimes and free resources run an instance of the block? Labels before size: data must not leave its region, however full the hosts there are. */
 export function suits(block: BlockRecord, offer: Offer): Verdict<true> {
-  for (const [label, wanted] of Object.entries(block.labels)) {
-    const has = offer.labels[label]
-    if (has === undefined) return refused(`has no label ${label}; the block wants ${label}=${wanted}`)
-    if (!wanted.split(',').some(one => one.trim() === has)) return refused(`is labelled ${label}=${has}; the block wants ${wanted}`)
-  }
+  const labelled = carries(offer.labels, block.labels)
+  if (!labelled.ok) return labelled
   if (!offer.runtimes.some(({ name }) => name === block.runtime.name)) {
     const names = offer.runtimes.map(({ name }) => name).join(', ')
     return refused(`has no ${block.runtime.name} runtime (it has ${names || 'none'})`)

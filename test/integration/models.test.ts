@@ -33,7 +33,7 @@ describe('a model over three real peers', function () {
   before(async () => {
     dir = await mkdtemp(join(tmpdir(), 'aios-models-'))
     makeModel(join(dir, 'tiny'), { variant: 'fused' })
-    net = await Devnet.start(dir, 3)
+    net = await Devnet.start(dir, 3, index => ({ region: index === 2 ? 'us' : 'eu' }))
   })
   after(async () => {
     await net?.[Symbol.asyncDispose]()
@@ -69,6 +69,9 @@ describe('a model over three real peers', function () {
     // Each of the three can hold all of it.
     assert.deepEqual(replicas.spans.map(({ first, end }) => [first, end]), [[0, 6], [0, 6], [0, 6]])
     assert.deepEqual(replicas.single, [])
+    const within = plan.parse(await net.peer(1).client.send('POST', '/mesh/models/tiny/plan', { shards: 2, contextTokens: 128, labels: { region: 'eu' } }))
+    assert(within.stages.every(({ peer }) => peer !== net.peer(2).peer))
+    assert.equal((await refusal(net.peer(1).client.send('POST', '/mesh/models/tiny/plan', { contextTokens: 128, labels: { region: 'mars' } }))).code, 'NO_CAPACITY')
 
     await net.peer(2).client.send('POST', '/mesh/services', { model: 'tiny', service: 'chat', shards: 2, contextTokens: 128, sessions: 2 })
     const whole = await until(net.peer(1), 'chat', now => ready(now, 2), 'a primary and a standby of each stage')

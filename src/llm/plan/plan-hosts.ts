@@ -1,6 +1,7 @@
 import type { CapacityAd } from '../../../protocols/capacity.ts'
 import type { PeerId } from '../../../protocols/ids.ts'
 import type { ModelCost, ModelManifest } from '../../../protocols/model.ts'
+import { carries } from '../../placement/rank.ts'
 import type { PlanHost, PlanProblem } from './problem.ts'
 import { endBytes, layerBytes, stageBytes, STAGE_CPU_MILLI, widening, type Promised } from './stage-needs.ts'
 
@@ -31,7 +32,7 @@ export function planHosts(manifest: ModelManifest, ads: readonly CapacityAd[], p
   const slowest = slowestOf(ads)
   const widened = widening(manifest)
   for (const ad of ads) {
-    const because = avoid.get(ad.peer) ?? unfit(ad)
+    const because = avoid.get(ad.peer) ?? unfit(ad, promised.labels ?? {})
     if (because !== undefined) {
       refused.push({ peer: ad.peer, because })
       continue
@@ -59,7 +60,9 @@ export function planHosts(manifest: ModelManifest, ads: readonly CapacityAd[], p
   }
 }
 
-function unfit(ad: CapacityAd): string | undefined {
+function unfit(ad: CapacityAd, wanted: Readonly<Record<string, string>>): string | undefined {
+  const labelled = carries(ad.labels, wanted)
+  if (!labelled.ok) return labelled.because
   if (!ad.runtimes.some(({ name }) => name === 'llm')) return 'has no llm runtime'
   if (ad.free.cpuMilli < STAGE_CPU_MILLI) return `has ${ad.free.cpuMilli / 1_000} cores free, a stage takes ${STAGE_CPU_MILLI / 1_000}`
   return undefined

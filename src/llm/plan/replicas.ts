@@ -1,4 +1,5 @@
 import type { Random } from '../../ports.ts'
+import { leastBottleneck } from './bottleneck.ts'
 import { StageCosts, type PlanProblem } from './problem.ts'
 
 /** Layers [first, end) that a host offers; undefined where it offers none. */
@@ -39,6 +40,15 @@ export function coverLayers(problem: PlanProblem, random: Random, start?: readon
     swarm.anneal(random)
     const found = swarm.coverage()
     if (best === undefined || found.rate > best.rate) best = found
+  }
+  // Balance may leave a hole where room is so short that hosts must stand in one certain row: there the chain of least bottleneck is one.
+  const row = best === undefined || best.rate > 0 ? undefined : leastBottleneck(problem)
+  if (row !== undefined) {
+    const spans: Span[] = problem.hosts.map(() => undefined)
+    for (const { host, first, end } of row.stages) spans[host] = { first, end }
+    swarm.set(spans)
+    swarm.anneal(random)
+    best = swarm.coverage()
   }
   return best ?? swarm.coverage()
 }
@@ -104,7 +114,7 @@ class Swarm {
 
   anneal(random: Random): void {
     const order = this.#spans.map((_, host) => host)
-    let best: { readonly rate: number; readonly spans: readonly Span[] } = { rate: -1, spans: [] }
+    let best: { readonly rate: number; readonly spans: readonly Span[] } = { rate: this.#least(), spans: [...this.#spans] }
     for (const steepness of STEEPNESS) {
       for (let turn = 0; turn < TURNS; turn += 1) {
         shuffle(order, random)

@@ -1,8 +1,8 @@
 import type { ModelManifest } from '../../../protocols/model.ts'
 import type { Needs } from '../../../protocols/resources.ts'
 
-/** What is promised to clients: so many sessions at once, each of so many tokens. */
-export type Promised = { readonly contextTokens: number; readonly sessions: number }
+/** What is promised: so many sessions at once, each of so many tokens, on hosts that carry these labels only. */
+export type Promised = { readonly contextTokens: number; readonly sessions: number; readonly labels?: Readonly<Record<string, string>> }
 
 const MIB = 1_048_576
 /** While a matrix is put into ONNX Runtime's own order both forms are there; measured on a CPU, 1.0 times the weights at the peak. */

@@ -36,6 +36,8 @@ export type ServeWish = {
   readonly aim?: PlanWish['aim'] | undefined
   readonly contextTokens?: number | undefined
   readonly sessions?: number | undefined
+  /** Only hosts that carry these, now and whenever a stage is placed anew. */
+  readonly labels?: Readonly<Record<string, string>> | undefined
 }
 export type ServeOptions = ServeWish & { readonly service?: string | undefined; readonly standbys?: number | undefined }
 
@@ -214,15 +216,15 @@ export class ModelServing {
   }
 }
 
-function planWish({ facts }: ModelManifest, { shards = 'auto', aim = 'latency', contextTokens, sessions = SESSIONS }: ServeWish): PlanWish {
-  return { shards, aim, sessions, contextTokens: contextTokens ?? Math.min(facts.contextTokens, CONTEXT_TOKENS) }
+function planWish({ facts }: ModelManifest, { shards = 'auto', aim = 'latency', contextTokens, sessions = SESSIONS, labels = {} }: ServeWish): PlanWish {
+  return { shards, aim, sessions, labels, contextTokens: contextTokens ?? Math.min(facts.contextTokens, CONTEXT_TOKENS) }
 }
 
 /** The block of one stage. What was promised decides its room; the component is the same for every promise. */
-function stageBlock(service: string, at: number, component: StageComponent, needs: Needs, { contextTokens, sessions }: PlanWish, standbys: number, owner: PeerId): BlockRecord {
+function stageBlock(service: string, at: number, component: StageComponent, needs: Needs, { contextTokens, sessions, labels = {} }: PlanWish, standbys: number, owner: PeerId): BlockRecord {
   const id = `${service}-s${at}`
   return parseBlock({
-    blockId: id, blockComponentURI: component.manifest.componentURI, minInstances: 1 + standbys, maxInstances: 1 + standbys, needs,
+    blockId: id, blockComponentURI: component.manifest.componentURI, minInstances: 1 + standbys, maxInstances: 1 + standbys, needs, labels,
     blockInitData: { kvTokens: contextTokens * sessions, service, stage: at }, tags: ['llm-stage', service],
   }, component, { owner, newId: () => id })
 }
