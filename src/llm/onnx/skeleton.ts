@@ -1,6 +1,6 @@
-import { fromBinary, toBinary, type DescField, type DescMessage } from '@bufbuild/protobuf'
+import { toBinary, type DescField, type DescMessage } from '@bufbuild/protobuf'
 import { MeshError } from '../../../protocols/errors.ts'
-import { decodeModel } from './codec.ts'
+import { decodeModel, parsed } from './codec.ts'
 import { byteLength } from './element.ts'
 import { ModelProtoSchema, TensorProtoSchema, type GraphProto, type ModelProto, type NodeProto, type TensorProto } from './onnx-pb.js'
 import { Cursor, readExactly, type RandomAccess } from './random-access.ts'
@@ -85,7 +85,7 @@ class SkeletonReader {
   }
 
   #reference(rest: Uint8Array, elided: readonly { readonly field: number; readonly offset: number; readonly stored: number }[]): Written {
-    const tensor = fromBinary(TensorProtoSchema, rest)
+    const tensor = parsed(TensorProtoSchema, rest)
     const [only, second] = elided
     if (only === undefined || second !== undefined) throw new MeshError('SPEC_INVALID', `tensor ${tensor.name} holds its data twice`)
     pointTo(tensor, { location: '', offset: only.offset, stored: only.stored, encoding: PAYLOADS.get(only.field) ?? 'raw' })

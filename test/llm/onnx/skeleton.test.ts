@@ -133,6 +133,9 @@ describe('a model as a file', () => {
 
   it('answers any bytes with a model or with a MeshError', async () => {
     const good = encodeModel(wrap([floats('one', 300), typed('int64', { int64Data: Array.from({ length: 400 }, (_, at) => BigInt(at) ** 5n) })]))
+    const lies = good.slice()
+    for (const [at, value] of [[3495, 82], [28, 0]] as const) lies[at] = value
+    await assert.rejects(readSkeleton(memoryAccess(lies)), { code: 'SPEC_INVALID' })
     await fc.assert(fc.asyncProperty(fc.array(fc.tuple(fc.nat(good.length - 1), fc.integer({ min: 0, max: 255 })), { minLength: 1, maxLength: 8 }), async changes => {
       const bytes = good.slice()
       for (const [at, value] of changes) bytes[at] = value
