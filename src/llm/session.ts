@@ -9,8 +9,8 @@ import type { Draft } from './draft.ts'
 import { prefixHashes } from './prefix.ts'
 import { Overtaken, SessionChain, type ChainParts } from './session-chain.ts'
 import { SessionMirrors } from './session-mirrors.ts'
+import { SessionOutputs, type Output } from './session-outputs.ts'
 import { Speculation } from './speculation.ts'
-import { StepTimes } from './step-times.ts'
 import type { TokenLog } from './token-log.ts'
 
 /** Prompt positions of one step: a multiple of the prefix block, so that prefixes end where steps do. */
@@ -34,7 +34,6 @@ export type SessionState = {
 
 export type Making = { readonly served: ServedModel; readonly facts: ModelFacts; readonly answer: Answer; readonly mark: number; /** Guesses what comes next, so that one step may give several tokens. */ readonly draft?: Draft }
 
-type Output = Extract<StageFrame, { kind: 'output' }>
 export type SessionEnd = 'ended' | 'overtaken' | 'stopped'
 
 /**
@@ -50,18 +49,15 @@ export class Session {
   readonly #making: Making
   readonly #chain: SessionChain
   readonly #mirrors: SessionMirrors
-  readonly #times = new StepTimes()
   readonly #speculation = new Speculation()
   readonly #life = new AbortController()
   readonly #endsAt: Millis
   readonly #reserve: number
   readonly #finish: (how: SessionEnd) => void
-  readonly #outputs: Output[] = []
+  readonly #outputs: SessionOutputs
   readonly #stops: (() => void)[] = []
   #changed: (what: 'tokens' | 'plan') => void = () => {}
   #tokens: number[]
-  #wake: (() => void) | undefined
-  #interruption: MeshError | undefined
   #overtaken: Overtaken | undefined
   #cached: number | undefined
   #starts: readonly number[] = []
@@ -74,6 +70,7 @@ export class Session {
     this.#parts = parts
     this.#making = making
     this.#endsAt = clock.monotonic() + state.leftMs
+    this.#outputs = new SessionOutputs(clock, this.#life.signal)
     this.#tokens = [...state.request.prompt, ...state.log.tokens()]
     this.#reserve = Math.min(state.request.prompt.length + state.request.maxTokens, making.served.contextTokens)
     const { promise, resolve } = Promise.withResolvers<SessionEnd>()
@@ -154,30 +151,28 @@ export class Session {
     if (frame.kind === 'logged') this.#mirrors.logged(from, frame.have)
     if (!this.#chain.speaks(frame)) return
     if (frame.kind === 'held') this.#chain.caught(frame.stage, frame.position)
-    else if (frame.kind === 'output') {
-      this.#outputs.push(frame)
-      this.#wake?.()
-    } else if (frame.kind === 'failed' && this.#chain.blame(frame.blame, frame.stage, from)) {
-      this.#interrupt(new MeshError(isErrorCode(frame.code) ? frame.code : 'INSTANCE_FAILED', `stage ${frame.blame}: ${frame.message}`))
+    else if (frame.kind === 'output') this.#outputs.push(frame)
+    else if (frame.kind === 'failed' && this.#chain.blame(frame.blame, frame.stage, from)) {
+      this.#outputs.interrupt(new MeshError(isErrorCode(frame.code) ? frame.code : 'INSTANCE_FAILED', `stage ${frame.blame}: ${frame.message}`))
     }
   }
 
   /** Frames to or from a peer may be lost. */
   lost(peer: PeerId): void {
-    if (this.#chain.dependsOn(peer)) this.#interrupt(new MeshError('PEER_UNREACHABLE', `the connection to ${peer} was lost`))
+    if (this.#chain.dependsOn(peer)) this.#outputs.interrupt(new MeshError('PEER_UNREACHABLE', `the connection to ${peer} was lost`))
   }
 
   /** Something about a peer of the chain is news: is everybody still there? */
   look(peer: PeerId): void {
     if (!this.#chain.uses(peer)) return
-    if (this.#chain.broken()) this.#interrupt(new MeshError('INSTANCE_FAILED', 'an instance of the chain is gone'))
+    if (this.#chain.broken()) this.#outputs.interrupt(new MeshError('INSTANCE_FAILED', 'an instance of the chain is gone'))
   }
 
   /** The session is another peer's, unless that one is gone. */
   async #challenged(origin: PeerId, epoch: number): Promise<void> {
     if (this.#life.signal.aborted) return
     if (await this.#parts.generates(origin, this.id, this.#life.signal).catch(() => false)) this.#yield(new Overtaken(origin, epoch))
-    else this.#interrupt(new MeshError('EPOCH_FENCED', 'an older origin spoke in a higher epoch'))
+    else this.#outputs.interrupt(new MeshError('EPOCH_FENCED', 'an older origin spoke in a higher epoch'))
   }
 
   async #drive(): Promise<void> {
@@ -187,9 +182,7 @@ export class Session {
       try {
         if (!ready) this.#starts = await this.#chain.restart(false, signal)
         ready = false
-        // What is said of the old chain from here on is of no interest.
-        this.#interruption = undefined
-        this.#outputs.length = 0
+        this.#outputs.clear()
         await this.#generate()
         return
       } catch (error) {
@@ -226,7 +219,7 @@ export class Session {
       this.#step(position, 1 + guesses.length, want, guesses)
       this.#mirrors.push()
       this.#changed('tokens')
-      output = await this.#take(position + 1 + guesses.length, 1)
+      output = await this.#outputs.take(position + 1 + guesses.length, 1)
       draftMs = drafted - began
       stepMs = clock.monotonic() - drafted
       if (guesses.length === 0) this.#speculation.stepped(stepMs)
@@ -274,9 +267,9 @@ export class Session {
       at = position + count
       this.#step(position, count, at === end ? want : 'none')
       under.add(position)
-      while (at < end && under.size > this.#chain.stages + 1) under.delete((await this.#next(CHUNK)).position)
+      while (at < end && under.size > this.#chain.stages + 1) under.delete((await this.#outputs.next(CHUNK)).position)
     }
-    return this.#take(end, CHUNK)
+    return this.#outputs.take(end, CHUNK)
   }
 
   /**
@@ -295,45 +288,6 @@ export class Session {
     this.#chain.send({ kind: 'step', position, count, loose: guesses.length, want, rows: guesses.length === 0 ? 'last' : 'all', input: { tokens } })
   }
 
-  /** The output of the step that ends at `end`. */
-  async #take(end: number, positions: number): Promise<Output> {
-    const since = this.#parts.ports.clock.monotonic()
-    for (;;) {
-      const output = await this.#next(positions)
-      if (output.position + output.count !== end || output.result === undefined) continue
-      this.#times.took(positions, this.#parts.ports.clock.monotonic() - since)
-      return output
-    }
-  }
-
-  /** The next output of the chain. Throws what interrupts it, and DEADLINE when a step of so many positions takes too long. */
-  async #next(positions: number): Promise<Output> {
-    const { clock } = this.#parts.ports
-    const patience = this.#times.patience(positions)
-    let late = false
-    const cancel = clock.after(patience, () => {
-      late = true
-      this.#wake?.()
-    })
-    try {
-      for (;;) {
-        this.#life.signal.throwIfAborted()
-        if (this.#interruption !== undefined) throw this.#interruption
-        const output = this.#outputs.shift()
-        if (output !== undefined) return output
-        if (late) {
-          this.#times.strike()
-          throw new MeshError('DEADLINE', `no output within ${patience} ms`)
-        }
-        await new Promise<void>(resolve => {
-          this.#wake = resolve
-        })
-      }
-    } finally {
-      cancel()
-    }
-  }
-
   /** Of `rows` rows that an output should have, what row `row` says comes next. */
   #draw({ result }: Output, row: number, rows: number): Drawn | undefined {
     const vocab = result !== undefined && 'logits' in result ? result.logits.length / rows : 0
@@ -348,11 +302,6 @@ export class Session {
     return stopTokens.includes(token) || (!ignoreEnd && this.#making.facts.endTokens.includes(token))
   }
 
-  #interrupt(because: MeshError): void {
-    this.#interruption ??= because
-    this.#wake?.()
-  }
-
   #end({ reason, failure }: { readonly reason: 'stop' | 'length' | 'cancelled' | 'error'; readonly failure?: { readonly code: string; readonly message: string } }): void {
     if (this.#life.signal.aborted) return
     const tokens = this.log.length
@@ -360,7 +309,6 @@ export class Session {
     this.log.append({ kind: 'end', reason, text, promptTokens: this.request.prompt.length, cachedTokens: this.#cached ?? 0, tokens, ...(failure === undefined ? {} : { failure: { code: failure.code, message: failure.message.slice(0, 2_000) } }) })
     this.#chain.close(true)
     this.#life.abort(new MeshError('CANCELLED', 'the session has ended'))
-    this.#wake?.()
     for (const stop of this.#stops.splice(0)) stop()
     this.#making.draft?.close()
     void this.#mirrors.settled(LAST_WORDS_MS).finally(() => {
@@ -383,7 +331,6 @@ export class Session {
   #leave(how: SessionEnd): void {
     if (this.#life.signal.aborted) return
     this.#life.abort(new MeshError('CANCELLED', 'the session goes on elsewhere'))
-    this.#wake?.()
     for (const stop of this.#stops.splice(0)) stop()
     this.#making.draft?.close()
     this.#chain.abandon()
