@@ -19,7 +19,7 @@ export class Seating {
   readonly #view: MeshView
   readonly #ours = new Map<InstanceId, number>()
   readonly #sticky = new Lru<string, InstanceId>(STICKY_BOUND)
-  readonly #shunned = new Lru<InstanceId, Millis>(SHUNNED_BOUND)
+  readonly #shunned = new Lru<InstanceId | PeerId, Millis>(SHUNNED_BOUND)
 
   constructor(clock: Pick<Clock, 'monotonic'>, random: Random, view: MeshView) {
     this.#clock = clock
@@ -29,7 +29,7 @@ export class Seating {
 
   /** `prefix`: names what an earlier session of ours may have left at an instance. */
   pick(block: BlockId, not: { readonly instances: ReadonlySet<InstanceId>; readonly hosts: ReadonlySet<PeerId> }, prefix: string | undefined): Place | undefined {
-    const ready = this.#view.instancesOf(block).filter(({ host, ad }) => ad.state === 'ready' && !not.instances.has(ad.instance) && !not.hosts.has(host) && !this.shunned(ad.instance) && this.#view.state(host) === 'alive')
+    const ready = this.#view.instancesOf(block).filter(({ host, ad }) => ad.state === 'ready' && !not.instances.has(ad.instance) && !not.hosts.has(host) && !this.shunned({ host, instance: ad.instance }) && this.#view.state(host) === 'alive')
     const candidates: readonly Candidate[] = ready.map(({ host, ad }) => ({ host, ad, ours: this.#ours.get(ad.instance) ?? 0 }))
     const known = prefix === undefined ? undefined : this.#sticky.get(`${block}\0${prefix}`)
     const warm = candidates.find(({ ad }) => ad.instance === known)
@@ -54,12 +54,13 @@ export class Seating {
     return ad.state === 'draining' ? 'draining' : 'ready'
   }
 
-  shun(instance: InstanceId): void {
-    this.#shunned.set(instance, this.#clock.monotonic() + SHUNNED_MS)
+  /** An instance that failed, or a whole host that cannot be reached. */
+  shun(what: InstanceId | PeerId): void {
+    this.#shunned.set(what, this.#clock.monotonic() + SHUNNED_MS)
   }
 
-  shunned(instance: InstanceId): boolean {
-    return this.#clock.monotonic() < (this.#shunned.peek(instance) ?? 0)
+  shunned({ host, instance }: Pick<Place, 'host' | 'instance'>): boolean {
+    return this.#clock.monotonic() < Math.max(this.#shunned.peek(instance) ?? 0, this.#shunned.peek(host) ?? 0)
   }
 
   taken(block: BlockId, { instance }: Place, prefix: string | undefined): void {

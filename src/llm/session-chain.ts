@@ -141,7 +141,7 @@ export class SessionChain {
   /** The standby, where a session may go on at it. */
   #ready({ block, standby }: Link): Place | undefined {
     const { seating } = this.#parts
-    return standby !== undefined && seating.state(block, standby) === 'ready' && !seating.shunned(standby.instance) ? standby : undefined
+    return standby !== undefined && seating.state(block, standby) === 'ready' && !seating.shunned(standby) ? standby : undefined
   }
 
   #hurry(stage: number, link: Link): void {
@@ -257,7 +257,7 @@ export class SessionChain {
       ports.telemetry.event('debug', 'llm.open_refused', { session: this.#of.session, stage, host: primary.host, code: failure.code, because: failure.message })
       // One that is full for this session may have room for others.
       if (failure.code === 'NO_CAPACITY' || failure.code === 'OVERLOADED') this.#full.add(primary.instance)
-      else seating.shun(primary.instance)
+      else seating.shun(failure.code === 'PEER_UNREACHABLE' ? primary.host : primary.instance)
       this.#release(link, 'primary')
       this.#settle(link)
       return failure
@@ -268,7 +268,7 @@ export class SessionChain {
   #settle(link: Link): void {
     const { seating } = this.#parts
     const { primary } = link
-    const state = primary === undefined || seating.shunned(primary.instance) || this.#full.has(primary.instance) ? 'gone' : seating.state(link.block, primary)
+    const state = primary === undefined || seating.shunned(primary) || this.#full.has(primary.instance) ? 'gone' : seating.state(link.block, primary)
     const ready = this.#ready(link)
     // One that drains serves until a standby has what it has.
     if (state === 'ready' || (state === 'draining' && ready === undefined)) return

@@ -67,7 +67,8 @@ export class StageHost {
     this.#parts.links.onLost((peer, because) => {
       for (const seat of this.#seats.values()) {
         const { next } = seat
-        if (next?.host === peer) seat.accuse(seat.terms.stage + 1, because)
+        // An origin that is lost itself hears nothing.
+        if (next?.host === peer && seat.origin !== peer) seat.accuse(seat.terms.stage + 1, because)
       }
     })
     this.#parts.instances.onExit((instance, because) => {

@@ -43,6 +43,7 @@ export class Seat {
   #life = new AbortController()
   #closed = false
   #hurried = false
+  #accused = false
   readonly #around: Surroundings
 
   constructor(around: Surroundings, terms: Terms, origin: PeerId, epoch: number, now: Millis) {
@@ -69,6 +70,7 @@ export class Seat {
     this.origin = origin
     this.#hops = []
     this.#hurried = false
+    this.#accused = false
     this.#protect(undefined)
     this.#tasks = []
     this.#life.abort(new MeshError('EPOCH_FENCED', 'the session has gone on under a newer epoch'))
@@ -249,8 +251,10 @@ export class Seat {
     this.#around.send(this.origin, { ...this.#head(), kind: 'failed', blame, code, message })
   }
 
-  /** Tells the origin that this stage, or the next, cannot go on. */
+  /** Tells the origin that this stage, or the next, cannot go on: once an epoch. */
   accuse(blame: number, because: MeshError): void {
+    if (this.#accused) return
+    this.#accused = true
     this.#fail(because, blame)
   }
 
