@@ -86,7 +86,10 @@ export class SplitGenerations implements Generations {
     this.#mirror = new Mirror(ports, view, this.#book, this.#links, {
       drives: session => (this.#driven.has(session) ? 'driving' : this.#beginning.has(session) ? 'beginning' : undefined),
       giveUp: (session, to, epoch) => this.#driven.get(session)?.giveWay(to, epoch),
-      kept: entry => background(ports.telemetry, 'llm.mirror_not_ready', this.#ready(entry)),
+      kept: entry => {
+        background(ports.telemetry, 'llm.log_not_written', this.#book.save(entry), 'warn')
+        background(ports.telemetry, 'llm.mirror_not_ready', this.#ready(entry))
+      },
     })
     this.#takeover = new Takeover({
       ports, view, book: this.#book, stopped: this.#stopped.signal,
@@ -212,9 +215,14 @@ export class SplitGenerations implements Generations {
         continue
       }
       const entry = this.#book.add({ session, request, log: driven.log, origin: this.#ports.identity.peer, epoch: driven.epoch, plan: driven.plan(), endsAt: this.#ports.clock.monotonic() + deadlineMs })
-      // Alone, this disk is all that remembers it.
-      if (this.#parts.view.live().length === 1) await this.#book.save(entry)
       this.#drive(driven, entry)
+      // Acknowledged is durable: it comes to its end though all who know of it die at once.
+      try {
+        await this.#book.save(entry)
+      } catch (error) {
+        driven.cancel()
+        throw error
+      }
       return session
     }
   }

@@ -50,7 +50,9 @@ export class Mirror {
     const driven = this.#driven.drives(session)
     // Two peers begin one session at once: the one that comes first in its order stays.
     if (fresh && driven === 'beginning' && rendezvous(session, [from, this.#view.self])[0] === this.#view.self) return { origin: this.#view.self, epoch }
-    if (entry !== undefined && entry.origin !== from && (fresh || epoch < entry.epoch || entry.log.ended)) return { origin: entry.origin, epoch: entry.epoch }
+    // Whoever has the end has all there is to say.
+    if (entry !== undefined && entry.origin !== from && entry.log.ended) return { origin: this.#view.self, epoch: entry.epoch }
+    if (entry !== undefined && entry.origin !== from && (fresh || epoch < entry.epoch)) return { origin: entry.origin, epoch: entry.epoch }
     if (driven === 'driving' && from !== this.#view.self) this.#driven.giveUp(session, from, epoch)
     const now = this.#ports.clock.monotonic()
     const news = decodeEvents(events, 0)
