@@ -14,6 +14,23 @@ type Task = { run: (() => void) | undefined; readonly life: Life }
 const TASKS_PER_INSTANT = 5_000_000
 const REASONS = 1_000
 
+/** Who follows a deadline: what the platform does for each listener costs as much as a message. */
+const FOLLOWERS = Symbol('followers')
+type Followed = AbortSignal & { [FOLLOWERS]?: Set<() => void> }
+
+/** Calls `run` once `signal` aborts, unless the returned function is called before. */
+export function onAbort(signal: Followed, run: () => void): () => void {
+  const followers = signal[FOLLOWERS]
+  if (followers === undefined) {
+    signal.addEventListener('abort', run, { once: true })
+    return () => signal.removeEventListener('abort', run)
+  }
+  followers.add(run)
+  return () => {
+    followers.delete(run)
+  }
+}
+
 const ETERNAL: Life = { alive: true }
 const EPOCH = 1_700_000_000_000
 // Taken before any trap is set: the only real waiting a simulation is allowed.
@@ -175,29 +192,36 @@ export class Kernel {
         reject(signal.reason)
       }
       const cancel = this.after(duration, () => {
-        signal.removeEventListener('abort', abort)
+        unfollow()
         resolve()
       }, life)
-      signal.addEventListener('abort', abort, { once: true })
+      const unfollow = onAbort(signal, abort)
     })
   }
 
   #deadline(duration: Millis, parent: AbortSignal | undefined, life: Life): AbortSignal {
     const controller = new AbortController()
+    const signal: Followed = controller.signal
     if (parent?.aborted === true) {
       controller.abort(parent.reason)
-      return controller.signal
+      return signal
     }
-    const inherit = (): void => {
-      cancel()
-      controller.abort(parent?.reason)
+    const followers = new Set<() => void>()
+    signal[FOLLOWERS] = followers
+    const abort = (reason: unknown): void => {
+      controller.abort(reason)
+      for (const follow of followers) follow()
+      followers.clear()
     }
     const cancel = this.after(duration, () => {
-      parent?.removeEventListener('abort', inherit)
-      controller.abort(this.#passed(duration))
+      unfollow?.()
+      abort(this.#passed(duration))
     }, life)
-    parent?.addEventListener('abort', inherit, { once: true })
-    return controller.signal
+    const unfollow = parent === undefined ? undefined : onAbort(parent, () => {
+      cancel()
+      abort(parent.reason)
+    })
+    return signal
   }
 }
 

@@ -1,23 +1,27 @@
-import { decode, encode, type Protocol, type ProtocolId, type StreamProtocol, type Topic } from '../protocols/codec.ts'
+import { type Protocol, type ProtocolId, type StreamProtocol, type Topic } from '../protocols/codec.ts'
 import { asMeshError, MeshError } from '../protocols/errors.ts'
 import type { Millis, PeerId } from '../protocols/ids.ts'
 import { hello } from '../protocols/membership.ts'
 import type { Network, Stream } from '../src/ports.ts'
+import type { Carried } from './carriage.ts'
 import { type Connection, Connections, type Direction, RETRANSMIT_MS } from './connections.ts'
 import { hashBytes } from './identity.ts'
-import type { Life } from './kernel.ts'
+import { onAbort, type Life } from './kernel.ts'
 import type { Host, SimulatedNetwork } from './network.ts'
 import { RateLimit } from './rate-limit.ts'
 import { StreamEnd, type Wire } from './streams.ts'
 
-type Answer = (bytes: Uint8Array, from: PeerId, signal: AbortSignal) => Promise<Uint8Array>
-type Call = { readonly id: ProtocolId; readonly bytes: Uint8Array; readonly deadlineMs: Millis; readonly controller: AbortController; readonly reply: (result: Uint8Array | MeshError) => void }
+type Answer = { readonly heedful: boolean; readonly give: (request: Carried, from: PeerId, signal: AbortSignal) => Promise<Carried> }
+type Call = { readonly id: ProtocolId; readonly request: Carried; readonly deadlineMs: Millis; controller: AbortController | undefined; cancelled: MeshError | undefined; readonly reply: (result: Carried | MeshError) => void }
 /** Method shorthand: both ends of a stream name one protocol by its id, so their frame types agree. */
 type Acceptor = { serve(stream: Stream<unknown>, from: PeerId): Promise<void> }
 
 /** How long a message may wait at a peer that has not admitted its sender yet. */
 const ADMISSION_MS = 2_000
-const CANCEL = new Uint8Array([0])
+const CANCEL = 0x43414e43
+const FAILURE = 0x4641494c
+/** For handlers that take no signal. */
+const NEVER = new AbortController().signal
 
 /** The Network port of one life of one peer. */
 export class NetworkPort implements Network {
@@ -60,23 +64,23 @@ export class NetworkPort implements Network {
 
   async request<Q, R>(to: PeerId, protocol: Protocol<Q, R>, request: Q, signal?: AbortSignal): Promise<R> {
     signal?.throwIfAborted()
-    const bytes = encode(request)
-    const { requestBytes, responseBytes } = protocol.limits
-    if (bytes.byteLength > requestBytes) throw new MeshError('MESSAGE_TOO_LARGE', `a request of ${protocol.id} is ${bytes.byteLength} bytes; the limit is ${requestBytes}`)
+    const { id, limits } = protocol
+    const carried = this.#net.carriage.load('a request of', id, request, limits.requestBytes)
     this.#net.counts.requests += 1
-    const answer = await this.#call(to, protocol.id, bytes, protocol.limits.deadlineMs, signal)
-    return decode(protocol.response, answer, responseBytes, `the answer to ${protocol.id}`)
+    const answer = await this.#call(to, id, carried, limits.deadlineMs, signal)
+    return this.#net.carriage.unload('the answer to', id, answer, protocol.response, limits.responseBytes)
   }
 
   handle<Q, R>(protocol: Protocol<Q, R>, answer: (request: Q, from: PeerId, signal: AbortSignal) => Promise<R>): void {
-    if (this.#answers.has(protocol.id)) throw new Error(`bug: ${protocol.id} is already answered`)
-    const { requestBytes, responseBytes, perPeerPerSecond } = protocol.limits
-    this.#answers.set(protocol.id, async (bytes, from, signal) => {
-      this.#limit(protocol.id, from, perPeerPerSecond)
-      const out = encode(await answer(decode(protocol.request, bytes, requestBytes, `a request of ${protocol.id}`), from, signal))
-      if (out.byteLength > responseBytes) throw new MeshError('MESSAGE_TOO_LARGE', `the answer to ${protocol.id} is ${out.byteLength} bytes; the limit is ${responseBytes}`)
-      return out
-    })
+    const { id, limits: { requestBytes, responseBytes, perPeerPerSecond } } = protocol
+    if (this.#answers.has(id)) throw new Error(`bug: ${id} is already answered`)
+    const { carriage } = this.#net
+    const give = async (request: Carried, from: PeerId, signal: AbortSignal): Promise<Carried> => {
+      this.#limit(id, from, perPeerPerSecond)
+      return carriage.load('the answer to', id, await answer(carriage.unload('a request of', id, request, protocol.request, requestBytes), from, signal), responseBytes)
+    }
+    // Making a signal costs more than most answers: who declares no third parameter gets none of its own.
+    this.#answers.set(id, { heedful: answer.length !== 1 && answer.length !== 2, give })
   }
 
   open<F>(to: PeerId, protocol: StreamProtocol<F>, signal: AbortSignal): Promise<Stream<F>> {
@@ -117,7 +121,7 @@ export class NetworkPort implements Network {
 
   async publish<M>(topic: Topic<M>, message: M): Promise<void> {
     if (!this.life.alive) return
-    if (this.#rates.allow(topic.id, topic.limits.perPeerPerSecond)) this.#net.publish(this.host, topic, message)
+    if (this.#rates.allow(topic.id, this.self, topic.limits.perPeerPerSecond)) this.#net.publish(this.host, topic, message)
     else this.#net.counts.rateLimited += 1
   }
 
@@ -149,54 +153,62 @@ export class NetworkPort implements Network {
     return this.connections.get(peer)?.rtt
   }
 
-  #call(to: PeerId, id: ProtocolId, bytes: Uint8Array, deadlineMs: Millis, signal: AbortSignal | undefined): Promise<Uint8Array> {
+  #call(to: PeerId, id: ProtocolId, request: Carried, deadlineMs: Millis, signal: AbortSignal | undefined): Promise<Carried> {
     return new Promise((resolve, reject) => {
-      const cleanups: (() => void)[] = []
+      let asked: Connection | undefined
+      let hangUp: (() => void) | undefined
       let settled = false
-      const settle = (finish: () => void): void => {
-        if (settled) return
+      const settle = (): boolean => {
+        if (settled) return false
         settled = true
-        for (const clean of cleanups) clean()
-        finish()
+        cancelDeadline()
+        unfollow?.()
+        asked?.pending.delete(fail)
+        hangUp?.()
+        return true
       }
-      const fail = (failure: unknown): void => settle(() => reject(failure))
-      cleanups.push(this.#net.kernel.after(deadlineMs, () => fail(new MeshError('DEADLINE', `${to} did not answer ${id} within ${deadlineMs} ms`)), this.life))
-      if (signal !== undefined) {
-        const cancel = (): void => fail(signal.reason)
-        signal.addEventListener('abort', cancel, { once: true })
-        cleanups.push(() => signal.removeEventListener('abort', cancel))
+      const fail = (failure: unknown): void => {
+        if (settle()) reject(failure)
       }
+      const cancelDeadline = this.#net.kernel.after(deadlineMs, () => fail(new MeshError('DEADLINE', `${to} did not answer ${id} within ${deadlineMs} ms`)), this.life)
+      const unfollow = signal === undefined ? undefined : onAbort(signal, () => fail(signal.reason))
       this.connections.whenReady(to, { patienceMs: deadlineMs, unadmitted: id === hello.id }, connection => {
         if (settled) return
         connection.pending.add(fail)
-        cleanups.push(() => connection.pending.delete(fail))
+        asked = connection
         const sentAt = this.#net.kernel.now
-        cleanups.push(this.#post(connection, id, bytes, deadlineMs, result => {
+        hangUp = this.#post(connection, id, request, deadlineMs, result => {
           connection.rtt = Math.round(connection.rtt * 0.75 + (this.#net.kernel.now - sentAt) * 0.25)
-          settle(() => (result instanceof MeshError ? reject(result) : resolve(result)))
-        }))
+          if (!settle()) return
+          if (result instanceof MeshError) reject(result)
+          else resolve(result)
+        })
       }, fail)
     })
   }
 
   /** Sends a request over; `hear` gets the answer unless either way loses it. Returns how to cancel it. */
-  #post(connection: Connection, id: ProtocolId, bytes: Uint8Array, deadlineMs: Millis, hear: (result: Uint8Array | MeshError) => void): () => void {
-    const controller = new AbortController()
+  #post(connection: Connection, id: ProtocolId, request: Carried, deadlineMs: Millis, hear: (result: Carried | MeshError) => void): () => void {
     let answered = false
     const { port } = connection
-    const reply = (result: Uint8Array | MeshError): void => {
+    const reply = (result: Carried | MeshError): void => {
       answered = true
       const back = port.connections.get(this.self)
-      if (back?.port === this) port.#send(back, result instanceof MeshError ? encode(result.message) : result, () => hear(result))
+      if (back?.port === this) port.#send(back, result instanceof MeshError ? FAILURE : result.hash, () => hear(result))
     }
-    this.#send(connection, bytes, () => port.#answer({ id, bytes, deadlineMs, controller, reply }, this.self))
+    const call: Call = { id, request, deadlineMs, controller: undefined, cancelled: undefined, reply }
+    this.#send(connection, request.hash, () => port.#answer(call, this.self))
     return () => {
-      if (!answered) this.#send(connection, CANCEL, () => controller.abort(new MeshError('CANCELLED', `${this.self} no longer waits for ${id}`)))
+      if (answered) return
+      this.#send(connection, CANCEL, () => {
+        call.cancelled = new MeshError('CANCELLED', `${this.self} no longer waits for ${id}`)
+        call.controller?.abort(call.cancelled)
+      })
     }
   }
 
   #answer(call: Call, from: PeerId): void {
-    const { id, controller, deadlineMs, reply } = call
+    const { id, request, deadlineMs, reply } = call
     const connection = this.connections.get(from)
     if (connection === undefined) {
       this.#reset(from)
@@ -211,15 +223,22 @@ export class NetworkPort implements Network {
       reply(new MeshError('PROTOCOL_UNSUPPORTED', `${this.self} does not speak ${id}`))
       return
     }
+    if (!answer.heedful) {
+      answer.give(request, from, NEVER).then(reply, error => reply(this.#overTheWire(error)))
+      return
+    }
+    const controller = new AbortController()
+    call.controller = controller
+    if (call.cancelled !== undefined) controller.abort(call.cancelled)
     const abort = (failure: MeshError): void => controller.abort(failure)
     const cancel = this.#net.kernel.after(deadlineMs, () => abort(new MeshError('DEADLINE', `the deadline of ${deadlineMs} ms of ${id} passed`)), this.life)
     connection.pending.add(abort)
-    const finish = (result: Uint8Array | MeshError): void => {
+    const finish = (result: Carried | MeshError): void => {
       cancel()
       connection.pending.delete(abort)
       reply(result)
     }
-    answer(call.bytes, from, controller.signal).then(finish, error => finish(this.#overTheWire(error)))
+    answer.give(request, from, controller.signal).then(finish, error => finish(this.#overTheWire(error)))
   }
 
   /** Welcomes a stream whose other end is `theirs`; says how it went. */
@@ -252,7 +271,7 @@ export class NetworkPort implements Network {
   }
 
   #limit(id: ProtocolId, from: PeerId, perPeerPerSecond: number): void {
-    if (this.#rates.allow(`${id} ${from}`, perPeerPerSecond)) return
+    if (this.#rates.allow(id, from, perPeerPerSecond)) return
     this.#net.counts.rateLimited += 1
     throw new MeshError('RATE_LIMITED', `${from} used ${id} more than ${perPeerPerSecond} times a second`)
   }
@@ -278,7 +297,7 @@ export class NetworkPort implements Network {
   }
 
   /** One datagram's fate: lost, cut off, or delivered to the life that was connected. */
-  #send(connection: Connection, bytes: Uint8Array, deliver: () => void): void {
+  #send(connection: Connection, hash: number, deliver: () => void): void {
     const { kernel, links, counts } = this.#net
     const [from, to] = [this.host.index, connection.host.index]
     if (!this.life.alive) return
@@ -286,9 +305,8 @@ export class NetworkPort implements Network {
       counts.lost += 1
       return
     }
-    const hash = hashBytes(bytes, 2)
     kernel.after(links.delay(from, to), () => {
-      if (links.severed(from, to)) return
+      if (!links.whole && links.severed(from, to)) return
       this.#net.record(from, to, hash)
       deliver()
     }, connection.port.life)

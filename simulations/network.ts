@@ -1,6 +1,7 @@
 import { decode, encode, type ProtocolId, type Topic } from '../protocols/codec.ts'
 import { MeshError } from '../protocols/errors.ts'
 import type { Millis, PeerId } from '../protocols/ids.ts'
+import { Carriage, freeze } from './carriage.ts'
 import { Fingerprint } from './fingerprint.ts'
 import { hashBytes } from './identity.ts'
 import type { Kernel, Life } from './kernel.ts'
@@ -21,6 +22,7 @@ export const KEEP_ALIVE_MS = 20_000
 export class SimulatedNetwork {
   readonly kernel: Kernel
   readonly links: Links
+  readonly carriage: Carriage
   readonly counts = { delivered: 0, lost: 0, published: 0, requests: 0, rateLimited: 0 }
   readonly #fingerprint = new Fingerprint()
   readonly #hosts = new Map<PeerId, Host>()
@@ -31,8 +33,10 @@ export class SimulatedNetwork {
   #component: number[] = []
   #componentStale = true
 
-  constructor(kernel: Kernel, weather: Weather, onBug: (error: unknown, peer: PeerId) => void) {
+  /** `realEvery`: one in so many requests and answers is carried as bytes; of gossip and streams all are. */
+  constructor(kernel: Kernel, weather: Weather, onBug: (error: unknown, peer: PeerId) => void, realEvery = 1) {
     this.kernel = kernel
+    this.carriage = new Carriage(realEvery, kernel.seed)
     this.links = new Links(kernel.random.fork('links'), weather)
     this.#onBug = onBug
   }
@@ -235,12 +239,4 @@ export class SimulatedNetwork {
     this.#componentStale = false
     return component
   }
-}
-
-/** Receivers share the value, so none of them may change it. */
-export function freeze<T>(value: T): T {
-  if (value === null || typeof value !== 'object' || ArrayBuffer.isView(value) || Object.isFrozen(value)) return value
-  Object.freeze(value)
-  for (const inner of Object.values(value)) freeze(inner)
-  return value
 }

@@ -28,9 +28,14 @@ export type WorldOptions<P extends SimPeer> = {
   readonly checkers?: readonly Checker[]
   /** Virtual time between two looks of the checkers; 0 looks after every instant. */
   readonly checkEveryMs?: Millis
+  /** One in so many requests and answers is carried as real bytes; all of them in worlds of up to 50 peers and where somebody lies. */
+  readonly realEvery?: number
   /** Wraps one host's ports to make it lie, stall or forge. */
   readonly corrupt?: (ports: Ports, host: SimulatedHost) => Ports
 }
+
+const SMALL_WORLD = 50
+const REAL_EVERY = 32
 
 /** A property did not hold, or code under test threw what nobody foresaw. */
 export class Violation extends Error {
@@ -72,7 +77,7 @@ export class World<P extends SimPeer> {
     this.kernel = new Kernel(options.seed)
     const weather = options.weather ?? CALM
     this.#calm = { ...weather, loss: 0, duplicate: 0 }
-    this.network = new SimulatedNetwork(this.kernel, weather, (error, peer) => this.#report(error, peer))
+    this.network = new SimulatedNetwork(this.kernel, weather, (error, peer) => this.#report(error, peer), options.realEvery ?? (options.corrupt === undefined && options.peers > SMALL_WORLD ? REAL_EVERY : 1))
     this.content = new ContentWorld(this.kernel, this.network)
     this.telemetry = new TelemetryRecorder(() => this.kernel.now)
     const around: Surroundings = {
