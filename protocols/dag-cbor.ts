@@ -10,7 +10,10 @@ const DEPTH = 64
 const SCRATCH_BYTES = 65_536
 const SCRATCH_MOST = 16 * 1_048_576
 const SHORT_TEXT = 16
+/** Names (peer ids, CIDs) are longer than short texts and come again and again: each is one string, soon compared with itself. */
+const NAME_TEXT = 64
 const KEYS_KEPT = 1_024
+const NAMES_KEPT = 8_192
 
 const utf8Encoder = new TextEncoder()
 const utf8Decoder = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true })
@@ -213,8 +216,11 @@ export function decodeAny(bytes: Uint8Array): unknown {
   return dagCbor.decode(bytes)
 }
 
-/** Keys seen before, by their bytes: the same few hundred come in every message. */
-const keysKept: ({ readonly bytes: Uint8Array; readonly key: string } | undefined)[] = Array.from({ length: KEYS_KEPT }, () => undefined)
+type Kept = ({ readonly bytes: Uint8Array; readonly text: string } | undefined)[]
+
+/** Keys seen before, by their bytes: the same few hundred come in every message. Names, likewise. */
+const keysKept: Kept = Array.from({ length: KEYS_KEPT }, () => undefined)
+const namesKept: Kept = Array.from({ length: NAMES_KEPT }, () => undefined)
 
 class Reader {
   at = 0
@@ -309,24 +315,31 @@ class Reader {
   }
 
   #key(start: number): string {
+    const key = this.#kept(start, keysKept)
+    if (key === undefined) throw UNUSUAL
+    return key
+  }
+
+  /** The same string each time the same bytes come; undefined for what is not all ASCII. */
+  #kept(start: number, table: Kept): string | undefined {
     const bytes = this.#bytes
     const length = this.at - start
     let hash = length
     for (let index = start; index < this.at; index += 1) {
       const code = bytes[index]!
-      if (code > 0x7f) throw UNUSUAL
+      if (code > 0x7f) return undefined
       hash = (Math.imul(hash, 31) + code) | 0
     }
-    const slot = (hash >>> 0) % KEYS_KEPT
-    const kept = keysKept[slot]
+    const slot = (hash >>> 0) % table.length
+    const kept = table[slot]
     if (kept !== undefined && kept.bytes.byteLength === length) {
       let index = 0
       while (index < length && kept.bytes[index] === bytes[start + index]) index += 1
-      if (index === length) return kept.key
+      if (index === length) return kept.text
     }
-    const key = this.#text(start)
-    if (length <= 64) keysKept[slot] = { bytes: bytes.slice(start, this.at), key }
-    return key
+    const text = this.#decoded(start)
+    if (length <= NAME_TEXT) table[slot] = { bytes: bytes.slice(start, this.at), text }
+    return text
   }
 
   #text(start: number): string {
@@ -341,8 +354,12 @@ class Reader {
       }
       if (index === this.at) return text
     }
+    return (this.at - start <= NAME_TEXT ? this.#kept(start, namesKept) : undefined) ?? this.#decoded(start)
+  }
+
+  #decoded(start: number): string {
     try {
-      return utf8Decoder.decode(bytes.subarray(start, this.at))
+      return utf8Decoder.decode(this.#bytes.subarray(start, this.at))
     } catch {
       throw UNUSUAL
     }

@@ -1,6 +1,7 @@
-import type { PeerId } from '../protocols/ids.ts'
+import { decode, encode } from '../protocols/codec.ts'
+import { peerId, type PeerId } from '../protocols/ids.ts'
 import type { Identity } from '../src/ports.ts'
-import { hash32, type SeededRandom } from './random.ts'
+import type { SeededRandom } from './random.ts'
 
 const ALPHABET = '123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz'
 const SIGNATURE_BYTES = 16
@@ -18,7 +19,8 @@ export class KeyRing {
     const secret = random.bytes(SECRET_BYTES)
     let name = ''
     for (let at = 0; at < 44; at += 1) name += random.pick([...ALPHABET])
-    const peer = `12D3KooW${name}`
+    // As it will be read from messages: one string for one peer.
+    const peer = decode(peerId, encode(`12D3KooW${name}`), 64, 'a peer id')
     this.#secrets.set(peer, secret)
     return { peer, secret }
   }
@@ -63,7 +65,7 @@ export function hashBytes(bytes: Uint8Array, seed: number): number {
 function mac(secret: Uint8Array, bytes: Uint8Array): Uint8Array {
   const out = new Uint8Array(SIGNATURE_BYTES)
   const view = new DataView(out.buffer)
-  const key = hash32(String.fromCharCode(...secret), 0x5bd1e995)
+  const key = hashBytes(secret, 0x5bd1e995)
   for (let lane = 0; lane < 2; lane += 1) {
     const word = hashBytes(bytes, key ^ Math.imul(lane + 1, 0x9e3779b9))
     view.setUint32(lane * 8, word)

@@ -12,7 +12,7 @@ import { RateLimit } from './rate-limit.ts'
 import { StreamEnd, type Wire } from './streams.ts'
 
 type Answer = { readonly heedful: boolean; readonly give: (request: Carried, from: PeerId, signal: AbortSignal) => Promise<Carried> }
-type Call = { readonly id: ProtocolId; readonly request: Carried; readonly deadlineMs: Millis; controller: AbortController | undefined; cancelled: MeshError | undefined; readonly reply: (result: Carried | MeshError) => void }
+type Call = { readonly id: ProtocolId; readonly request: Carried; readonly deadlineMs: Millis; controller: AbortController | undefined; cancelled: boolean; readonly reply: (result: Carried | MeshError) => void }
 /** Method shorthand: both ends of a stream name one protocol by its id, so their frame types agree. */
 type Acceptor = { serve(stream: Stream<unknown>, from: PeerId): Promise<void> }
 
@@ -196,13 +196,13 @@ export class NetworkPort implements Network {
       const back = port.connections.get(this.self)
       if (back?.port === this) port.#send(back, result instanceof MeshError ? FAILURE : result.hash, () => hear(result))
     }
-    const call: Call = { id, request, deadlineMs, controller: undefined, cancelled: undefined, reply }
+    const call: Call = { id, request, deadlineMs, controller: undefined, cancelled: false, reply }
     this.#send(connection, request.hash, () => port.#answer(call, this.self))
     return () => {
       if (answered) return
       this.#send(connection, CANCEL, () => {
-        call.cancelled = new MeshError('CANCELLED', `${this.self} no longer waits for ${id}`)
-        call.controller?.abort(call.cancelled)
+        call.cancelled = true
+        call.controller?.abort(notWaitedFor(this.self, id))
       })
     }
   }
@@ -229,7 +229,7 @@ export class NetworkPort implements Network {
     }
     const controller = new AbortController()
     call.controller = controller
-    if (call.cancelled !== undefined) controller.abort(call.cancelled)
+    if (call.cancelled) controller.abort(notWaitedFor(from, id))
     const abort = (failure: MeshError): void => controller.abort(failure)
     const cancel = this.#net.kernel.after(deadlineMs, () => abort(new MeshError('DEADLINE', `the deadline of ${deadlineMs} ms of ${id} passed`)), this.life)
     connection.pending.add(abort)
@@ -339,6 +339,10 @@ export class NetworkPort implements Network {
 function track(connection: Connection, stream: { sever(failure: MeshError): void; readonly closed: boolean }): void {
   for (const other of connection.streams) if (other.closed) connection.streams.delete(other)
   connection.streams.add(stream)
+}
+
+function notWaitedFor(by: PeerId, id: ProtocolId): MeshError {
+  return new MeshError('CANCELLED', `${by} no longer waits for ${id}`)
 }
 
 function asCancelled(reason: unknown): MeshError {

@@ -114,11 +114,10 @@ const LABELS_BOUND = 64
 function checkBody(body: Partial<AdBody>, total: Resources | undefined): Verdict<true> {
   const { free, instances, labels } = body
   if (labels !== undefined && Object.keys(labels).length > LABELS_BOUND) return refused(`it has more than ${LABELS_BOUND} labels`)
-  if (instances !== undefined && new Set(instances.map(({ instance }) => instance)).size !== instances.length) return refused('it names an instance twice')
+  if (instances !== undefined && instances.length > 1 && new Set(instances.map(({ instance }) => instance)).size !== instances.length) return refused('it names an instance twice')
   if (free === undefined || total === undefined) return granted(true)
   if (free.cpuMilli > total.cpuMilli || free.memoryMb > total.memoryMb || free.diskMb > total.diskMb) return refused('it has more free than in total')
-  const gpus = new Map(total.gpus.map(gpu => [gpu.id, gpu.memoryMb]))
-  for (const gpu of free.gpus) if (gpu.freeMb > (gpus.get(gpu.id) ?? -1)) return refused(`it has more free on GPU ${gpu.id} than in total`)
+  for (const gpu of free.gpus) if (gpu.freeMb > (total.gpus.find(({ id }) => id === gpu.id)?.memoryMb ?? -1)) return refused(`it has more free on GPU ${gpu.id} than in total`)
   return granted(true)
 }
 

@@ -23,8 +23,12 @@ function isLiving(state: LifeState): boolean {
 /** Who is believed alive, suspect, dead or gone. A join: order and repetition of the words make no difference. */
 export class Beliefs {
   readonly #self: PeerId
-  readonly #held = new Lru<PeerId, Belief>(BELIEFS_BOUND, peer => this.#moved(peer, false))
-  #living: readonly PeerId[]
+  readonly #held = new Lru<PeerId, Belief>(BELIEFS_BOUND, peer => this.#moved(peer, 'left'))
+  /** In the order in which they were given up. */
+  readonly #dead = new Set<PeerId>()
+  #living: PeerId[]
+  /** Has the list been handed out? Then it is no longer changed, but copied. */
+  #handedOut = false
 
   constructor(self: PeerId) {
     this.#self = self
@@ -40,18 +44,19 @@ export class Beliefs {
     const before = this.#held.peek(peer)
     if (!overrides({ state, incarnation }, before)) return false
     this.#held.set(peer, { state, incarnation, since: now })
-    this.#moved(peer, isLiving(state))
+    if (before?.state !== state) this.#moved(peer, state)
     return true
   }
 
   /** Alive and suspect peers and ourselves, sorted. */
   living(): readonly PeerId[] {
+    this.#handedOut = true
     return this.#living
   }
 
   /** Peers given up, the most recent last. */
   dead(): readonly PeerId[] {
-    return [...this.#held].filter(([, { state }]) => state === 'dead').map(([peer]) => peer)
+    return [...this.#dead]
   }
 
   /** The next `count` living peers after us in the ring of ids: so each peer is watched by as many, however large the mesh. */
@@ -65,14 +70,21 @@ export class Beliefs {
   }
 
   /** One comes or goes: cheaper than to sort all of them again. Never changes a list that was handed out. */
-  #moved(peer: PeerId, lives: boolean): void {
+  #moved(peer: PeerId, state: LifeState): void {
+    const lives = isLiving(state)
+    this.#dead.delete(peer)
+    if (state === 'dead') this.#dead.add(peer)
     const at = placeOf(this.#living, peer)
     const listed = this.#living[at] === peer
-    if (listed !== lives && peer !== this.#self) this.#living = lives ? this.#living.toSpliced(at, 0, peer) : this.#living.toSpliced(at, 1)
+    if (listed === lives || peer === this.#self) return
+    if (this.#handedOut) this.#living = [...this.#living]
+    this.#handedOut = false
+    if (lives) this.#living.splice(at, 0, peer)
+    else this.#living.splice(at, 1)
   }
 
   #inRing(peer: PeerId, step: 1 | -1, count: number): readonly PeerId[] {
-    const living = this.living()
+    const living = this.#living
     const at = placeOf(living, peer)
     // Where it is, or where it would be.
     const others = living[at] === peer ? living.length - 1 : living.length

@@ -98,7 +98,7 @@ export class AdView {
   /** Takes out what nobody renewed within its TTL; returns who, sorted. */
   expire(now: Millis, except: PeerId): readonly PeerId[] {
     const expired: PeerId[] = []
-    for (const [peer, { ad, heardAt }] of this.#heard) if (peer !== except && now - heardAt > ad.ttlMs) expired.push(peer)
+    for (const { ad, heardAt } of this.#heard.values()) if (now - heardAt > ad.ttlMs && ad.peer !== except) expired.push(ad.peer)
     for (const peer of expired) this.forget(peer)
     return expired.sort()
   }
@@ -127,7 +127,8 @@ export class AdView {
   holds({ signer, signature, payload }: Signed): boolean {
     const heard = this.#heard.peek(signer)
     if (heard === undefined) return false
-    return [heard.envelope, heard.delta].some(held => held !== undefined && equal(held.signature, signature) && equal(held.payload, payload))
+    const is = (held: Signed | undefined): boolean => held !== undefined && equal(held.signature, signature) && equal(held.payload, payload)
+    return is(heard.envelope) || is(heard.delta)
   }
 
   /** Names the newest word held of a peer in 32 bits. */
@@ -137,15 +138,17 @@ export class AdView {
 
   /** The marks of all that is held, whole ads that have a delta besides, 4 bytes each, at most `most` of them. */
   marks(most: number): Uint8Array {
-    const marks: number[] = []
-    for (const [, { mark, wholeMark, delta }] of this.#heard) {
-      if (marks.length >= most) break
-      marks.push(mark)
-      if (delta !== undefined && marks.length < most) marks.push(wholeMark)
+    const out = new DataView(new ArrayBuffer(4 * Math.min(most, 2 * this.#heard.size)))
+    let at = 0
+    for (const { mark, wholeMark, delta } of this.#heard.values()) {
+      if (at >= out.byteLength) break
+      out.setUint32(at, mark)
+      at += 4
+      if (delta === undefined || at >= out.byteLength) continue
+      out.setUint32(at, wholeMark)
+      at += 4
     }
-    const out = new DataView(new ArrayBuffer(4 * marks.length))
-    for (const [at, mark] of marks.entries()) out.setUint32(4 * at, mark)
-    return new Uint8Array(out.buffer)
+    return new Uint8Array(out.buffer, 0, at)
   }
 
   /** Sorted. */
@@ -163,7 +166,7 @@ export class AdView {
     this.#heard.set(peer, heard)
     if (before?.ad === heard.ad) return
     if (before !== undefined) this.#unlist(peer, before.ad)
-    for (const [block, instances] of Map.groupBy(heard.ad.instances, ({ block }) => block)) {
+    if (heard.ad.instances.length > 0) for (const [block, instances] of Map.groupBy(heard.ad.instances, ({ block }) => block)) {
       const hosts = this.#byBlock.get(block) ?? new Map<PeerId, readonly InstanceAd[]>()
       hosts.set(peer, instances)
       this.#byBlock.set(block, hosts)

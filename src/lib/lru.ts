@@ -54,6 +54,11 @@ export class Lru<K, V> implements Iterable<readonly [K, V]> {
   }
 
   /** Least recently used first. */
+  values(): IterableIterator<V> {
+    return this.#entries.values()
+  }
+
+  /** Least recently used first. */
   [Symbol.iterator](): IterableIterator<[K, V]> {
     return this.#entries[Symbol.iterator]()
   }

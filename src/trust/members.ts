@@ -35,6 +35,7 @@ export class Members {
   readonly #known = new Map<PeerId, Member>()
   readonly #sum = new Uint8Array(32)
   readonly #buckets = new Uint8Array(BUCKETS * BUCKET_BYTES)
+  #marks: Uint8Array | undefined
   #sorted: readonly PeerId[] | undefined
 
   constructor(identity: Identity, network: Cid, owner: PeerId, clock: Pick<Clock, 'unix'>) {
@@ -92,12 +93,11 @@ export class Members {
   /** 4 bytes of hash for each member; undefined when there are too many to name them one by one. */
   marks(): Uint8Array | undefined {
     if (this.#known.size > MARKS) return undefined
+    if (this.#marks !== undefined) return this.#marks
     const out = new Uint8Array(this.#known.size * MARK_BYTES)
     let at = 0
-    for (const { hash } of this.#known.values()) {
-      out.set(hash.subarray(0, MARK_BYTES), at)
-      at += MARK_BYTES
-    }
+    for (const { hash } of this.#known.values()) for (let byte = 0; byte < MARK_BYTES; byte += 1) out[at++] = hash[byte]!
+    this.#marks = out
     return out
   }
 
@@ -155,6 +155,7 @@ export class Members {
   /** Adds to the digest what is not in it, and takes out what is. */
   #mix(peer: PeerId, hash: Uint8Array): void {
     const bucket = bucketOf(peer) * BUCKET_BYTES
+    this.#marks = undefined
     for (let at = 0; at < hash.length; at += 1) this.#sum[at]! ^= hash[at]!
     for (let at = 0; at < BUCKET_BYTES; at += 1) this.#buckets[bucket + at]! ^= hash[at]!
   }

@@ -11,11 +11,12 @@ export function seal(identity: Identity, domain: string, value: unknown): Signed
   return { domain, payload, signer: identity.peer, signature: identity.sign(signingBytes(domain, payload)) }
 }
 
-type Opened = { readonly domain: string; readonly value: unknown }
+/** `kept`: the envelope that stands for all with the same bytes. */
+type Opened = { readonly domain: string; readonly value: unknown; readonly kept: Signed }
 
 const opened = new WeakMap<Signed, Opened>()
 /** Of envelopes that came again in another message: gossip, pulls and mirrors carry the same ones many times. */
-const checked = new Lru<string, Opened & { readonly envelope: Signed }>(8_192)
+const checked = new Lru<string, Opened>(8_192)
 /** Larger payloads come rarely, and would make what is remembered large. */
 const REMEMBERED_BYTES = 8_192
 
@@ -26,31 +27,43 @@ const REMEMBERED_BYTES = 8_192
 export function unseal<T>(identity: Identity, domain: string, schema: Schema<T>, envelope: Signed, limitBytes = 1_048_576): { readonly value: T; readonly signer: PeerId } {
   if (envelope.domain !== domain) throw new MeshError('SIGNATURE_INVALID', `expected a signed ${domain}, got a signed ${envelope.domain}`)
   // The schema of a domain never varies, so a remembered value has the type asked for.
-  const known = opened.get(envelope) ?? remembered(domain, envelope)
+  const known = openedBefore(envelope)
   if (known !== undefined && envelope.payload.byteLength <= limitBytes) return { value: known.value as T, signer: envelope.signer }
   if (!identity.verify(envelope.signer, signingBytes(domain, envelope.payload), envelope.signature)) {
     throw new MeshError('SIGNATURE_INVALID', `the ${domain} that claims to be from ${envelope.signer} was not signed by it`)
   }
   const value = decode(schema, envelope.payload, limitBytes, domain)
-  opened.set(envelope, { domain, value })
-  // A copy: nobody else can change the bytes it answers for.
-  if (envelope.payload.byteLength <= REMEMBERED_BYTES) checked.set(nameOf(envelope), { domain, value, envelope: Object.freeze({ domain, payload: envelope.payload.slice(), signer: envelope.signer, signature: envelope.signature.slice() }) })
+  if (envelope.payload.byteLength > REMEMBERED_BYTES) opened.set(envelope, { domain, value, kept: envelope })
+  else {
+    // A copy: nobody else can change the bytes it answers for.
+    const kept = Object.freeze({ domain, payload: envelope.payload.slice(), signer: envelope.signer, signature: envelope.signature.slice() })
+    const known = { domain, value, kept }
+    checked.set(nameOf(envelope), known)
+    opened.set(envelope, known)
+    opened.set(kept, known)
+  }
   return { value, signer: envelope.signer }
 }
 
 /** The envelope to keep in place of this one: the same one each time it comes, so that many lists of it hold it once. To be read only. */
 export function shared(envelope: Signed): Signed {
-  return remembered(envelope.domain, envelope)?.envelope ?? envelope
+  return openedBefore(envelope)?.kept ?? envelope
 }
 
-function remembered(domain: string, envelope: Signed): (Opened & { readonly envelope: Signed }) | undefined {
+function openedBefore(envelope: Signed): Opened | undefined {
+  const same = opened.get(envelope)
+  if (same !== undefined) return same
   const known = checked.peek(nameOf(envelope))
-  return known === undefined || known.domain !== domain || known.envelope.signer !== envelope.signer || !sameBytes(known.envelope.payload, envelope.payload) ? undefined : known
+  if (known === undefined || known.domain !== envelope.domain || known.kept.signer !== envelope.signer || !sameBytes(known.kept.payload, envelope.payload)) return undefined
+  opened.set(envelope, known)
+  return known
 }
 
 /** Its signature as text: one unit a byte. */
 function nameOf({ signature }: Signed): string {
-  return String.fromCharCode(...signature)
+  let name = ''
+  for (let at = 0; at < signature.byteLength; at += 1) name += String.fromCharCode(signature[at]!)
+  return name
 }
 
 function sameBytes(a: Uint8Array, b: Uint8Array): boolean {
