@@ -8,7 +8,7 @@ import { bytes, cid } from '../protocols/ids.ts'
 import { capabilityChain } from '../protocols/membership.ts'
 import { signed } from '../protocols/signed.ts'
 import { createPeer, type Peer } from '../src/peer.ts'
-import type { Ports } from '../src/ports.ts'
+import type { Network, Ports } from '../src/ports.ts'
 import { foundNetwork, networkOf, readGenesis, readInvite, type Membership } from '../src/trust/invitation.ts'
 import { createBackend } from './adapters/backend.ts'
 import { createContentStore } from './adapters/content-store.ts'
@@ -65,22 +65,22 @@ const STARTING = refused('the peer is still starting', true)
 
 const savedMembership = z.object({ network: cid, genesis: signed, secret: bytes, chain: capabilityChain })
 
-/** Starts this host's peer: adapters, the peer itself, its doors. Throws what keeps it from running, and leaves nothing open. */
-export async function up(options: UpOptions): Promise<Daemon> {
+/** Starts this host's peer: adapters, the peer itself, its doors. Throws what keeps it from running, and leaves nothing open. `far` stands between the peer and its network, to pretend distances. */
+export async function up(options: UpOptions, far: (network: Network) => Network = network => network): Promise<Daemon> {
   const startedAt = Date.now()
   const { dataDir } = options
   await mkdir(dataDir, { recursive: true, mode: 0o700 })
   await refuseSecond(dataDir)
   const closers = new Closers()
   try {
-    return await assemble(options, startedAt, closers)
+    return await assemble(options, startedAt, closers, far)
   } catch (error) {
     await closers.close()
     throw error
   }
 }
 
-async function assemble(options: UpOptions, startedAt: number, closers: Closers): Promise<Daemon> {
+async function assemble(options: UpOptions, startedAt: number, closers: Closers, far: (network: Network) => Network): Promise<Daemon> {
   const { dataDir } = options
   const telemetry = createTelemetry({ level: process.env['AIOS_LOG'] ?? 'info', destination: join(dataDir, 'daemon.log') })
   const clock = new SystemClock()
@@ -115,7 +115,7 @@ async function assemble(options: UpOptions, startedAt: number, closers: Closers)
   const sandbox = new QuickjsSandbox({}, sink)
   closers.add('sandbox', () => sandbox[Symbol.asyncDispose]())
   const backend = createBackend({ dir: join(dataDir, 'instances'), content: store.content, clock, telemetry: sink, machine, isolation: options.isolation })
-  const ports: Ports = { clock, random, identity, network: mesh.network, content: store.content, registries: registries.store, journal, backend, sandbox, machine, telemetry: sink }
+  const ports: Ports = { clock, random, identity, network: far(mesh.network), content: store.content, registries: registries.store, journal, backend, sandbox, machine, telemetry: sink }
 
   const peer = createPeer(ports, { membership, bearerKey: joining ? invitation.bearerKey : undefined, onGranted: remember, clusterId: identity.peer, labels: options.labels })
   seen.peer = peer

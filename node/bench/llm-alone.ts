@@ -23,10 +23,10 @@ export class AloneModel implements Disposable {
     return new AloneModel(child, lines)
   }
 
-  /** Greedy tokens and the time of each; the first one's is the prompt's. */
-  async greedy(prompt: readonly number[], count: number): Promise<z.infer<typeof answer>> {
+  /** Greedy tokens and the time of each; the first one's is the prompt's. `forced`: what it says at each place of an answer that is given. */
+  async greedy(prompt: readonly number[], count: number, forced?: readonly number[]): Promise<z.infer<typeof answer>> {
     const said = once(this.#lines, 'line')
-    this.#child.stdin?.write(`${JSON.stringify({ prompt, count })}\n`)
+    this.#child.stdin?.write(`${JSON.stringify({ prompt, count, ...(forced === undefined ? {} : { forced }) })}\n`)
     const [line] = await said
     return answer.parse(JSON.parse(String(line)))
   }

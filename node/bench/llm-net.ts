@@ -34,13 +34,8 @@ export class LlmNet implements AsyncDisposable {
     return new LlmNet(dir, await Devnet.start(join(dir, 'net'), peers))
   }
 
-  /** Makes a model of random weights; answers its folder. */
-  async make({ preset, variant, seed = 1 }: ModelWish): Promise<string> {
-    const folder = join(this.dir, `${preset}-${variant}-${seed}`)
-    const child = spawn(process.execPath, [MAKER, folder, '--preset', preset, '--variant', variant, '--seed', String(seed), '--external'], { stdio: ['ignore', 'ignore', 'inherit'] })
-    const [code] = await once(child, 'exit')
-    if (code !== 0) throw new Error(`making a ${preset} ${variant} model ended with ${String(code)}`)
-    return folder
+  make(wish: ModelWish): Promise<string> {
+    return makeModel(this.dir, wish)
   }
 
   /** Imports a folder at the first peer and serves it; resolves when each stage has all its instances. */
@@ -138,6 +133,15 @@ export async function read(response: Response, beganAt: number, onToken?: (count
   }
   if (!ended) throw new BrokenStream(got(), 'it ended without an end')
   return got()
+}
+
+/** Makes a model of random weights below `dir`; answers its folder. The same seed gives the same weights in every variant, each rounded as it says. */
+export async function makeModel(dir: string, { preset, variant, seed = 1 }: ModelWish): Promise<string> {
+  const folder = join(dir, `${preset}-${variant}-${seed}`)
+  const child = spawn(process.execPath, [MAKER, folder, '--preset', preset, '--variant', variant, '--seed', String(seed), '--external'], { stdio: ['ignore', 'ignore', 'inherit'] })
+  const [code] = await once(child, 'exit')
+  if (code !== 0) throw new Error(`making a ${preset} ${variant} model ended with ${String(code)}`)
+  return folder
 }
 
 /** Times between chunks, in ms, from the second on. */

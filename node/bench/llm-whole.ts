@@ -1,21 +1,22 @@
-/** A whole model in one process, as one would run it without a mesh: ONNX Runtime, its caches fed back. Reads `{ prompt, count }` a line, answers `{ ids, ms }`. */
+/** A whole model in one process, as one would run it without a mesh: ONNX Runtime, its caches fed back. Reads `{ prompt, count, forced? }` a line, answers `{ ids, ms }`. */
 import { createInterface } from 'node:readline'
 import { join } from 'node:path'
 import { InferenceSession, Tensor } from 'onnxruntime-node'
 import { z } from 'zod'
 
 const [folder = '', threads = '1'] = process.argv.slice(2)
-const order = z.object({ prompt: z.array(z.int()), count: z.int() })
+const order = z.object({ prompt: z.array(z.int()), count: z.int(), forced: z.array(z.int()).optional() })
 
 const session = await InferenceSession.create(join(folder, 'model.onnx'), { intraOpNumThreads: Number(threads), interOpNumThreads: 1, extra: { session: { intra_op: { allow_spinning: '0' } } } })
 const caches = session.inputMetadata.filter(input => input.name.startsWith('past_key_values'))
 process.stdout.write('{"ready":true}\n')
 for await (const line of createInterface({ input: process.stdin })) {
-  const { prompt, count } = order.parse(JSON.parse(line))
-  process.stdout.write(`${JSON.stringify(await greedy(prompt, count))}\n`)
+  const { prompt, count, forced } = order.parse(JSON.parse(line))
+  process.stdout.write(`${JSON.stringify(await greedy(prompt, count, forced))}\n`)
 }
 
-async function greedy(prompt: readonly number[], count: number): Promise<{ readonly ids: readonly number[]; readonly ms: readonly number[] }> {
+/** `forced`: what really comes next each time, whatever it would have said itself. */
+async function greedy(prompt: readonly number[], count: number, forced?: readonly number[]): Promise<{ readonly ids: readonly number[]; readonly ms: readonly number[] }> {
   let past = new Map<string, Tensor>(caches.map(input => [input.name, empty(input)]))
   let length = 0
   let next: readonly number[] = prompt
@@ -36,7 +37,7 @@ async function greedy(prompt: readonly number[], count: number): Promise<{ reado
     const id = likeliest(results['logits'])
     ms.push(performance.now() - began)
     ids.push(id)
-    next = [id]
+    next = [forced?.[ids.length - 1] ?? id]
   }
   return { ids, ms }
 }

@@ -18,6 +18,7 @@ const BENCHES: Readonly<Record<string, () => Promise<Bench>>> = {
   'llm-fill': () => import('./llm-fill.ts'),
   'llm-batch': () => import('./llm-batch.ts'),
   'llm-prefix': () => import('./llm-prefix.ts'),
+  'llm-speculate': () => import('./llm-speculate.ts'),
   'llm-choose': () => import('./choose.ts'),
   plan: () => import('./plan.ts'),
   'llm-import': () => import('./llm-import.ts'),

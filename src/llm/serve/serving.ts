@@ -39,7 +39,7 @@ export type ServeWish = {
   /** Only hosts that carry these, now and whenever a stage is placed anew. */
   readonly labels?: Readonly<Record<string, string>> | undefined
 }
-export type ServeOptions = ServeWish & { readonly service?: string | undefined; readonly standbys?: number | undefined }
+export type ServeOptions = ServeWish & { readonly service?: string | undefined; readonly standbys?: number | undefined; /** A small served model of the same vocabulary that guesses ahead, or the service's own name: by what its text repeats. */ readonly draft?: string | undefined }
 
 export type Planned = { readonly model: string; readonly wish: PlanWish; readonly plan: ModelPlan }
 export type Serving = { readonly served: ServedModel; readonly plan: ModelPlan; readonly blocks: readonly BlockRecord[]; /** Hosts that would not, and were planned around. */ readonly refusals: readonly { readonly host: PeerId; readonly because: string }[] }
@@ -136,7 +136,7 @@ export class ModelServing {
         continue
       }
       const stages = plan.stages.map(({ first, end }, at): ServedStage => ({ block: blocks[at]!.blockId, first, end, componentURI: blocks[at]!.componentURI, component: blocks[at]!.component }))
-      const served: ServedModel = { service, modelURI: manifest.modelURI, model: cid, stages, contextTokens: wish.contextTokens, sessions: wish.sessions, standbys, owner: identity.peer, revision: 0 }
+      const served: ServedModel = { service, modelURI: manifest.modelURI, model: cid, stages, contextTokens: wish.contextTokens, sessions: wish.sessions, standbys, ...(options.draft === undefined ? {} : { draft: options.draft }), owner: identity.peer, revision: 0 }
       await this.#register(served, blocks)
       return { served, plan, blocks, refusals }
     }
