@@ -17,6 +17,8 @@ import { hex } from '../protocols/codec.ts'
 const TASKS_BOUND = 10_000
 const COMMAND_MS = 30_000
 const READY_MS = 60_000
+/** One step of a splitter. */
+const SPLIT_MS = 600_000
 
 export type Task = { readonly id: string; readonly action: string; readonly createdAt: Millis; status: 'in_progress' | 'completed' | 'failed'; result: Json }
 
@@ -91,7 +93,7 @@ export class Parser {
         return this.#command(document, signal)
       case 'startModelSplitJob':
       case 'start_model_split_job':
-        return splitJob(this.#models, document)
+        return splitJob(this.#models, document, async (block, step, data) => Object.values(await this.#invoker.management(block, undefined, step, data, { deadlineMs: SPLIT_MS, signal }))[0] ?? null)
       case 'queryLayers':
         return toJson(layerObjects(await this.#stages(), document))
       default:

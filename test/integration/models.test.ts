@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { mkdtemp, rm } from 'node:fs/promises'
+import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { z } from 'zod'
@@ -104,6 +104,29 @@ describe('a model over three real peers', function () {
     assert.equal((await refusal(net.peer(1).client.send('POST', '/api/startModelSplitJob', { task_data: { model_name: 'tiny', model_split_config: { split_1: [0, 4], split_2: [5, 6] } } }))).code, 'SPEC_INVALID')
     const listed = z.object({ result: z.array(part) }).parse(await net.peer(2).client.send('POST', '/api/queryLayers', { model_name: 'tiny:1.0.0-stable' })).result
     for (const { model_layer_hash: hash } of [...even.layers, ...said.layers]) assert(listed.some(one => one.model_layer_hash === hash))
+  })
+
+  it('is cut where a splitter of an author\'s own says, step by step; what it refuses is refused in its words', async () => {
+    const folder = join(dir, 'splitter')
+    await mkdir(folder, { recursive: true })
+    await writeFile(join(folder, 'component.json'), JSON.stringify({ componentId: { name: 'first-alone', version: '1.0.0', releaseTag: 'stable' }, componentType: 'node' }))
+    await writeFile(join(folder, 'index.ts'), `import { defineBlock } from 'aios-mesh/sdk'
+export default defineBlock({
+  data: entry => entry.data,
+  management: (action, given) => {
+    if (action === 'begin') return given.task_data.deny ? [false, 'not on a Friday'] : [true, { layers: given.model.layers.length }]
+    if (action === 'main') return [true, { ranges: [[0, 1], [1, given.extra.layers]] }]
+    return [true, { parts: given.parts.length, extra: given.extra }]
+  },
+})`)
+    const { client } = net.peer(0)
+    for await (const line of client.lines('POST', '/mesh/components', { directory: folder })) assert(!JSON.stringify(line).startsWith('{"error"'), JSON.stringify(line))
+    await client.send('POST', '/api/createBlock', { blockId: 'first-alone', blockComponentURI: 'node.first-alone:1.0.0-stable', minInstances: 1, maxInstances: 1, mode: 'allocate' })
+    const { result } = z.object({ result: z.object({ block_specs: z.array(z.object({ blockComponentURI: z.string() })), finish: z.json() }) }).parse(await client.send('POST', '/api/startModelSplitJob', { task_data: { model_name: 'tiny', splitter: 'first-alone' } }))
+    assert.deepEqual(result.block_specs.map(spec => spec.blockComponentURI), ['llm.tiny-l0-1:1.0.0-stable', 'llm.tiny-l1-6:1.0.0-stable'])
+    assert.deepEqual(result.finish, { parts: 2, extra: { ranges: [[0, 1], [1, 6]] } })
+    const denied = await refusal(client.send('POST', '/api/startModelSplitJob', { task_data: { model_name: 'tiny', splitter: 'first-alone', deny: true } }))
+    assert.deepEqual([denied.code, /in begin.*not on a Friday/.test(denied.message)], ['RUN_FAILED', true])
   })
 
   it('lives on when the host of a stage dies', async () => {

@@ -1,6 +1,6 @@
 import type { CapacityAd } from '../../../protocols/capacity.ts'
 import { MeshError, type Verdict } from '../../../protocols/errors.ts'
-import { blockId, type Cid, type Millis, type PeerId } from '../../../protocols/ids.ts'
+import { blockId, type Cid, type Json, type Millis, type PeerId } from '../../../protocols/ids.ts'
 import type { Right } from '../../../protocols/membership.ts'
 import type { ModelManifest, ServedModel, ServedStage } from '../../../protocols/model.ts'
 import type { Needs } from '../../../protocols/resources.ts'
@@ -9,6 +9,7 @@ import type { Ports, Random } from '../../ports.ts'
 import type { MeshView } from '../../roles.ts'
 import type { Placement } from '../../placement/placement.ts'
 import type { ArtefactCatalogue } from '../../registries/catalogue.ts'
+import { toJson } from '../../lib/json.ts'
 import { parseBlock } from '../../specs/block.ts'
 import { analyse, type ModelAnalysis } from '../onnx/analyse.ts'
 import { decodeModel } from '../onnx/codec.ts'
@@ -151,6 +152,13 @@ export class ModelServing {
     const plan = leastBottleneck({ hosts: Array.from({ length: parts }, () => host), layerBytes: layers.map(() => 0), embeddingBytes: 0, headBytes: 0, stageBytes: 0, hop: () => 0 }, { stages: parts })
     if (plan === undefined) throw new MeshError('SPEC_INVALID', `${manifest.modelURI} has ${layers.length} layers: it cannot be cut into ${parts} parts`)
     return plan.stages
+  }
+
+  /** What a splitter has to know of a model. Throws NOT_FOUND. */
+  async facts(uri: string): Promise<Json> {
+    const { manifest } = await this.#catalogue.model(uri, this.#ports.clock.deadline(FETCH_MS))
+    const { facts, layers, embedding, head, modelURI } = manifest
+    return toJson({ modelURI, facts, layers, embedding, head })
   }
 
   /** Publishes the component of each of these ranges, which cover the model in order. Throws NOT_FOUND, SPEC_INVALID, FORBIDDEN. */

@@ -1,15 +1,16 @@
 import { z } from 'zod'
 import { MeshError } from '../../../protocols/errors.ts'
-import type { Json } from '../../../protocols/ids.ts'
+import { blockId, type Json } from '../../../protocols/ids.ts'
 import type { ComponentManifest } from '../../../protocols/specs.ts'
 import { toJson } from '../../lib/json.ts'
 import { specValues } from '../../specs/envelope.ts'
 import type { ModelServing, StageComponent } from './serving.ts'
+import { Splitter, type AskSplitter } from './splitter.ts'
 
 const range = z.tuple([z.int().nonnegative(), z.int().positive()])
-/** AIOS's `start_model_split_job`: a model, into how many parts, or which layers each part has (`{ split_1: [0, 4], split_2: [4, 8] }`). */
+/** AIOS's `start_model_split_job`: a model, into how many parts, or which layers each part has (`{ split_1: [0, 4], split_2: [4, 8] }`), or a block that says so. */
 const job = z.looseObject({
-  task_data: z.looseObject({ model_name: z.string().min(1).max(300), world_size: z.int().positive().max(1_024).optional(), model_split_config: z.record(z.string(), range).optional() }),
+  task_data: z.looseObject({ model_name: z.string().min(1).max(300), world_size: z.int().positive().max(1_024).optional(), model_split_config: z.record(z.string(), range).optional(), splitter: blockId.optional() }),
 })
 const layersQuery = z.looseObject({ model_name: z.string().optional(), model_component_registry_uri: z.string().optional() })
 
@@ -24,19 +25,27 @@ export type ModelLayerObject = {
 
 /**
  * Cuts an imported model into parts as AIOS's splitter does: begin (which layers each part has), main (each becomes a
- * component), finish (the model plan: a block spec a part, in order). Nothing is placed. Throws SPEC_INVALID, NOT_FOUND.
+ * component), finish (the model plan: a block spec a part, in order); a `splitter` block is asked at each. Nothing is placed. Throws
+ * SPEC_INVALID, NOT_FOUND, RUN_FAILED.
  */
-export async function splitJob(serving: Pick<ModelServing, 'split' | 'cut'>, document: Json): Promise<Json> {
+export async function splitJob(serving: Pick<ModelServing, 'split' | 'cut' | 'facts'>, document: Json, ask: AskSplitter): Promise<Json> {
   const parsed = job.safeParse(specValues(document, 'model split job'))
   if (!parsed.success) throw new MeshError('SPEC_INVALID', `model split job: ${parsed.error.issues.map(({ path, message }) => `${path.join('.')}: ${message}`).join('; ')}`)
-  const { model_name: model, world_size: size, model_split_config: config } = parsed.data.task_data
-  const ranges = config === undefined ? await serving.cut(model, size ?? 2) : Object.entries(config).sort(([a], [b]) => rankIn(a) - rankIn(b)).map(([, [first, end]]) => ({ first, end }))
-  if (size !== undefined && size !== ranges.length) throw new MeshError('SPEC_INVALID', `model split job: world_size is ${size}, and model_split_config has ${ranges.length} parts`)
+  const { task_data: task } = parsed.data
+  const { model_name: model, world_size: size, model_split_config: config } = task
+  const splitter = task.splitter === undefined ? undefined : new Splitter(task.splitter, toJson(task), ask)
+  const ranges = splitter !== undefined
+    ? await splitter.ranges(await serving.facts(model))
+    : config === undefined ? await serving.cut(model, size ?? 2) : Object.entries(config).sort(([a], [b]) => rankIn(a) - rankIn(b)).map(([, [first, end]]) => ({ first, end }))
+  if (size !== undefined && size !== ranges.length) throw new MeshError('SPEC_INVALID', `model split job: world_size is ${size}, and it would have ${ranges.length} parts`)
   const parts = await serving.split(model, ranges)
+  const layers = parts.map((part, rank) => layerObject(part, rank, parts.length))
+  const finished = await splitter?.finish(toJson(layers))
   return toJson({
     model_name: model, world_size: parts.length,
-    layers: parts.map((part, rank) => layerObject(part, rank, parts.length)),
+    layers,
     block_specs: parts.map(({ manifest }, rank) => ({ blockId: `${blockName(manifest)}-s${rank}`, blockComponentURI: manifest.componentURI, minInstances: 1, maxInstances: 1, needs: manifest.needs })),
+    ...(finished === undefined ? {} : { finish: finished }),
   })
 }
 
