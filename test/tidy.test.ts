@@ -39,8 +39,6 @@ const DRAWERS = /(?:^|[-./])(?:utils?|helpers?|common|types|managers?|services?|
 const NAMED_BY_AIOS = ['sdk/index.ts']
 /** Where a process or a reader begins; everything else must be imported, started or named by something that is reached. */
 const ENTRANCES = ['node/cli/main.ts', 'node/cli/aios.mjs', 'node/bench/main.ts', 'node/demo/main.ts', 'simulations/run.ts', 'sdk/index.ts']
-/** Parts that are built side by side before what will start them; an entrance of their own until the commands that use them are here. */
-const ARRIVING = /^src\/llm\//
 const AUTHORS_OWN = /^sdk\/examples\//
 const LONGEST_FILE = 400
 const GENERATED = /^(?:test\/vectors|node\/dashboard\/vendor)\//
@@ -143,7 +141,6 @@ describe('the house is tidy', () => {
       for (const mentioned of source.mentions) visit(mentioned)
     }
     for (const entrance of ENTRANCES) visit(entrance)
-    for (const { path } of sources) if (ARRIVING.test(path)) visit(path)
     // What only tests reach is dead, unless it is a test's own.
     for (const { path, room } of sources) if (room === 'test' && path.endsWith('.test.ts')) visitTests(path)
     function visitTests(path: string): void {

@@ -13,12 +13,12 @@ const HOPS = 2
  */
 export async function run(): Promise<Record<string, number>> {
   await using net = await LlmNet.start(2)
-  const folder = await net.make({ preset: 'small', variant: 'fused' })
+  const folder = await net.make({ preset: 'tiny', variant: 'fused' })
   await net.serve(folder, 'halves', { shards: 2, standbys: 0, contextTokens: 512, sessions: 2 })
   using alone = await AloneModel.open(folder, 1)
   const [split, whole]: [number[], number[]] = [[], []]
   for (let round = 0; round < ROUNDS; round += 1) {
-    const prompt = promptOf(16, 8_192, round)
+    const prompt = promptOf(16, 512, round)
     const streamed = await net.stream(net.net.peer(0), 'halves', { prompt, maxTokens: TOKENS })
     const { ms } = await alone.greedy(prompt, TOKENS)
     if (round === 0) continue
