@@ -14,9 +14,21 @@ export const signed = z.object({
 })
 export type Signed = z.infer<typeof signed>
 
+const heads = new Map<string, Uint8Array>()
+/** There are about twenty domains; who makes up others does not fill our memory. */
+const HEADS_KEPT = 64
+
+function headOf(domain: string): Uint8Array {
+  const known = heads.get(domain)
+  if (known !== undefined) return known
+  const made = utf8(`aios-mesh/1\0${domain}\0`)
+  if (heads.size < HEADS_KEPT) heads.set(domain, made)
+  return made
+}
+
 /** The exact bytes a signature covers. */
 export function signingBytes(domain: string, payload: Uint8Array): Uint8Array {
-  const head = utf8(`aios-mesh/1\0${domain}\0`)
+  const head = headOf(domain)
   const out = new Uint8Array(head.byteLength + payload.byteLength)
   out.set(head, 0)
   out.set(payload, head.byteLength)

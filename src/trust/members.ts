@@ -1,13 +1,11 @@
-import { digest, hex, utf8 } from '../../protocols/codec.ts'
 import { granted, refused, type Verdict } from '../../protocols/errors.ts'
-import type { Cid, Millis, PeerId } from '../../protocols/ids.ts'
-import type { CapabilityChain, Right } from '../../protocols/membership.ts'
+import type { Cid, PeerId } from '../../protocols/ids.ts'
+import type { CapabilityChain } from '../../protocols/membership.ts'
 import type { Signed } from '../../protocols/signed.ts'
 import type { Clock, Identity } from '../ports.ts'
 import { proveChain, SKEW_MS } from './capability.ts'
-import { shared } from './seal.ts'
+import { markOf, memberOf, readShort, writtenMember, type Member } from './member.ts'
 
-export type Member = { readonly chain: CapabilityChain; readonly rights: readonly Right[]; readonly expires: Millis; /** Of the leaf's signature: names the chain. */ readonly mark: string; /** Of peer and mark, sha2-256. */ readonly hash: Uint8Array }
 export type MemberPage = { members: { peer: PeerId; chain: Signed[] }[]; next?: PeerId }
 
 const BOUND = 20_000
@@ -36,7 +34,8 @@ export class Members {
   readonly #sum = new Uint8Array(32)
   readonly #buckets = new Uint8Array(BUCKETS * BUCKET_BYTES)
   #marks: Uint8Array | undefined
-  #sorted: readonly PeerId[] | undefined
+  /** In order of their ids. */
+  readonly #sorted: Member[] = []
 
   constructor(identity: Identity, network: Cid, owner: PeerId, clock: Pick<Clock, 'unix'>) {
     this.#identity = identity
@@ -57,19 +56,18 @@ export class Members {
 
   /** Takes a chain that proves `peer` a member; the value says whether that was news. Refuses with the reason. */
   learn(peer: PeerId, chain: CapabilityChain): Verdict<boolean> {
-    const mark = markOf(chain)
     const known = this.get(peer)
-    if (known?.mark === mark) return granted(false)
+    if (known !== undefined && (chain[0] === known.chain[0] || markOf(chain) === known.mark)) return granted(false)
     const proof = proveChain(this.#identity, this.#network, this.#owner, chain, this.#clock.unix())
     if (!proof.ok) return proof
     if (proof.value.subject !== peer) return refused('the capability belongs to somebody else')
-    const member: Member = { chain: chain.map(shared), rights: proof.value.rights, expires: proof.value.expires, mark, hash: digest(utf8(`${peer}\0${mark}`)) }
+    const member = memberOf(peer, chain, proof.value)
     if (known !== undefined && !better(member, known)) return granted(false)
     if (!this.#known.has(peer) && this.#known.size >= BOUND && this.forgetExpired() === 0) return refused(`this peer knows ${BOUND} members, and has no room for more`, true)
     this.#drop(peer)
     this.#known.set(peer, member)
-    this.#sorted = undefined
-    this.#mix(peer, member.hash)
+    this.#sorted.splice(this.#placeOf(peer), 0, member)
+    this.#mix(member)
     return granted(true)
   }
 
@@ -96,31 +94,29 @@ export class Members {
     if (this.#marks !== undefined) return this.#marks
     const out = new Uint8Array(this.#known.size * MARK_BYTES)
     let at = 0
-    for (const { hash } of this.#known.values()) for (let byte = 0; byte < MARK_BYTES; byte += 1) out[at++] = hash[byte]!
+    for (const { hash } of this.#sorted) for (let byte = 0; byte < MARK_BYTES; byte += 1) out[at++] = hash[byte]!
     this.#marks = out
     return out
   }
 
   /** Those after `after`, in order of their ids; only from parts of the list that differ from `theirs`, and only whom `held` does not name, where those are given. */
   page(after: PeerId | undefined, theirs?: Uint8Array, held?: Uint8Array): MemberPage {
-    this.#sorted ??= [...this.#known.keys()].sort()
-    const from = after === undefined ? 0 : this.#sorted.findIndex(peer => peer > after)
+    let from = after === undefined ? 0 : this.#placeOf(after)
+    if (after !== undefined && this.#sorted[from]?.peer === after) from += 1
     const members: MemberPage['members'] = []
     let bytes = 0
     let last: PeerId | undefined
-    if (from < 0) return { members }
     const marks = held === undefined ? undefined : readMarks(held)
     const same = theirs === undefined ? undefined : Array.from({ length: BUCKETS }, (_, bucket) => this.#agrees(bucket, theirs))
     for (let at = from; at < this.#sorted.length; at += 1) {
-      const peer = this.#sorted[at]!
-      if (same?.[bucketOf(peer)] === true) continue
-      const member = this.get(peer)
-      if (member === undefined || marks?.has(readMark(member.hash, 0)) === true) continue
+      const member = this.#sorted[at]!
+      const { peer } = member
+      if (marks?.has(member.short) === true || same?.[bucketOf(peer)] === true || this.#expired(member)) continue
       const size = member.chain.reduce((sum, { payload, signature }) => sum + payload.byteLength + signature.byteLength + LINK_BYTES, 0)
       if (last !== undefined && (members.length === PAGE || bytes + size > PAGE_BYTES)) return { members, next: last }
       bytes += size
       last = peer
-      members.push({ peer, chain: [...member.chain] })
+      members.push({ peer, chain: member.chain })
     }
     return { members }
   }
@@ -130,9 +126,13 @@ export class Members {
   }
 
   /** As it is kept on disk. */
-  saved(peer: PeerId): { readonly peer: PeerId; readonly chain: CapabilityChain } | undefined {
-    const member = this.#known.get(peer)
-    return member === undefined ? undefined : { peer, chain: member.chain }
+  saved(peers: Iterable<PeerId> = this.#known.keys()): readonly Uint8Array[] {
+    const entries: Uint8Array[] = []
+    for (const peer of peers) {
+      const member = this.#known.get(peer)
+      if (member !== undefined) entries.push(writtenMember(member))
+    }
+    return entries
   }
 
   #agrees(bucket: number, theirs: Uint8Array): boolean {
@@ -148,12 +148,23 @@ export class Members {
     const member = this.#known.get(peer)
     if (member === undefined) return
     this.#known.delete(peer)
-    this.#sorted = undefined
-    this.#mix(peer, member.hash)
+    this.#sorted.splice(this.#placeOf(peer), 1)
+    this.#mix(member)
+  }
+
+  /** The first place in order that does not come before `peer`. */
+  #placeOf(peer: PeerId): number {
+    let [least, most] = [0, this.#sorted.length]
+    while (least < most) {
+      const middle = (least + most) >>> 1
+      if (this.#sorted[middle]!.peer < peer) least = middle + 1
+      else most = middle
+    }
+    return least
   }
 
   /** Adds to the digest what is not in it, and takes out what is. */
-  #mix(peer: PeerId, hash: Uint8Array): void {
+  #mix({ peer, hash }: Member): void {
     const bucket = bucketOf(peer) * BUCKET_BYTES
     this.#marks = undefined
     for (let at = 0; at < hash.length; at += 1) this.#sum[at]! ^= hash[at]!
@@ -167,19 +178,10 @@ function better(one: Member, other: Member): boolean {
   return one.mark < other.mark
 }
 
-function readMark(bytes: Uint8Array, at: number): number {
-  return ((bytes[at]! << 24) | (bytes[at + 1]! << 16) | (bytes[at + 2]! << 8) | bytes[at + 3]!) >>> 0
-}
-
 function readMarks(bytes: Uint8Array): ReadonlySet<number> {
   const marks = new Set<number>()
-  for (let at = 0; at + MARK_BYTES <= bytes.byteLength; at += MARK_BYTES) marks.add(readMark(bytes, at))
+  for (let at = 0; at + MARK_BYTES <= bytes.byteLength; at += MARK_BYTES) marks.add(readShort(bytes, at))
   return marks
-}
-
-function markOf(chain: CapabilityChain): string {
-  const [leaf] = chain
-  return leaf === undefined ? '' : hex(leaf.signature)
 }
 
 function bucketOf(peer: PeerId): number {

@@ -1,11 +1,12 @@
 import { z } from 'zod'
-import { decode, encode, hex } from '../../protocols/codec.ts'
+import { decode, hex } from '../../protocols/codec.ts'
 import { asMeshError, type Verdict } from '../../protocols/errors.ts'
 import { peerId, type Cid, type Millis, type PeerId } from '../../protocols/ids.ts'
 import { capabilityChain, membersPull, type CapabilityChain } from '../../protocols/membership.ts'
 import { hedge } from '../lib/hedge.ts'
 import type { Ports, Random } from '../ports.ts'
-import { Members, type Member } from './members.ts'
+import type { Member } from './member.ts'
+import { Members } from './members.ts'
 
 /** What is learned in that time is written at once: a whole village joining is one write, not a thousand. */
 const SAVE_MS = 1_000
@@ -167,9 +168,9 @@ export class Roll {
     const { journal } = this.#ports
     const anew = this.#saved > this.#members.size + SUPERSEDED
     if (anew) await journal.drop(STREAM)
-    const members = anew ? this.#members.all() : [...this.#unsaved].flatMap(peer => this.#members.saved(peer) ?? [])
+    const members = this.#members.saved(anew ? undefined : this.#unsaved)
     this.#unsaved.clear()
     this.#saved = (anew ? 0 : this.#saved) + members.length
-    await journal.append(STREAM, members.map(member => encode(member)))
+    await journal.append(STREAM, members)
   }
 }

@@ -16,9 +16,12 @@ type Opened = { readonly domain: string; readonly value: unknown; readonly kept:
 
 const opened = new WeakMap<Signed, Opened>()
 /** Of envelopes that came again in another message: gossip, pulls and mirrors carry the same ones many times. */
-const checked = new Lru<string, Opened>(8_192)
+const checked = new Lru<number, Opened>(8_192)
+/** What is said to one peer at one time never comes again. */
+const SAID_ONCE: ReadonlySet<string> = new Set(['hello', 'bearer', 'lease'])
 /** Larger payloads come rarely, and would make what is remembered large. */
 const REMEMBERED_BYTES = 8_192
+const NAME_BYTES = 6
 
 /**
  * Checks who signed and decodes. Throws SIGNATURE_INVALID, MESSAGE_INVALID, MESSAGE_TOO_LARGE.
@@ -33,7 +36,7 @@ export function unseal<T>(identity: Identity, domain: string, schema: Schema<T>,
     throw new MeshError('SIGNATURE_INVALID', `the ${domain} that claims to be from ${envelope.signer} was not signed by it`)
   }
   const value = decode(schema, envelope.payload, limitBytes, domain)
-  if (envelope.payload.byteLength > REMEMBERED_BYTES) opened.set(envelope, { domain, value, kept: envelope })
+  if (envelope.payload.byteLength > REMEMBERED_BYTES || SAID_ONCE.has(domain)) opened.set(envelope, { domain, value, kept: envelope })
   else {
     // A copy: nobody else can change the bytes it answers for.
     const kept = Object.freeze({ domain, payload: envelope.payload.slice(), signer: envelope.signer, signature: envelope.signature.slice() })
@@ -54,15 +57,15 @@ function openedBefore(envelope: Signed): Opened | undefined {
   const same = opened.get(envelope)
   if (same !== undefined) return same
   const known = checked.peek(nameOf(envelope))
-  if (known === undefined || known.domain !== envelope.domain || known.kept.signer !== envelope.signer || !sameBytes(known.kept.payload, envelope.payload)) return undefined
+  if (known === undefined || known.domain !== envelope.domain || known.kept.signer !== envelope.signer || !sameBytes(known.kept.signature, envelope.signature) || !sameBytes(known.kept.payload, envelope.payload)) return undefined
   opened.set(envelope, known)
   return known
 }
 
-/** Its signature as text: one unit a byte. */
-function nameOf({ signature }: Signed): string {
-  let name = ''
-  for (let at = 0; at < signature.byteLength; at += 1) name += String.fromCharCode(signature[at]!)
+/** The first 48 bits of its signature: no two that are remembered are likely to share them, and the newer then stays. */
+function nameOf({ signature }: Signed): number {
+  let name = 0
+  for (let at = 0; at < NAME_BYTES; at += 1) name = name * 256 + (signature[at] ?? 0)
   return name
 }
 
