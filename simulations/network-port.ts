@@ -307,9 +307,23 @@ export class NetworkPort implements Network {
     }
     kernel.after(links.delay(from, to), () => {
       if (!links.whole && links.severed(from, to)) return
+      if (!connection.port.life.alive) {
+        this.#restarted(connection)
+        return
+      }
       this.#net.record(from, to, hash)
       deliver()
-    }, connection.port.life)
+    })
+  }
+
+  /** We spoke to an earlier life of a host that is up again: it knows nothing of the connection, and says so. */
+  #restarted(connection: Connection): void {
+    const { host, port } = connection
+    if (host.port === undefined) return
+    const { kernel, links } = this.#net
+    kernel.after(links.delay(host.index, this.host.index), () => {
+      if (!links.severed(host.index, this.host.index)) this.connections.lose(host.peer, port)
+    }, this.life)
   }
 
   /** Somebody speaks over a connection that we have given up: as TCP does, we say so. */

@@ -101,6 +101,22 @@ describe('the simulated network', () => {
     assert.deepEqual(a.peers(), [])
   })
 
+  it('a host that lost its power and is up again tells whoever speaks to its earlier life', async () => {
+    const two = pair()
+    const { kernel, net, a, b, hosts, lives } = two
+    b.handle(echo, async request => request)
+    await acquaint(two)
+    lives[1].alive = false
+    net.unplug(hosts[1], true)
+    const gone: string[] = []
+    a.onPeer((peer, state) => gone.push(`${peer} ${state}`))
+    await assert.rejects(kernel.drive(a.request(PEER_B, echo, { text: 'x' })), { code: 'DEADLINE' })
+    assert.deepEqual(gone, [])
+    net.connect(hosts[1], { alive: true })
+    await assert.rejects(kernel.drive(a.request(PEER_B, echo, { text: 'x' })), { code: 'PEER_UNREACHABLE' })
+    assert.deepEqual(gone, [`${PEER_B} gone`])
+  })
+
   it('a cut link is silent: requests run into their deadline, and only later is the peer gone', async () => {
     const world = pair()
     await acquaint(world)
