@@ -49,7 +49,7 @@ export class SimulatedDisk {
     return {
       append: (stream, entries) => {
         // The caller may reuse its buffers.
-        const copies = entries.map(entry => entry.slice())
+        const copies = entries.map(copyOf)
         return this.#write(life, copies.reduce((sum, copy) => sum + copy.byteLength, 0), () => {
           const held = this.#streams.get(stream)
           if (copies.length === 0) return
@@ -110,6 +110,19 @@ export class SimulatedDisk {
       }
     }, life)
   }
+}
+
+const copied = new WeakMap<Uint8Array, Uint8Array>()
+const SMALL_BYTES = 256
+
+/** Of the same bytes in the same array the same copy: what many hosts write of one thing is held once. */
+function copyOf(entry: Uint8Array): Uint8Array {
+  if (entry.byteLength < SMALL_BYTES) return entry.slice()
+  const known = copied.get(entry)
+  if (known !== undefined && known.byteLength === entry.byteLength && known.every((byte, at) => byte === entry[at])) return known
+  const copy = entry.slice()
+  copied.set(entry, copy)
+  return copy
 }
 
 function sorted(keys: Iterable<string>, prefix: string): readonly string[] {

@@ -16,7 +16,7 @@ const REASONS = 1_000
 
 /** Who follows a deadline: what the platform does for each listener costs as much as a message. */
 const FOLLOWERS = Symbol('followers')
-type Followed = AbortSignal & { [FOLLOWERS]?: Set<() => void> }
+type Followed = AbortSignal & { [FOLLOWERS]?: (() => void)[] }
 
 /** Calls `run` once `signal` aborts, unless the returned function is called before. */
 export function onAbort(signal: Followed, run: () => void): () => void {
@@ -25,9 +25,10 @@ export function onAbort(signal: Followed, run: () => void): () => void {
     signal.addEventListener('abort', run, { once: true })
     return () => signal.removeEventListener('abort', run)
   }
-  followers.add(run)
+  followers.push(run)
   return () => {
-    followers.delete(run)
+    const at = followers.lastIndexOf(run)
+    if (at >= 0) followers.splice(at, 1)
   }
 }
 
@@ -206,12 +207,11 @@ export class Kernel {
       controller.abort(parent.reason)
       return signal
     }
-    const followers = new Set<() => void>()
+    const followers: (() => void)[] = []
     signal[FOLLOWERS] = followers
     const abort = (reason: unknown): void => {
       controller.abort(reason)
-      for (const follow of followers) follow()
-      followers.clear()
+      for (const follow of followers.splice(0)) follow()
     }
     const cancel = this.after(duration, () => {
       unfollow?.()

@@ -106,7 +106,7 @@ export class SimulatedNetwork {
     if (this.#componentStale) return
     const [kept, merged] = [this.#component[one.index], this.#component[other.index]]
     if (kept === undefined || merged === undefined || kept === merged || this.links.severed(one.index, other.index)) return
-    for (const [index, id] of this.#component.entries()) if (id === merged) this.#component[index] = kept
+    for (let index = 0; index < this.#component.length; index += 1) if (this.#component[index] === merged) this.#component[index] = kept
   }
 
   topologyChanged(): void {

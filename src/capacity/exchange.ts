@@ -186,8 +186,8 @@ export class AdExchange {
     const { view, live, isLive } = this.#parts
     const { peer: self } = this.#ports.identity
     const asker = held === undefined ? undefined : readMarks(held)
-    const lacks = (peer: PeerId): boolean => !(asker?.has(view.mark(peer)) ?? false)
-    const wanted = of ?? [...(lacks(self) ? [self] : []), ...live().filter(peer => peer !== self && lacks(peer))]
+    const others = (): readonly PeerId[] => (asker === undefined ? live() : view.lacking(asker).filter(isLive).sort()).filter(peer => peer !== self)
+    const wanted = of ?? [...(asker?.has(view.mark(self)) === true ? [] : [self]), ...others()]
     const ads: Signed[] = []
     let bytes = 0
     // In a mesh larger than one answer, each asker gets another part of it after our own.

@@ -151,6 +151,13 @@ export class AdView {
     return new Uint8Array(out.buffer, 0, at)
   }
 
+  /** Peers of whose newest word `held` has no mark, in no order. */
+  lacking(held: ReadonlySet<number>): PeerId[] {
+    const lacking: PeerId[] = []
+    for (const { mark, ad } of this.#heard.values()) if (!held.has(mark)) lacking.push(ad.peer)
+    return lacking
+  }
+
   /** Sorted. */
   peers(): readonly PeerId[] {
     return [...this.#heard].map(([peer]) => peer).sort()
@@ -187,10 +194,17 @@ export class AdView {
   }
 }
 
-function applied(base: CapacityAd, { changed, sequence, issuedAt }: CapacityDelta): CapacityAd {
-  const ad: CapacityAd = { ...base, sequence, issuedAt }
+/** What each delta made of the whole it was last put on: who takes it twice, and every peer of one process, shares it. */
+const whole = new WeakMap<CapacityDelta, { readonly base: CapacityAd; readonly ad: CapacityAd }>()
+
+function applied(base: CapacityAd, delta: CapacityDelta): CapacityAd {
+  const known = whole.get(delta)
+  if (known?.base === base) return known.ad
+  const ad: CapacityAd = { ...base, sequence: delta.sequence, issuedAt: delta.issuedAt }
   // Object.assign and not a spread: a field that is absent from the delta keeps its value.
-  return Object.assign(ad, changed)
+  Object.assign(ad, delta.changed)
+  whole.set(delta, { base, ad })
+  return ad
 }
 
 /** Reads `AdView.marks`. */
@@ -201,12 +215,19 @@ export function readMarks(bytes: Uint8Array): ReadonlySet<number> {
   return marks
 }
 
+const marks = new WeakMap<CapacityAd, number>()
+
 /** FNV-1a over who said it and when in its lives. Two words that share a mark are told apart by the next gossip or pull. */
-function markOf({ peer, incarnation, sequence }: CapacityAd): number {
+function markOf(ad: CapacityAd): number {
+  const known = marks.get(ad)
+  if (known !== undefined) return known
+  const { peer, incarnation, sequence } = ad
   let mark = 0x811c9dc5
   for (let at = 0; at < peer.length; at += 1) mark = Math.imul(mark ^ peer.charCodeAt(at), 0x01000193)
   mark = Math.imul(mark ^ incarnation, 0x01000193)
-  return Math.imul(mark ^ sequence, 0x01000193) >>> 0
+  mark = Math.imul(mark ^ sequence, 0x01000193) >>> 0
+  marks.set(ad, mark)
+  return mark
 }
 
 function equal(a: Uint8Array, b: Uint8Array): boolean {

@@ -14,6 +14,25 @@ export function rendezvous(key: string, peers: readonly PeerId[]): readonly Peer
     .map(({ peer }) => peer)
 }
 
+/** The first `count` of `rendezvous`, without ranking the others. */
+export function foremost(key: string, peers: Iterable<PeerId>, count: number): readonly PeerId[] {
+  const [high, low] = hash(key, 0x9e3779b9)
+  const first: PeerId[] = []
+  const weights: number[] = []
+  for (const peer of peers) {
+    const weight = weigh(high, low, peer)
+    let at = first.length
+    while (at > 0 && (weights[at - 1]! < weight || (weights[at - 1] === weight && peer < first[at - 1]!))) at -= 1
+    if (at >= count) continue
+    first.splice(at, 0, peer)
+    weights.splice(at, 0, weight)
+    if (first.length <= count) continue
+    first.pop()
+    weights.pop()
+  }
+  return first
+}
+
 /** The same peers are ranked again and again, for every key. */
 const hashes = new Lru<PeerId, readonly [number, number]>(20_000)
 

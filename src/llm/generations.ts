@@ -123,7 +123,7 @@ export class SplitGenerations implements Generations {
       if (state === 'gone') lost(peer)
     })
     const deaf = this.#parts.view.onChange((peer, what) => {
-      if (what === 'ad' && !this.#moved(peer)) return
+      if (this.#driven.size === 0 || (what === 'ad' && !this.#moved(peer))) return
       for (const session of this.#driven.values()) session.look(peer)
     })
     this.#stopped.signal.addEventListener('abort', () => {

@@ -1,6 +1,6 @@
 import type { BlockId, PeerId } from '../../protocols/ids.ts'
 import { Lru } from '../lib/lru.ts'
-import { rendezvous } from '../lib/rendezvous.ts'
+import { foremost } from '../lib/rendezvous.ts'
 
 /** The steward of a block and the two that mirror it. */
 const LINE = 3
@@ -59,7 +59,7 @@ export class Succession {
     for (const [block, line] of lines) {
       // Whoever left a line is followed by somebody who was not in it: rank everybody again when asked.
       if (line.some(peer => !this.#able.has(peer)) || line.length < LINE) this.#lines.delete(block)
-      else if (added.length > 0) this.#lines.set(block, rendezvous(block, [...line, ...added]).slice(0, LINE))
+      else if (added.length > 0) this.#lines.set(block, foremost(block, [...line, ...added], LINE))
     }
     return true
   }
@@ -68,7 +68,7 @@ export class Succession {
   line(block: BlockId): readonly PeerId[] {
     const known = this.#lines.get(block)
     if (known !== undefined) return known
-    const line = rendezvous(block, [...this.#able]).slice(0, LINE)
+    const line = foremost(block, this.#able, LINE)
     this.#lines.set(block, line)
     return line
   }

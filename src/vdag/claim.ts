@@ -1,7 +1,7 @@
 import { asMeshError, MeshError } from '../../protocols/errors.ts'
 import type { PeerId, RunId } from '../../protocols/ids.ts'
 import { runClaim } from '../../protocols/runs.ts'
-import { rendezvous } from '../lib/rendezvous.ts'
+import { foremost } from '../lib/rendezvous.ts'
 import type { Ports } from '../ports.ts'
 import type { MeshView } from '../roles.ts'
 import { seal } from '../trust/seal.ts'
@@ -20,12 +20,12 @@ export type ClaimResult =
 
 /** The peers that vouch for a run: the same for all who believe in the same members. */
 export function registrarsOf(run: RunId, live: readonly PeerId[]): readonly PeerId[] {
-  return rendezvous(run, live).slice(0, REGISTRARS)
+  return foremost(run, live, REGISTRARS)
 }
 
 /** The peers that keep copies of what `coordinator` journals. */
 export function mirrorsOf(run: RunId, live: readonly PeerId[], coordinator: PeerId): readonly PeerId[] {
-  return rendezvous(run, live.filter(peer => peer !== coordinator)).slice(0, MIRRORS)
+  return foremost(run, live.filter(peer => peer !== coordinator), MIRRORS)
 }
 
 /** Asks the registrars of a run for it. */
