@@ -127,6 +127,7 @@ export default defineBlock({
     assert.deepEqual(result.finish, { parts: 2, extra: { ranges: [[0, 1], [1, 6]] } })
     const denied = await refusal(client.send('POST', '/api/startModelSplitJob', { task_data: { model_name: 'tiny', splitter: 'first-alone', deny: true } }))
     assert.deepEqual([denied.code, /in begin.*not on a Friday/.test(denied.message)], ['RUN_FAILED', true])
+    await client.send('DELETE', '/mesh/blocks/first-alone')
   })
 
   it('lives on when the host of a stage dies', async () => {

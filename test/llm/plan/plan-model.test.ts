@@ -53,7 +53,7 @@ describe('planning a model', () => {
   })
 
   it('leaves out who cannot, and says why; refuses with what is missing', () => {
-    const unfit = [ad('peer-onnx', { runtime: 'onnx' }), ad('peer-busy', { cpuMilli: 500 })]
+    const unfit = [ad('peer-onnx', { runtime: 'onnx' }), ad('peer-busy', { cpuMilli: 400 })]
     const verdict = planModel(manifest, [...unfit, ad('peer-good')], wish(), near)
     assert(verdict.ok)
     assert.deepEqual(verdict.value.refused.map(({ peer }) => peer), ['peer-onnx', 'peer-busy'])
