@@ -40,8 +40,10 @@ export type SuccessionParts = {
 
 const READ_MS: Millis = 30_000
 const DEATHS = 4_096
-/** After peers came back: once soon, and once when everybody should believe in everybody again. */
-const AGREE_MS: readonly Millis[] = [2_000, 10_000]
+/** After peers came back: soon, when what waited for mirrors has given them up, and when everybody should believe in everybody again. */
+const AGREE_MS: readonly Millis[] = [2_000, 5_000, 10_000]
+/** A cut is there before anybody is believed dead: runs that ended meanwhile may have ended on both sides. */
+const UNNOTICED_MS: Millis = 5_000
 const RUNS_TO_AGREE = 512
 const RECENT_MS: Millis = 600_000
 const RUNS_PER_SWEEP = 32
@@ -54,6 +56,8 @@ export class Succession {
   readonly #deaths = new Lru<PeerId, Millis>(DEATHS)
   /** Runs that ended from then on are to be compared: a peer that seemed dead may have been on the other side of a partition. */
   #since = Infinity
+  /** The same of peers that came back while an earlier comparison was still to come. */
+  #sinceLater = Infinity
   #agreeing = false
 
   constructor(parts: SuccessionParts, times: SuccessionTimes) {
@@ -207,12 +211,16 @@ export class Succession {
     const died = this.#deaths.peek(peer)
     if (died === undefined) return
     this.#deaths.delete(peer)
-    this.#agreeFrom(died)
+    this.#agreeFrom(died - UNNOTICED_MS)
   }
 
   #agreeFrom(since: Millis): void {
     this.#since = Math.min(this.#since, since)
-    if (this.#agreeing) return
+    if (this.#agreeing) this.#sinceLater = Math.min(this.#sinceLater, since)
+    else this.#agreeTwice()
+  }
+
+  #agreeTwice(): void {
     this.#agreeing = true
     const { stopped, ports: { clock, telemetry } } = this.#parts
     for (const [at, wait] of AGREE_MS.entries()) {
@@ -220,7 +228,10 @@ export class Succession {
         const since = this.#since
         if (at === AGREE_MS.length - 1) {
           this.#agreeing = false
-          this.#since = Infinity
+          this.#since = this.#sinceLater
+          this.#sinceLater = Infinity
+          // Who came back meanwhile gets the whole time that it takes until everybody believes in everybody.
+          if (this.#since < Infinity) this.#agreeTwice()
         }
         if (!stopped.aborted) this.#agree(since).catch(error => telemetry.event('warn', 'run.agree_failed', { because: asMeshError(error).message }))
       })
