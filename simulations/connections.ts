@@ -17,6 +17,8 @@ export type Connection = {
   /** What must be told when the connection is lost. */
   readonly pending: Set<(failure: MeshError) => void>
   readonly streams: Set<{ sever(failure: MeshError): void; readonly closed: boolean }>
+  /** Calls off the end of a connection that nobody admits. */
+  welcome: () => void
   /** Who waits for the peer's admission. */
   readonly waiting: Set<() => void>
 }
@@ -84,6 +86,7 @@ export class Connections {
     const connection = this.#open.get(peer)
     if (connection === undefined || connection.admitted) return
     connection.admitted = true
+    connection.welcome()
     this.#admitted = undefined
     if (connection.twin?.admitted === true) this.#net.joined(this.#host, connection.host)
     for (const hear of this.#peerEars) hear(peer, 'joined')
@@ -166,7 +169,7 @@ export class Connections {
 
   #refuseStranger(connection: Connection): void {
     const { peer } = connection.host
-    this.#net.kernel.after(STRANGER_MS, () => {
+    connection.welcome = this.#net.kernel.after(STRANGER_MS, () => {
       if (!connection.admitted && this.#open.get(peer) === connection) this.#close(peer)
     }, this.#life)
   }
@@ -221,5 +224,5 @@ export class Connections {
 }
 
 function fresh(host: Host, port: NetworkPort, oneWay: Millis): Connection {
-  return { host, port, twin: undefined, admitted: false, rtt: oneWay * 2, pending: new Set(), streams: new Set(), waiting: new Set() }
+  return { host, port, twin: undefined, admitted: false, rtt: oneWay * 2, welcome: () => undefined, pending: new Set(), streams: new Set(), waiting: new Set() }
 }
