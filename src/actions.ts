@@ -221,7 +221,7 @@ export class Actions {
   /** As `submit`, a packet with its session and files. Throws what the vDAG's controllers say too: RATE_LIMITED, NO_INSTANCE. */
   async submitPacket(vdag: string, packet: Packet, options: { readonly key?: string | undefined }): Promise<{ readonly run: RunId; readonly existing: boolean }> {
     this.#need('join')
-    await this.#gate.enter(vdag, packet, await this.#controllers.configOf(vdag))
+    await this.#gate.enter(vdag, packet, () => this.#controllers.configOf(vdag))
     return this.#runs.submit({ vdagUri: vdag, input: packet, submitter: this.#ports.identity.peer, ...(options.key === undefined ? {} : { key: options.key }) })
   }
 

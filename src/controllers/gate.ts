@@ -48,10 +48,10 @@ export class Gate {
     this.#quotas.start()
   }
 
-  /** May this request enter? Throws RATE_LIMITED or POLICY_DENIED (quota), NO_INSTANCE (health), NOT_FOUND. `config`: overrides of the controller it came by. */
-  async enter(uri: string, packet: Packet, config: Json = {}): Promise<void> {
+  /** May this request enter? Throws RATE_LIMITED or POLICY_DENIED (quota), NO_INSTANCE (health), NOT_FOUND. `config`: overrides of the controller it came by, asked for once. */
+  async enter(uri: string, packet: Packet, config: () => Promise<Json>): Promise<void> {
     const { spec } = await this.#catalogue.vdag(uri)
-    const watched = this.#watch(spec, config)
+    const watched = this.#watched.get(spec.vdagURI) ?? this.#watch(spec, await config())
     watched.requests += 1
     try {
       await this.#withinQuota(spec, watched.settings)
@@ -182,6 +182,7 @@ export class Gate {
   }
 
   #watch(spec: VdagSpec, config: Json): Watched {
+    // Two first requests may have met while the config was read.
     const known = this.#watched.get(spec.vdagURI)
     if (known !== undefined) return known
     // The quota is the vDAG's alone: controllers that disagreed about it could not share it.
