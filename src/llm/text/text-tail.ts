@@ -33,16 +33,30 @@ export class TextTail {
 
   #take(more: string): Piece {
     const all = this.#held + more
-    const first = Math.min(...this.#stop.map(stop => all.indexOf(stop)).filter(at => at >= 0))
-    if (first !== Infinity) {
+    const at = firstStop(all, this.#stop)
+    if (at !== undefined) {
       this.#stopped = true
       this.#held = ''
-      return { text: all.slice(0, first), stopped: true }
+      return { text: all.slice(0, at), stopped: true }
     }
     const keep = Math.max(0, ...this.#stop.map(stop => overlap(all, stop)))
     this.#held = all.slice(all.length - keep)
     return { text: all.slice(0, all.length - keep), stopped: false }
   }
+}
+
+/**
+ * Where the stop string begins that is whole first; of those that become whole together, the longest. Going by the end makes the answer
+ * the same wherever token borders fall: a longer stop string that began earlier may never be finished.
+ */
+function firstStop(text: string, stops: readonly string[]): number | undefined {
+  let found: { readonly from: number; readonly end: number } | undefined
+  for (const stop of stops) {
+    const from = text.indexOf(stop)
+    const end = from + stop.length
+    if (from >= 0 && (found === undefined || end < found.end || (end === found.end && from < found.from))) found = { from, end }
+  }
+  return found?.from
 }
 
 /** How much of the end of `text` may be the beginning of `stop`. */
