@@ -38,7 +38,7 @@ const AMBIENT: readonly (readonly [name: string, use: RegExp])[] = [
 const DRAWERS = /(?:^|[-./])(?:utils?|helpers?|common|types|managers?|services?|handlers?|misc|index)(?=[-./]|$)/
 const NAMED_BY_AIOS = ['sdk/index.ts']
 /** Where a process or a reader begins; everything else must be imported, started or named by something that is reached. */
-const ENTRANCES = ['node/cli/main.ts', 'node/cli/aios.mjs', 'node/bench/main.ts', 'node/demo/main.ts', 'simulations/run.ts', 'sdk/index.ts']
+const ENTRANCES = ['test/property-seed.ts', 'node/cli/main.ts', 'node/cli/aios.mjs', 'node/bench/main.ts', 'node/demo/main.ts', 'simulations/run.ts', 'sdk/index.ts']
 const AUTHORS_OWN = /^sdk\/examples\//
 const LONGEST_FILE = 400
 const GENERATED = /^(?:test\/vectors|node\/dashboard\/vendor)\//

@@ -13,8 +13,8 @@ describe('the text of a model', () => {
   it('comes back from its tokens, whatever it is', () => {
     fc.assert(fc.property(fc.string({ unit: 'grapheme', maxLength: 40 }), text => {
       assert.equal(bytewise.decode(bytewise.encode(text, false)), text)
-      // This kind puts a space before every text.
-      if (!text.startsWith('<')) assert.equal(fallback.decode(fallback.encode(text, false)), text === '' ? '' : ` ${text}`)
+      // This kind puts a space before every text, and writes spaces as "▁": which of the two it was cannot be told afterwards.
+      if (!text.startsWith('<') && !text.includes('▁')) assert.equal(fallback.decode(fallback.encode(text, false)), text === '' ? '' : ` ${text}`)
     }), { numRuns: 200 })
   })
 
