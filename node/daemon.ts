@@ -42,6 +42,8 @@ export type UpOptions = {
   readonly networkName: string
   readonly mdns: boolean
   readonly upnp: boolean
+  /** Carry connections of members that nobody can dial. */
+  readonly relay: boolean
   readonly isolation: 'L0' | 'L1'
   readonly json: boolean
 }
@@ -103,7 +105,7 @@ async function assemble(options: UpOptions, startedAt: number, closers: Closers,
 
   const machine = createMachine({ dir: dataDir })
   const sink = telemetry.telemetry
-  const mesh = await createLibp2pNetwork({ dir: dataDir, identity, secret: membership.secret, listen: options.listen, mdns: options.mdns, upnp: options.upnp, clock, random, telemetry: sink, bootstrap: joining ? invitation.addresses : [] })
+  const mesh = await createLibp2pNetwork({ dir: dataDir, identity, secret: membership.secret, listen: options.listen, mdns: options.mdns, upnp: options.upnp, relay: options.relay, clock, random, telemetry: sink, bootstrap: joining ? invitation.addresses : [] })
   closers.add('network', () => mesh.stop())
   const seen: { peer?: Peer } = {}
   const store = createContentStore({ dir: dataDir, network: mesh, clock, telemetry: sink, findHolders: async cid => seen.peer?.view.ads().filter(({ holds }) => holds.includes(cid)).map(({ peer }) => peer) ?? [] })

@@ -25,6 +25,8 @@ export const meshCommands: readonly Command[] = [
       { name: 'name', value: 'NAME', what: 'name of the network, when this makes one' },
       { name: 'no-mdns', what: 'do not look for peers on the local network' },
       { name: 'upnp', what: 'ask the router to forward a port' },
+      { name: 'behind-nat', what: 'nobody can dial this host: let a member that can be dialled carry its connections' },
+      { name: 'no-relay', what: 'do not carry connections of members behind a NAT' },
       { name: 'isolation', value: 'LEVEL', what: 'L1 (fence, default) or L0 (none: only for components you wrote)' },
       { name: 'detach', what: 'go on in the background once it is ready (end it with `aios down`)' },
     ],
@@ -44,10 +46,11 @@ export const meshCommands: readonly Command[] = [
       }
       const isolation = text(context, 'isolation') ?? process.env['AIOS_ISOLATION'] ?? 'L1'
       if (isolation !== 'L0' && isolation !== 'L1') throw new UsageError(`--isolation takes L0 or L1, not ${isolation}`)
-      const listen = list(context, 'listen')
+      const asked = list(context, 'listen')
+      const listen = [...(asked.length > 0 ? asked : ['/ip4/0.0.0.0/tcp/0']), ...(flag(context, 'behind-nat') ? ['/p2p-circuit'] : [])]
       const daemon = await up({
-        dataDir: context.dataDir, listen: listen.length > 0 ? listen : ['/ip4/0.0.0.0/tcp/0'], http: text(context, 'http') ?? '127.0.0.1:0', grpc: text(context, 'grpc') ?? '127.0.0.1:0', oci: text(context, 'oci') ?? '127.0.0.1:0', join: text(context, 'join'), labels,
-        networkName: text(context, 'name') ?? 'mesh', mdns: !flag(context, 'no-mdns'), upnp: flag(context, 'upnp'), isolation, json: context.out.json,
+        dataDir: context.dataDir, listen, http: text(context, 'http') ?? '127.0.0.1:0', grpc: text(context, 'grpc') ?? '127.0.0.1:0', oci: text(context, 'oci') ?? '127.0.0.1:0', join: text(context, 'join'), labels,
+        networkName: text(context, 'name') ?? 'mesh', mdns: !flag(context, 'no-mdns'), upnp: flag(context, 'upnp'), relay: !flag(context, 'no-relay'), isolation, json: context.out.json,
       })
       context.out.line({ ready: true, peer: daemon.peer, network: daemon.network, http: daemon.http, grpc: daemon.grpc, oci: daemon.oci, addresses: daemon.addresses, joined: daemon.joined, readyMs: daemon.readyMs }, () => [
         `peer      ${daemon.peer}`,

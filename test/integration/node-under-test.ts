@@ -26,7 +26,7 @@ export class Tally implements Telemetry {
 export type NodeUnderTest = OpenNetwork & { readonly clock: Clock; readonly tally: Tally; readonly dir: string; readonly store?: OpenContent; close(): Promise<void> }
 
 /** A real node on loopback that admits everybody who knows the secret. Nothing is searched for: tests dial by hand. */
-export async function startNode(options: { readonly secret?: Uint8Array; readonly content?: boolean; readonly dir?: string; readonly fastLane?: boolean | 'tls'; readonly search?: boolean; readonly bootstrap?: readonly string[]; readonly admits?: boolean; readonly clock?: Clock; readonly reserveBytes?: number; readonly findHolders?: () => Promise<readonly PeerId[]>; readonly identity?: Ed25519Identity } = {}): Promise<NodeUnderTest> {
+export async function startNode(options: { readonly secret?: Uint8Array; readonly content?: boolean; readonly dir?: string; readonly fastLane?: boolean | 'tls'; readonly search?: boolean; readonly bootstrap?: readonly string[]; readonly admits?: boolean; readonly clock?: Clock; readonly reserveBytes?: number; readonly findHolders?: () => Promise<readonly PeerId[]>; readonly identity?: Ed25519Identity; readonly listen?: readonly string[]; readonly relay?: boolean; readonly mdns?: boolean } = {}): Promise<NodeUnderTest> {
   const dir = options.dir ?? await mkdtemp(join(tmpdir(), 'aios-node-'))
   const tally = new Tally()
   const mine = options.clock ?? clock
@@ -34,7 +34,9 @@ export async function startNode(options: { readonly secret?: Uint8Array; readonl
     dir,
     identity: options.identity ?? openIdentity(join(dir, 'key')),
     secret: options.secret ?? SECRET,
-    listen: ['/ip4/127.0.0.1/tcp/0'],
+    listen: options.listen ?? ['/ip4/127.0.0.1/tcp/0'],
+    relay: options.relay ?? false,
+    mdns: options.mdns ?? false,
     bootstrap: options.bootstrap ?? [],
     fastLane: options.fastLane ?? true,
     search: options.search ?? false,
