@@ -3,6 +3,7 @@ import { parseComponent, type ComponentDraft } from '../../src/specs/component.t
 import { bundleComponent } from './bundle.ts'
 import { DIRECTORY_LIMITS, invalid, readDirectory, type DirectoryFile, type DirectoryLimits } from './directory.ts'
 import { findDocument, inFile } from './document.ts'
+import { checkModelFile } from './model-check.ts'
 
 /** A file of a component before it has a CID: on disk, or made here. */
 export type Part = { readonly path: string; readonly size: number; readonly absolute?: string; readonly bytes?: Uint8Array }
@@ -24,7 +25,8 @@ export async function readComponentDirectory(directory: string, author: string, 
   const document = await findDocument(all, 'component.json', ['componentId'])
   const files = all.filter(file => file.path !== document.path)
   const draft = inFile(document.path, () => parseComponent(document.value, { author, files: files.map(({ path }) => path) }))
-  const { entry } = draft.runtime
+  const { entry, model } = draft.runtime
+  if (model !== undefined) await checkModelFile(model, files)
   const coded = entry !== undefined && RUN_HERE.has(draft.runtime.name) ? await withCode(directory, entry, files, draft) : { draft, parts: files }
   const bytes = coded.parts.reduce((sum, part) => sum + part.size, 0)
   const manifest = encode({ ...coded.draft, files: coded.parts.map(({ path, size }) => ({ path, size, cid: NO_CID })) })

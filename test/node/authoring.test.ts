@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
 import { execFile } from 'node:child_process'
+import { readFileSync } from 'node:fs'
 import { mkdir, mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
@@ -18,8 +19,11 @@ import { QuickjsSandbox } from '../../node/adapters/quickjs.ts'
 import { Authoring, type PublishProgress } from '../../node/authoring/authoring.ts'
 import { readDirectory } from '../../node/authoring/directory.ts'
 import { makeIdentity } from '../registries/ed25519.ts'
+import { ROOT } from '../source.ts'
 import { cells } from './cells.ts'
 import { realClock, recording } from '../registries/loopback.ts'
+
+const MODEL = readFileSync(join(ROOT, 'sdk/examples/tumour-triage/classify/model.onnx'))
 
 type Tree = Readonly<Record<string, string | Uint8Array>>
 
@@ -129,10 +133,18 @@ describe('authoring', function () {
     })
 
     it('publishes a model without code as it is', async () => {
-      const root = await folder({ 'my-model.json': JSON.stringify({ header: { templateUri: 'Parser/V1' }, body: { spec: { values: JSON.parse(COMPONENT) } } }), 'model.onnx': new Uint8Array(5_000) })
+      const root = await folder({ 'my-model.json': JSON.stringify({ header: { templateUri: 'Parser/V1' }, body: { spec: { values: JSON.parse(COMPONENT) } } }), 'model.onnx': MODEL })
       const { manifest } = await catalogue.component((await authoring.publishComponent(root)).uri)
       assert.deepEqual(manifest.runtime, { name: 'onnx', model: 'model.onnx', format: 'onnx' })
-      assert.deepEqual(manifest.files.map(({ path, size }) => [path, size]), [['model.onnx', 5_000]])
+      assert.deepEqual(manifest.files.map(({ path, size }) => [path, size]), [['model.onnx', MODEL.byteLength]])
+    })
+
+    it('refuses what says that it is a model and is none, or not all of one', async () => {
+      const publish = async (files: Tree): Promise<unknown> => authoring.publishComponent(await folder({ 'component.json': COMPONENT, ...files }))
+      await assert.rejects(publish({ 'model.onnx': new Uint8Array(5_000) }), hasCode('SPEC_INVALID', /^model\.onnx: .*ONNX/))
+      await assert.rejects(publish({ 'model.onnx': MODEL.subarray(0, MODEL.byteLength / 2) }), hasCode('SPEC_INVALID', /^model\.onnx: /))
+      await assert.rejects(publish({ 'model.json': '{' }), hasCode('SPEC_INVALID', /^model\.json: /))
+      await assert.rejects(publish({ 'model.json': JSON.stringify({ modelTopology: {}, weightsManifest: [{ paths: ['group1-shard1of1.bin'], weights: [] }] }) }), hasCode('SPEC_INVALID', /names group1-shard1of1\.bin, which is not there/))
     })
 
     it('tells how far it is', async () => {
