@@ -1,4 +1,5 @@
 import { createRequire } from 'node:module'
+import { basename } from 'node:path'
 import type * as Ort from 'onnxruntime-node'
 import { MeshError } from '../../protocols/errors.ts'
 import { describe } from '../../sdk/mapping.ts'
@@ -40,7 +41,7 @@ export async function openOnnx(file: string, options: ModelOptions): Promise<Run
       })
       return modelOf(ort, session, provider, notes)
     } catch (cause) {
-      notes.push(`onnxruntime: ${provider} did not take the model: ${firstLine(cause)}`)
+      notes.push(`onnxruntime: ${provider} did not take the model: ${firstLine(cause).replaceAll(file, basename(file))}`)
     }
   }
   throw new MeshError('COMPONENT_ERROR', notes.at(-1) ?? 'onnxruntime has no execution provider')

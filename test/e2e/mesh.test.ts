@@ -4,11 +4,13 @@ import { mkdtemp, readFile, rm, writeFile, mkdir } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { create, toBinary } from '@bufbuild/protobuf'
 import { base64url } from 'multiformats/bases/base64'
 import { z } from 'zod'
 import { encode } from '../../protocols/codec.ts'
 import { asMeshError } from '../../protocols/errors.ts'
 import type { Json } from '../../protocols/ids.ts'
+import { ModelProtoSchema } from '../../src/llm/onnx/onnx-pb.js'
 import { readInvite } from '../../src/trust/invitation.ts'
 import { Devnet, type DevPeer } from '../../node/devnet/devnet.ts'
 import { EXAMPLE, publishTriage, type Triage } from '../../node/demo/triage.ts'
@@ -226,11 +228,14 @@ describe('a mesh of three real peers', function () {
     const folder = join(dir, 'broken')
     await mkdir(folder, { recursive: true })
     await writeFile(join(folder, 'component.json'), JSON.stringify({ componentId: { name: 'broken', version: '1', releaseTag: 'x' }, componentType: 'model', needs: { memoryMb: 128 } }))
-    await writeFile(join(folder, 'model.onnx'), 'this is no model')
+    // Whole, so that it can be published, and of an operator that no runtime has.
+    const type = { value: { case: 'tensorType', value: { elemType: 1 } } } as const
+    const model = create(ModelProtoSchema, { irVersion: 8n, opsetImport: [{ domain: '', version: 17n }], graph: { name: 'g', node: [{ opType: 'Tumourize', input: ['x'], output: ['y'] }], input: [{ name: 'x', type }], output: [{ name: 'y', type }] } })
+    await writeFile(join(folder, 'model.onnx'), toBinary(ModelProtoSchema, model))
     await published(client, folder)
     const broken = await refusal(client.send('POST', '/mesh/blocks', { spec: { blockId: 'broken', blockComponentURI: 'model.broken:1-x', minInstances: 1, maxInstances: 1 } }))
     assert.equal(broken.code, 'INSTANCE_FAILED')
-    assert.match(broken.message, /onnx.*Protobuf parsing failed/s)
+    assert.match(broken.message, /onnx.*Tumourize/s)
     await client.send('DELETE', '/mesh/blocks/broken')
     const large = await refusal(client.send('POST', '/mesh/blocks', { spec: { blockId: 'large', blockComponentURI: 'model.broken:1-x', minInstances: 1, maxInstances: 1, resources: { memory: '900Ti' } } }))
     assert.equal(large.code, 'NO_CAPACITY')
