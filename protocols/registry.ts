@@ -18,6 +18,10 @@ export const REGISTRIES = {
   services: 'owner',
   images: 'owner',
   controllers: 'owner',
+  replicas: 'owner',
+  yanks: 'owner',
+  stores: 'owner',
+  lifecycles: 'owner',
 } as const
 export type RegistryName = keyof typeof REGISTRIES
 export const registryName = z.enum(Object.keys(REGISTRIES) as [RegistryName, ...RegistryName[]])

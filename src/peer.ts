@@ -3,6 +3,8 @@ import type { Millis, PeerId } from '../protocols/ids.ts'
 import type { Right } from '../protocols/membership.ts'
 import type { RegistryName } from '../protocols/registry.ts'
 import { Actions } from './actions.ts'
+import { Assets } from './assets/assets.ts'
+import { Replicas, type ReplicaConfig } from './assets/replicas.ts'
 import { Calls } from './blocks/calls.ts'
 import { Instances } from './blocks/instances.ts'
 import { BlockInvoker } from './blocks/invoker.ts'
@@ -39,6 +41,7 @@ export type PeerConfig = {
   readonly placement?: Partial<Omit<PlacementConfig, 'maySteward'>>
   readonly runs?: Partial<RunConfig>
   readonly generations?: Partial<GenerationConfig>
+  readonly replicas?: Partial<ReplicaConfig>
   /** What turns logits into tokens and text. */
   readonly answers?: Answers
 }
@@ -61,6 +64,7 @@ export type Peer = {
   readonly gate: Gate
   readonly controllers: Controllers
   readonly inventory: Inventory
+  readonly assets: Assets
   /** Tokenizers and chat templates of the network's models. */
   readonly texts: ModelTexts
   /** The right a registry asks of its writers. */
@@ -73,8 +77,8 @@ export type Peer = {
 
 /** What a registry asks of whoever writes into it. */
 const RIGHT_TO_WRITE: Readonly<Record<RegistryName, Right>> = {
-  components: 'publish', policies: 'publish', vdags: 'publish', specs: 'publish', templates: 'publish', assets: 'publish', layers: 'publish', images: 'publish',
-  blocks: 'operate', services: 'operate', controllers: 'operate', clusters: 'operate', members: 'join',
+  components: 'publish', policies: 'publish', vdags: 'publish', specs: 'publish', templates: 'publish', assets: 'publish', layers: 'publish', images: 'publish', replicas: 'publish', yanks: 'publish', stores: 'publish',
+  blocks: 'operate', services: 'operate', controllers: 'operate', clusters: 'operate', lifecycles: 'operate', members: 'join',
 }
 
 /** The whole peer, minus the outside world. The daemon and the simulator call this and nothing else. */
@@ -96,10 +100,12 @@ export function createPeer(ports: Ports, config: PeerConfig): Peer {
   const controllers = new Controllers(ports, { admission, view: capacity, catalogue, gate })
   const actions = new Actions(ports, { admission, gate, controllers, view: capacity, catalogue, placement, runs, clusters: ports.registries.open('clusters', cluster) })
   const models = new ModelServing(ports, { view: capacity, catalogue, placement, may: (peer, right) => admission.may(peer, right) })
+  const replicas = new Replicas(ports, { view: capacity, catalogue }, config.replicas)
+  const assets = new Assets(ports, { catalogue, replicas, may: (peer, right) => admission.may(peer, right) })
   const parser = new Parser(ports, { actions, invoker, inventory, models, catalogue })
   const inference = new Inference(ports, { actions, invoker, inventory, runs, catalogue, gate })
   return {
-    ports, admission, view: capacity, catalogue, policies, instances, invoker, placement, runs, generations, actions, models, parser, inference, inventory, texts, gate, controllers,
+    ports, admission, view: capacity, catalogue, policies, instances, invoker, placement, runs, generations, actions, models, parser, inference, inventory, assets, texts, gate, controllers,
     mayWrite: (writer, registry) => admission.may(writer, RIGHT_TO_WRITE[registry]),
     async start() {
       await placement.open()
@@ -112,8 +118,10 @@ export function createPeer(ports: Ports, config: PeerConfig): Peer {
       await runs.start()
       await runs.resume()
       await generations.open()
+      replicas.start()
     },
     async stop(drainMs) {
+      replicas.stop()
       runs.stop()
       await generations.stop()
       placement.stop()

@@ -6,12 +6,13 @@ import { pipeline } from 'node:stream/promises'
 import { z } from 'zod'
 import { MeshError } from '../../protocols/errors.ts'
 import { json, type Json } from '../../protocols/ids.ts'
-import { arg, text, UsageError, type Command, type Context } from './command.ts'
+import { arg, count, text, UsageError, type Command, type Context } from './command.ts'
 import { bytes, pretty, shortId, table } from './output.ts'
 
 const progressLine = z.object({ progress: z.object({ doneBytes: z.number(), totalBytes: z.number() }) })
 const resultLine = z.object({ result: json })
 const published = z.object({ uri: z.string(), cid: z.string(), bytes: z.number(), existing: z.boolean().optional() })
+const answer = z.object({ data: json })
 const listed = z.array(z.object({ uri: z.string(), cid: z.string() }).loose())
 const assets = z.array(z.object({ uri: z.string(), cid: z.string(), size: z.number(), writer: z.string() }))
 
@@ -32,14 +33,41 @@ export const artefactCommands: readonly Command[] = [
   },
   {
     words: ['asset', 'add'], args: 'FILE', count: [1, 1], what: 'publish a file',
-    options: [{ name: 'name', value: 'NAME', what: 'asset name (default: the file\'s)' }, { name: 'version', value: 'V', what: 'default 1.0.0' }, { name: 'tag', value: 'TAG', what: 'release tag, default stable' }],
+    options: [{ name: 'name', value: 'NAME', what: 'asset name (default: the file\'s)' }, { name: 'version', value: 'V', what: 'default 1.0.0' }, { name: 'tag', value: 'TAG', what: 'release tag, default stable' }, { name: 'replicas', value: 'N', what: 'on how many live hosts the mesh shall keep it (default: here)' }],
     async run(context) {
       const body: Record<string, Json> = { file: resolve(arg(context, 0)) }
       for (const name of ['name', 'version', 'tag']) {
         const value = text(context, name)
         if (value !== undefined) body[name] = value
       }
-      await publish(context, '/mesh/assets', body)
+      const replicas = text(context, 'replicas') === undefined ? undefined : count(context, 'replicas', 1)
+      const result = published.parse(await follow(context, (await context.daemon()).lines('POST', '/mesh/assets', body), 'publishing'))
+      if (replicas !== undefined) await (await context.daemon()).send('PUT', `/asset/${encodeURIComponent(result.uri)}`, { replicas })
+      told(context, result)
+    },
+  },
+  {
+    words: ['asset', 'show'], args: 'URI', count: [1, 1], what: 'one asset, and which hosts hold it',
+    async run(context) {
+      const daemon = await context.daemon()
+      const path = `/asset/${encodeURIComponent(arg(context, 0))}`
+      const [asset, health] = [answer.parse(await daemon.get(path)).data, answer.parse(await daemon.get(`${path}/health`)).data]
+      context.out.result({ asset, health }, () => `${pretty(asset)}\n${pretty(health)}`)
+    },
+  },
+  {
+    words: ['asset', 'replicate'], args: 'URI N', count: [2, 2], what: 'change on how many live hosts an asset is kept',
+    async run(context) {
+      const replicas = Number(arg(context, 1))
+      const result = await (await context.daemon()).send('PUT', `/asset/${encodeURIComponent(arg(context, 0))}`, { replicas })
+      context.out.result(result, () => `${arg(context, 0)} is kept on ${replicas} host(s)`)
+    },
+  },
+  {
+    words: ['asset', 'remove'], args: 'URI', count: [1, 1], what: 'take a version back that was published here; its copies are let go',
+    async run(context) {
+      const result = await (await context.daemon()).send('DELETE', `/asset/${encodeURIComponent(arg(context, 0))}`)
+      context.out.result(result, () => `${arg(context, 0)} was taken back`)
     },
   },
   {
@@ -82,7 +110,10 @@ export const artefactCommands: readonly Command[] = [
 ]
 
 async function publish(context: Context, path: string, body: Json): Promise<void> {
-  const result = published.parse(await follow(context, (await context.daemon()).lines('POST', path, body), 'publishing'))
+  told(context, published.parse(await follow(context, (await context.daemon()).lines('POST', path, body), 'publishing')))
+}
+
+function told(context: Context, result: z.infer<typeof published>): void {
   context.out.result(result, () => `${result.existing === true ? 'already published' : 'published'} ${result.uri}  (${bytes(result.bytes)}, ${result.cid})`)
 }
 

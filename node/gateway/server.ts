@@ -8,6 +8,7 @@ import type { Peer } from '../../src/peer.ts'
 import type { TelemetrySink } from '../adapters/telemetry.ts'
 import type { Authoring } from '../authoring/authoring.ts'
 import { addAiosRoutes } from './aios-routes.ts'
+import { addAssetRoutes, addAssetUpload } from './asset-routes.ts'
 import { addGenerationRoutes } from './generation-routes.ts'
 import { guard } from './guard.ts'
 import { openInferStreams } from './infer-stream.ts'
@@ -39,13 +40,15 @@ export async function openGateway(parts: Omit<GatewayParts, 'url'>, at: string):
     guard({ path: context.req.path, header: name => context.req.header(name) }, parts.token, where.loopback)
     await next()
   })
-  app.use(bodyLimit({ maxSize: BODY_BYTES, onError: context => refuse(context, new MeshError('MESSAGE_TOO_LARGE', `a request may have ${BODY_BYTES} bytes: send larger inputs as assets`)) }))
   const full: GatewayParts = { ...parts, url: () => url }
+  addAssetUpload(app, full)
+  app.use(bodyLimit({ maxSize: BODY_BYTES, onError: context => refuse(context, new MeshError('MESSAGE_TOO_LARGE', `a request may have ${BODY_BYTES} bytes: send larger inputs as assets`)) }))
   addMeshRoutes(app, full)
   addModelRoutes(app, full)
   addAiosRoutes(app, full)
   addInferRoutes(app, full)
   addGenerationRoutes(app, full)
+  addAssetRoutes(app, full)
   const { catalogue, invoker, texts, generations, view, ports } = parts.peer
   app.route('/v1', openAiDoor({ models: catalogue, catalogue, invoker, texts, generations, view, random: ports.random.fork('openai'), clock: ports.clock, telemetry: ports.telemetry }))
   app.route('/v2', openInferenceDoor({ catalogue, invoker, view }, manifest.version))

@@ -1,14 +1,15 @@
 import { z } from 'zod'
+import type { Yank } from '../../protocols/asset.ts'
 import { check, utf8, type Schema } from '../../protocols/codec.ts'
 import { MeshError } from '../../protocols/errors.ts'
 import { cid as cidSchema, type BlockId, type Cid, type PeerId } from '../../protocols/ids.ts'
 import { modelManifest, servedModel, type ModelManifest, type ServedModel } from '../../protocols/model.ts'
-import type { RegistryName } from '../../protocols/registry.ts'
 import { assetRecord, blockRecord, componentManifest, policyRule, vdagSpec, type AssetRecord, type BlockRecord, type ComponentManifest, type PolicyRule, type VdagSpec } from '../../protocols/specs.ts'
 import { Lru } from '../lib/lru.ts'
 import type { ContentStore, Registry, RegistryStore } from '../ports.ts'
 import type { Catalogue, Models } from '../roles.ts'
 import { asksForLatest, latest } from './latest.ts'
+import { Yanks, type Yankable } from './yanks.ts'
 
 /** What the name of an artefact stands for in its registry. */
 const published = z.object({ cid: cidSchema })
@@ -31,6 +32,7 @@ export class ArtefactCatalogue implements Catalogue, Models {
   readonly #blocks: Registry<BlockRecord>
   readonly #models: Registry<Published>
   readonly #services: Registry<ServedModel>
+  readonly #yanks: Yanks
   readonly #documents = new Lru<Cid, unknown>(CACHED_DOCUMENTS)
 
   constructor(registries: RegistryStore, content: ContentStore) {
@@ -42,6 +44,7 @@ export class ArtefactCatalogue implements Catalogue, Models {
     this.#blocks = registries.open('blocks', blockRecord)
     this.#models = registries.open('layers', published)
     this.#services = registries.open('services', servedModel)
+    this.#yanks = new Yanks(registries)
   }
 
   /** `name:version-tag`, or `name` / `name:latest` for the newest. Throws NOT_FOUND, CONTENT_UNAVAILABLE, CONTENT_CORRUPT. */
@@ -55,7 +58,7 @@ export class ArtefactCatalogue implements Catalogue, Models {
   }
 
   async components(): Promise<readonly { readonly uri: string; readonly cid: Cid; readonly writer: PeerId }[]> {
-    return (await this.#components.list()).map(({ key, value, writer }) => ({ uri: key, cid: value.cid, writer }))
+    return this.#listed('components', this.#components)
   }
 
   async policy(uri: string, signal?: AbortSignal): Promise<{ readonly rule: PolicyRule; readonly source: string }> {
@@ -65,7 +68,7 @@ export class ArtefactCatalogue implements Catalogue, Models {
   }
 
   async policies(): Promise<readonly PublishedArtefact[]> {
-    return listed(this.#policies)
+    return this.#listed('policies', this.#policies)
   }
 
   /** Also `ipld:CID`: a graph that has no name because it was made up for one request. */
@@ -79,7 +82,7 @@ export class ArtefactCatalogue implements Catalogue, Models {
   }
 
   async vdags(): Promise<readonly PublishedArtefact[]> {
-    return listed(this.#vdags)
+    return this.#listed('vdags', this.#vdags)
   }
 
   async asset(uri: string, signal?: AbortSignal): Promise<AssetRecord> {
@@ -88,7 +91,7 @@ export class ArtefactCatalogue implements Catalogue, Models {
   }
 
   async assets(): Promise<readonly PublishedArtefact[]> {
-    return listed(this.#assets)
+    return this.#listed('assets', this.#assets)
   }
 
   async block(id: BlockId): Promise<BlockRecord | undefined> {
@@ -145,16 +148,16 @@ export class ArtefactCatalogue implements Catalogue, Models {
 
   /** The pieces and files are already in the content store. */
   publishModel(manifest: ModelManifest): Promise<PublishedArtefact> {
-    return this.#publish(this.#models, manifest.modelURI, check(modelManifest, manifest, `model ${manifest.modelURI}`, 'SPEC_INVALID'))
+    return this.#publish('layers', this.#models, manifest.modelURI, check(modelManifest, manifest, `model ${manifest.modelURI}`, 'SPEC_INVALID'))
   }
 
   /** Publishing the same content again succeeds and changes nothing. Throws IMMUTABLE when the URI already names other content. */
   publishComponent(manifest: ComponentManifest): Promise<PublishedArtefact> {
-    return this.#publish(this.#components, manifest.componentURI, check(componentManifest, manifest, `component ${manifest.componentURI}`, 'SPEC_INVALID'))
+    return this.#publish('components', this.#components, manifest.componentURI, check(componentManifest, manifest, `component ${manifest.componentURI}`, 'SPEC_INVALID'))
   }
 
   publishVdag(spec: VdagSpec): Promise<PublishedArtefact> {
-    return this.#publish(this.#vdags, spec.vdagURI, check(vdagSpec, spec, `vDAG ${spec.vdagURI}`, 'SPEC_INVALID'))
+    return this.#publish('vdags', this.#vdags, spec.vdagURI, check(vdagSpec, spec, `vDAG ${spec.vdagURI}`, 'SPEC_INVALID'))
   }
 
   /** `source` is the bundled script; its CID becomes the rule's `code`. */
@@ -162,12 +165,12 @@ export class ArtefactCatalogue implements Catalogue, Models {
     const bytes = utf8(source)
     if (bytes.byteLength > POLICY_SOURCE_BYTES) throw new MeshError('SPEC_INVALID', `the bundled source of ${rule.policyRuleURI} is ${bytes.byteLength} bytes; the limit is ${POLICY_SOURCE_BYTES}`)
     const { cid } = await this.#content.add(once(bytes))
-    return this.#publish(this.#policies, rule.policyRuleURI, check(policyRule, { ...rule, code: cid }, `policy ${rule.policyRuleURI}`, 'SPEC_INVALID'))
+    return this.#publish('policies', this.#policies, rule.policyRuleURI, check(policyRule, { ...rule, code: cid }, `policy ${rule.policyRuleURI}`, 'SPEC_INVALID'))
   }
 
   /** The content is already in the content store, under `asset.content`. */
   publishAsset(asset: AssetRecord): Promise<PublishedArtefact> {
-    return this.#publish(this.#assets, asset.assetURI, check(assetRecord, asset, `asset ${asset.assetURI}`, 'SPEC_INVALID'))
+    return this.#publish('assets', this.#assets, asset.assetURI, check(assetRecord, asset, `asset ${asset.assetURI}`, 'SPEC_INVALID'))
   }
 
   /** Throws FORBIDDEN when the block belongs to another peer and this one may not operate on it. */
@@ -180,7 +183,21 @@ export class ArtefactCatalogue implements Catalogue, Models {
     await this.#blocks.withdraw(id)
   }
 
-  async #publish(registry: Registry<Published>, uri: string, document: unknown): Promise<PublishedArtefact> {
+  /**
+   * Takes an asset's version back: it is not listed, not `latest` and not found by its name any more; what pinned its content
+   * runs on. Publishing the same again brings it back. Throws NOT_FOUND, and FORBIDDEN when another peer published it.
+   */
+  async yankAsset(uri: string, by: PeerId, reason: Yank): Promise<void> {
+    const entry = await this.#assets.get(uri)
+    if (entry === undefined) throw unknown('assets', uri)
+    await this.#yanks.add('assets', entry, by, reason)
+  }
+
+  async #listed(kind: Yankable, registry: Registry<Published>): Promise<readonly (PublishedArtefact & { readonly writer: PeerId })[]> {
+    return (await this.#yanks.standing(kind, await registry.list())).map(({ key, value, writer }) => ({ uri: key, cid: value.cid, writer }))
+  }
+
+  async #publish(kind: Yankable, registry: Registry<Published>, uri: string, document: unknown): Promise<PublishedArtefact> {
     if (asksForLatest(uri) !== undefined) throw new MeshError('SPEC_INVALID', `${uri} names no version: publish under name:version-releaseTag`)
     const cid = await this.#content.putRecord(document)
     const before = await registry.get(uri)
@@ -189,15 +206,16 @@ export class ArtefactCatalogue implements Catalogue, Models {
       await registry.put(uri, { cid })
     } else if (before.value.cid !== cid) {
       throw new MeshError('IMMUTABLE', `${uri} was published by ${before.writer} with other content; a version never changes: raise its version or releaseTag`, { details: { uri, published: before.value.cid, offered: cid } })
-    }
+    } else await this.#yanks.lift(kind, before)
     return { uri, cid }
   }
 
-  async #resolve(kind: RegistryName, registry: Registry<Published>, uri: string): Promise<PublishedArtefact> {
+  async #resolve(kind: Yankable, registry: Registry<Published>, uri: string): Promise<PublishedArtefact> {
     const name = asksForLatest(uri)
-    const exact = name === undefined ? uri : latest((await registry.list(`${name}:`)).map(entry => entry.key))
+    const exact = name === undefined ? uri : latest((await this.#yanks.standing(kind, await registry.list(`${name}:`), `${name}:`)).map(entry => entry.key))
     const entry = exact === undefined ? undefined : await registry.get(exact)
-    if (exact === undefined || entry === undefined) throw new MeshError('NOT_FOUND', `${kind === 'layers' ? 'models' : kind} hold no ${uri} as far as this peer knows: check the spelling and version, or publish it`, { details: { uri } })
+    if (exact === undefined || entry === undefined) throw unknown(kind, uri)
+    if (name === undefined && await this.#yanks.has(kind, entry)) throw new MeshError('NOT_FOUND', `${uri} was taken back by its author, ${entry.writer}: use another version`, { details: { uri } })
     return { uri: exact, cid: entry.value.cid }
   }
 
@@ -230,8 +248,8 @@ export class ArtefactCatalogue implements Catalogue, Models {
   }
 }
 
-async function listed(registry: Registry<Published>): Promise<readonly PublishedArtefact[]> {
-  return (await registry.list()).map(({ key, value }) => ({ uri: key, cid: value.cid }))
+function unknown(kind: Yankable, uri: string): MeshError {
+  return new MeshError('NOT_FOUND', `${kind === 'layers' ? 'models' : kind} hold no ${uri} as far as this peer knows: check the spelling and version, or publish it`, { details: { uri } })
 }
 
 /** A name may only stand for a document that says the same name of itself. */
