@@ -1,113 +1,16 @@
 import type { Json } from '../protocols/ids.ts'
 import type { BlockClock } from './clock.ts'
+import { Counter, Gauge, Histogram, Rolling, WINDOWS } from './instruments.ts'
 
+export type { WindowSummary } from './instruments.ts'
 export type Labels = Readonly<Record<string, string>>
-/** Counts and sums of the last 1, 5 and 15 minutes. */
-export type WindowSummary = { readonly count: number; readonly mean: number; readonly min: number; readonly max: number; readonly perSecond: number }
 
 const METRICS = 256
 const SERIES = 128
-const DEFAULT_BUCKETS = [1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000]
-const SLOT_MS = 5_000
-const WINDOWS = { '1m': 60_000, '5m': 300_000, '15m': 900_000 } as const
-const SLOTS = WINDOWS['15m'] / SLOT_MS
-
-/** Counts that only rise. */
-export class Counter {
-  #value = 0
-  increment(by = 1): void {
-    if (by > 0) this.#value += by
-  }
-  read(): Json {
-    return this.#value
-  }
-}
-
-/** A value that goes up and down. */
-export class Gauge {
-  #value = 0
-  set(value: number): void {
-    this.#value = value
-  }
-  add(by: number): void {
-    this.#value += by
-  }
-  read(): Json {
-    return this.#value
-  }
-}
-
-/** Counts of observations at or below each bound. */
-export class Histogram {
-  readonly #bounds: readonly number[]
-  readonly #counts: number[]
-  #count = 0
-  #sum = 0
-
-  constructor(bounds: readonly number[] = DEFAULT_BUCKETS) {
-    this.#bounds = [...bounds].sort((a, b) => a - b)
-    this.#counts = this.#bounds.map(() => 0)
-  }
-
-  observe(value: number): void {
-    this.#count++
-    this.#sum += value
-    for (const [index, bound] of this.#bounds.entries()) if (value <= bound) this.#counts[index]!++
-  }
-
-  read(): Json {
-    return { count: this.#count, sum: this.#sum, buckets: this.#bounds.map((bound, index) => [bound, this.#counts[index]!]) }
-  }
-}
-
-type Slot = { at: number; count: number; sum: number; min: number; max: number }
-
-/** Observations of the last 15 minutes in slots of five seconds: memory does not grow with traffic. */
-export class Rolling {
-  readonly #clock: Pick<BlockClock, 'monotonic'>
-  readonly #slots: Slot[] = []
-
-  constructor(clock: Pick<BlockClock, 'monotonic'>) {
-    this.#clock = clock
-  }
-
-  observe(value: number): void {
-    const at = Math.floor(this.#clock.monotonic() / SLOT_MS)
-    const index = at % SLOTS
-    const slot = this.#slots[index]
-    if (slot === undefined || slot.at !== at) this.#slots[index] = { at, count: 1, sum: value, min: value, max: value }
-    else {
-      slot.count++
-      slot.sum += value
-      slot.min = Math.min(slot.min, value)
-      slot.max = Math.max(slot.max, value)
-    }
-  }
-
-  /** What was observed in the last `ms`, to the nearest slot. */
-  window(ms: number): WindowSummary {
-    const now = Math.floor(this.#clock.monotonic() / SLOT_MS)
-    const first = now - Math.ceil(ms / SLOT_MS) + 1
-    let count = 0
-    let sum = 0
-    let min = Infinity
-    let max = -Infinity
-    for (const slot of this.#slots) {
-      if (slot === undefined || slot.at < first || slot.at > now) continue
-      count += slot.count
-      sum += slot.sum
-      min = Math.min(min, slot.min)
-      max = Math.max(max, slot.max)
-    }
-    return count === 0 ? { count: 0, mean: 0, min: 0, max: 0, perSecond: 0 } : { count, mean: sum / count, min, max, perSecond: (count * 1_000) / ms }
-  }
-
-  read(): Json {
-    const out: Record<string, Json> = {}
-    for (const [name, ms] of Object.entries(WINDOWS)) out[name] = { ...this.window(ms) }
-    return out
-  }
-}
+/** AIOS's buckets, in seconds. */
+const AIOS_BUCKETS = [0.1, 0.2, 0.5, 1, 2, 5, 10]
+/** The label under which a category of AIOS's `observe_custom_rolling` is kept. */
+export const CATEGORY = 'category'
 
 type Series = Counter | Gauge | Histogram | Rolling
 type Family = { readonly type: 'counter' | 'gauge' | 'histogram' | 'rolling'; readonly make: () => Series; readonly series: Map<string, { readonly labels: Labels; readonly of: Series }> }
@@ -152,14 +55,30 @@ export class Metrics {
   }
 
   // AIOS's names for the same.
-  register_counter(name: string): void { this.counter(name) }
-  register_gauge(name: string): void { this.gauge(name) }
-  register_histogram(name: string, _help?: string, buckets?: readonly number[]): void { this.histogram(name, {}, buckets) }
-  increment_counter(name: string, by = 1): void { this.counter(name).increment(by) }
-  set_gauge(name: string, value: number): void { this.gauge(name).set(value) }
-  observe_histogram(name: string, value: number): void { this.histogram(name).observe(value) }
+  register_counter(name: string, _documentation?: string, _labelnames?: readonly string[]): void { this.counter(name) }
+  register_gauge(name: string, _documentation?: string, _labelnames?: readonly string[]): void { this.gauge(name) }
+  register_histogram(name: string, _documentation?: string, _labelnames?: readonly string[] | null, buckets: readonly number[] = AIOS_BUCKETS): void { this.histogram(name, {}, buckets) }
+  /** `by`: how many, or the labels of which there is one more. */
+  increment_counter(name: string, by: number | Labels = 1): void {
+    if (typeof by === 'number') this.counter(name).increment(by)
+    else this.counter(name, by).increment()
+  }
+  set_gauge(name: string, value: number, labels: Labels = {}): void { this.gauge(name, labels).set(value) }
+  observe_histogram(name: string, value: number, labels: Labels = {}): void { this.histogram(name, labels).observe(value) }
   observe_rolling(name: string, value: number): void { this.rolling(name).observe(value) }
-  observe_custom_rolling(name: string, value: number): void { this.rolling(name).observe(value) }
+  /** AIOS's `(category, name, value)`; `(name, value)` is `observe_rolling`. */
+  observe_custom_rolling(category: string, name: string | number, value?: number): void {
+    if (typeof name === 'number') this.rolling(category).observe(name)
+    else this.rolling(name, { [CATEGORY]: category }).observe(value ?? 0)
+  }
+  /** What was observed with `observe_rolling`, in AIOS's shape. */
+  get_extended_metrics(): Readonly<Record<string, Json>> {
+    const out: Record<string, Json> = {}
+    for (const [name, family] of this.#families) {
+      for (const { labels, of } of family.series.values()) if (of instanceof Rolling && !(CATEGORY in labels)) out[name] = extended(of)
+    }
+    return out
+  }
 
   #series(name: string, type: Family['type'], labels: Labels, make: () => Series): Series {
     let family = this.#families.get(name)
@@ -176,4 +95,9 @@ export class Metrics {
     if (family.type === type && family.series.size < SERIES) family.series.set(key, { labels, of: series })
     return series
   }
+}
+
+function extended(rolling: Rolling): Json {
+  const mean = (ms: number): number => rolling.window(ms).mean
+  return { current: rolling.current, average_1m: mean(WINDOWS['1m']), average_5m: mean(WINDOWS['5m']), average_15m: mean(WINDOWS['15m']) }
 }

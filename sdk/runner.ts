@@ -42,10 +42,9 @@ export class BlockRunner {
     const work = this.#process(packet, call, outlet).then(() => outlet.end(), (error: unknown) => outlet.fail(error))
     try {
       yield* outlet
-      this.#context.metrics.counter('aios_packets_total').increment()
-      this.#context.metrics.rolling('aios_latency_ms').observe(this.#host.clock.monotonic() - began)
+      this.#took('end_to_end', began)
     } catch (error) {
-      this.#context.metrics.counter('aios_packet_errors_total').increment()
+      this.#context.metrics.counter('errors_total').increment()
       throw error
     } finally {
       outlet.close()
@@ -94,8 +93,17 @@ export class BlockRunner {
     }
     const context = forCall(this.#context, call, send)
     for (const entry of await this.#entries(packet, context)) {
+      const began = this.#host.clock.monotonic()
       for await (const result of several(await this.#block.data(entry, context))) await send(result)
+      this.#took('on_data', began)
     }
+  }
+
+  /** AIOS's own metrics of an instance: how long and how often, in seconds. */
+  #took(step: 'on_preprocess' | 'on_data' | 'end_to_end', began: number): void {
+    const { metrics } = this.#context
+    metrics.counter(`${step}_count`).increment()
+    metrics.rolling(`${step}_latency`).observe((this.#host.clock.monotonic() - began) / 1_000)
   }
 
   #join(arrived: Packet, { vdag }: Call): Packet | undefined {
@@ -105,7 +113,9 @@ export class BlockRunner {
 
   async #entries(packet: Packet, context: Context): Promise<readonly Entry[]> {
     if (this.#block.preprocess === undefined) return [entryOf(packet, packet.data)]
+    const began = this.#host.clock.monotonic()
     const made = await this.#block.preprocess(packet, context)
+    this.#took('on_preprocess', began)
     if (made === undefined || made === null) return []
     return (Array.isArray(made) ? (made as readonly unknown[]) : [made]).map(one => entryOf(packet, one))
   }

@@ -3,6 +3,7 @@ import type { PolicyRef } from '../protocols/specs.ts'
 import { refused, granted } from '../protocols/errors.ts'
 import { isJsonObject, toJson, type JsonObject } from './lib/json.ts'
 import { clusterDocument } from './placement/cluster-document.ts'
+import type { MeshMetrics } from './metrics/mesh-metrics.ts'
 import type { MeshView, PolicyCalls } from './roles.ts'
 import type { ArtefactCatalogue } from './registries/catalogue.ts'
 import { parseFilter, type FilterIR, type MatchType } from './specs/filter.ts'
@@ -13,8 +14,10 @@ export class Inventory {
   readonly #view: MeshView
   readonly #catalogue: ArtefactCatalogue
   readonly #policies: PolicyCalls
+  readonly #metrics: MeshMetrics
 
-  constructor(view: MeshView, catalogue: ArtefactCatalogue, policies: PolicyCalls) {
+  constructor(view: MeshView, catalogue: ArtefactCatalogue, policies: PolicyCalls, metrics: MeshMetrics) {
+    this.#metrics = metrics
     this.#view = view
     this.#catalogue = catalogue
     this.#policies = policies
@@ -47,11 +50,16 @@ export class Inventory {
 
   async #sources({ matchType, filter }: FilterIR): Promise<SearchSources> {
     const wants = (kind: MatchType, ...queries: readonly (keyof typeof filter)[]): boolean => matchType === kind || queries.some(query => filter[query] !== undefined)
+    const clusters = wants('cluster', 'clusterQuery', 'clusterMetricsQuery')
+    const blocks = wants('block', 'blockQuery', 'blockMetricsQuery')
     return {
-      ...(wants('cluster', 'clusterQuery', 'clusterMetricsQuery') ? { clusters: this.#clusters() } : {}),
-      ...(wants('block', 'blockQuery', 'blockMetricsQuery') ? { blocks: await this.#blocks() } : {}),
+      ...(clusters ? { clusters: this.#clusters() } : {}),
+      // Who asks for metrics wants them of now; else what is known goes with the documents.
+      ...(filter.clusterMetricsQuery !== undefined ? { clusterMetrics: await this.#metrics.clusters() } : clusters ? { clusterMetrics: this.#metrics.knownClusters() } : {}),
+      ...(blocks ? await this.#blocks(filter.blockMetricsQuery !== undefined) : {}),
       ...(wants('component', 'componentQuery') ? { components: await this.#components() } : {}),
       ...(wants('vdag', 'vdagQuery') ? { vdags: await this.#vdags() } : {}),
+      ...(filter.vdagMetricsQuery !== undefined ? { vdagMetrics: await this.#metrics.vdags() } : {}),
       ...(wants('policy', 'policyQuery') ? { policies: await this.#policyRules() } : {}),
     }
   }
@@ -62,12 +70,15 @@ export class Inventory {
     return [...groups.values()].map(clusterDocument)
   }
 
-  async #blocks(): Promise<readonly JsonObject[]> {
-    return (await this.#catalogue.blocks()).map(block => {
-      const instances = this.#view.instancesOf(block.blockId).map(({ host, ad }) => ({ instanceId: ad.instance, nodeId: host, latency: ad.latencyMs, queue_length: ad.queued, ...ad }))
-      const hosts = [...new Set(instances.map(({ nodeId }) => nodeId))]
-      return object({ ...block, id: block.blockId, componentUri: block.componentURI, cluster: hosts.map(peer => ({ id: this.#view.ad(peer)?.cluster ?? peer })), metrics: { blockId: block.blockId, instances } })
+  async #blocks(now: boolean): Promise<{ readonly blocks: readonly JsonObject[]; readonly blockMetrics: readonly JsonObject[] }> {
+    const records = await this.#catalogue.blocks()
+    const ids = records.map(({ blockId }) => blockId)
+    const blockMetrics = now ? await this.#metrics.blocks(ids) : ids.map(id => this.#metrics.knownBlock(id))
+    const blocks = records.map((block, at) => {
+      const hosts = [...new Set(this.#view.instancesOf(block.blockId).map(({ host }) => host))]
+      return object({ ...block, id: block.blockId, componentUri: block.componentURI, cluster: hosts.map(peer => ({ id: this.#view.ad(peer)?.cluster ?? peer })), metrics: blockMetrics[at] })
     })
+    return { blocks, blockMetrics }
   }
 
   async #components(): Promise<readonly JsonObject[]> {

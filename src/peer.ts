@@ -14,6 +14,8 @@ import { Gate } from './controllers/gate.ts'
 import { Inference } from './inference/inference.ts'
 import { ModelServing } from './llm/serve/serving.ts'
 import { Inventory } from './inventory.ts'
+import { HostMetrics } from './metrics/host-metrics.ts'
+import { MeshMetrics } from './metrics/mesh-metrics.ts'
 import type { Answers } from './llm/answer.ts'
 import { SplitGenerations, type GenerationConfig } from './llm/generations.ts'
 import { ModelTexts } from './llm/text/model-texts.ts'
@@ -65,6 +67,7 @@ export type Peer = {
   readonly controllers: Controllers
   readonly inventory: Inventory
   readonly assets: Assets
+  readonly metrics: MeshMetrics
   /** Tokenizers and chat templates of the network's models. */
   readonly texts: ModelTexts
   /** The right a registry asks of its writers. */
@@ -90,12 +93,13 @@ export function createPeer(ports: Ports, config: PeerConfig): Peer {
   const texts = new ModelTexts(catalogue, ports.content)
   const policies = new Policies(ports, catalogue)
   const instances = new Instances(ports, catalogue, policies, config.clusterId)
-  const placement = new Placement(ports, { view: capacity, catalogue, policies, instances }, { ...PLACEMENT, ...config.placement, maySteward: peer => admission.may(peer, 'host') })
+  const metrics = new MeshMetrics(ports, capacity, new HostMetrics(ports, { instances, vdags: { measured: () => gate.measured() } }, config.clusterId))
+  const placement = new Placement(ports, { view: capacity, catalogue, policies, instances, metrics }, { ...PLACEMENT, ...config.placement, maySteward: peer => admission.may(peer, 'host') })
   const calls = new Calls(ports, instances, placement, (peer, right) => admission.may(peer, right))
-  const invoker = new BlockInvoker(ports, capacity, calls, catalogue, policies)
+  const invoker = new BlockInvoker(ports, capacity, calls, catalogue, policies, metrics)
   const runs = new RunEngine(ports, { view: capacity, invoker, policies, catalogue, compatible }, config.runs)
   const generations = new SplitGenerations(ports, { view: capacity, models: catalogue, instances: { stage: (...asked) => instances.stage(...asked), onExit: hear => instances.onExit(hear) }, book: placement, answers: config.answers ?? new TextAnswers(texts), may: peer => admission.may(peer, 'join') }, config.generations)
-  const inventory = new Inventory(capacity, catalogue, policies)
+  const inventory = new Inventory(capacity, catalogue, policies, metrics)
   const gate = new Gate(ports, { view: capacity, catalogue, policies })
   const controllers = new Controllers(ports, { admission, view: capacity, catalogue, gate })
   const actions = new Actions(ports, { admission, gate, controllers, view: capacity, catalogue, placement, runs, clusters: ports.registries.open('clusters', cluster) })
@@ -105,11 +109,12 @@ export function createPeer(ports: Ports, config: PeerConfig): Peer {
   const parser = new Parser(ports, { actions, invoker, inventory, models, catalogue })
   const inference = new Inference(ports, { actions, invoker, inventory, runs, catalogue, gate })
   return {
-    ports, admission, view: capacity, catalogue, policies, instances, invoker, placement, runs, generations, actions, models, parser, inference, inventory, assets, texts, gate, controllers,
+    ports, admission, view: capacity, catalogue, policies, instances, invoker, placement, runs, generations, actions, models, parser, inference, inventory, assets, texts, gate, controllers, metrics,
     mayWrite: (writer, registry) => admission.may(writer, RIGHT_TO_WRITE[registry]),
     async start() {
       await placement.open()
       placement.onChange(() => capacity.changed())
+      await metrics.start()
       calls.start()
       gate.start()
       models.start()

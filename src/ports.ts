@@ -258,12 +258,28 @@ export type MachineReport = {
   readonly notes: readonly string[]
 }
 
-export type MachineUsage = { readonly cpuLoad: number; readonly memoryFreeMb: number; readonly diskFreeMb: number; readonly gpus: readonly { readonly id: string; readonly freeMb: number; readonly utilisation?: number }[] }
+/** Shares from 0 to 1, temperature in degrees Celsius; absent where the driver does not tell. */
+export type GpuUsage = { readonly id: string; readonly freeMb: number; readonly utilisation?: number; readonly memoryUtilisation?: number; readonly powerUtilisation?: number; readonly temperature?: number }
+export type MachineUsage = { readonly cpuLoad: number; readonly memoryFreeMb: number; readonly diskFreeMb: number; readonly gpus: readonly GpuUsage[] }
+
+/** What the system counts of the whole host, in AIOS's names; what it does not tell is absent. */
+export type HostCounters = {
+  /** Run queue lengths over 1, 5 and 15 minutes. */
+  readonly load: readonly [number, number, number]
+  readonly processes?: { readonly runningThreads: number; readonly totalThreads: number; readonly runningProcesses: number; readonly totalProcesses: number }
+  readonly memory?: { readonly totalMb: number; readonly freeMb: number; readonly swapUsedMb: number; readonly swapFreeMb: number; readonly pageFaultsPerSec: number }
+  readonly disk?: { readonly totalMb: number; readonly freeMb: number }
+  /** Of all disks together. `total`: operations a second; `response`: milliseconds an operation took of late; `active`: under way. */
+  readonly iops?: { readonly blocksPerSec: number; readonly readBytes: number; readonly writeBytes: number; readonly total: number; readonly active: number; readonly response: number }
+  readonly network?: { readonly txBytesTotal: number; readonly rxBytesTotal: number }
+}
 
 export interface Machine {
   /** Probes and measures once; later calls answer from a cache. */
   probe(): Promise<MachineReport>
   usage(): MachineUsage
+  /** Not every machine counts. Rates are of the time since it was asked before, at least a second. */
+  counters?(): HostCounters
 }
 
 export interface Telemetry {

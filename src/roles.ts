@@ -7,6 +7,7 @@ import type { Packet } from '../protocols/invoke.ts'
 import type { ModelManifest, ServedModel } from '../protocols/model.ts'
 import type { Contract } from '../protocols/placement.ts'
 import type { AssetRecord, BlockRecord, ComponentManifest, PolicyRef, PolicyRule, VdagSpec } from '../protocols/specs.ts'
+import type { JsonObject } from './lib/json.ts'
 import type { Health } from './ports.ts'
 
 /** capacity/: what this peer believes of the mesh. Reads are synchronous and local. */
@@ -84,6 +85,20 @@ export type PolicyCall<T> = {
   readonly accept: (answer: Json) => Verdict<T>
   /** `failure` says why a configured rule gave no opinion; absent when none is configured. */
   readonly fallback: (failure?: string) => T
+}
+
+/** What AIOS's `get_metrics()` gives a rule. */
+export type PolicyMetrics = { readonly block_metrics: JsonObject; readonly cluster_metrics: JsonObject }
+
+/** A block, and a cluster: by default the one that the block's first instance runs in, else this peer's. */
+export type MetricsAbout = { readonly block?: BlockId; readonly cluster?: string }
+
+/** metrics/: what the hosts of the mesh measure, in AIOS's documents, from anywhere. */
+export interface MetricsSource {
+  /** The newest that is known, at once, for rules that are asked often. What is older than a second is asked for meanwhile. */
+  known(about: MetricsAbout): PolicyMetrics
+  /** The same, asked of the hosts first unless it is younger than a second. Never throws; takes two seconds at most. */
+  fresh(about: MetricsAbout): Promise<PolicyMetrics>
 }
 
 /** policies/: calls a rule at a hook. */

@@ -2,12 +2,13 @@ import { execFile } from 'node:child_process'
 import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Gpu } from '../../protocols/resources.ts'
+import type { GpuUsage } from '../../src/ports.ts'
 
-export type GpuReading = Gpu & { readonly utilisation?: number }
+export type GpuReading = Gpu & Pick<GpuUsage, 'utilisation' | 'memoryUtilisation' | 'powerUtilisation' | 'temperature'>
 
 const NVIDIA = '/proc/driver/nvidia/gpus'
 const DRM = '/sys/class/drm'
-const QUERY = 'uuid,name,memory.total,memory.free,driver_version,utilization.gpu'
+const QUERY = 'uuid,name,memory.total,memory.free,driver_version,utilization.gpu,utilization.memory,power.draw,power.limit,temperature.gpu'
 const VENDORS: Readonly<Record<string, string>> = { '0x10de': 'NVIDIA', '0x1002': 'AMD', '0x8086': 'Intel' }
 const MB = 1_048_576
 const SMI_MS = 5_000
@@ -41,12 +42,15 @@ function nvidiaSmi(): Promise<readonly GpuReading[]> {
 /** Rows of `nvidia-smi --format=csv,noheader,nounits`; what is not a number counts as 0. */
 export function parseNvidiaSmi(csv: string): readonly GpuReading[] {
   return csv.split('\n').flatMap(line => {
-    const [id, name, total, free, driver, utilisation] = line.split(',').map(part => part.trim())
+    const [id, name, total, free, driver, utilisation, memoryLoad, power, powerLimit, temperature] = line.split(',').map(part => part.trim())
     if (id === undefined || id === '' || name === undefined || total === undefined) return []
-    const load = Number(utilisation)
+    // A card that cannot tell says "[N/A]".
+    const told = (text: string | undefined): number | undefined => (text === undefined || text === '' || !Number.isFinite(Number(text)) ? undefined : Number(text))
+    const [load, memory, watts, limit, celsius] = [utilisation, memoryLoad, power, powerLimit, temperature].map(told)
     return [{
       id, name: name.startsWith('NVIDIA') ? name : `NVIDIA ${name}`, memoryMb: count(total), freeMb: count(free),
-      ...(driver === undefined || driver === '' ? {} : { driver }), ...(Number.isFinite(load) ? { utilisation: load / 100 } : {}),
+      ...(driver === undefined || driver === '' ? {} : { driver }), ...(load === undefined ? {} : { utilisation: load / 100 }), ...(memory === undefined ? {} : { memoryUtilisation: memory / 100 }),
+      ...(watts === undefined || limit === undefined || limit <= 0 ? {} : { powerUtilisation: watts / limit }), ...(celsius === undefined ? {} : { temperature: celsius }),
     }]
   })
 }

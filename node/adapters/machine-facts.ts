@@ -61,7 +61,7 @@ export function diskFreeMb(dir: string): number {
 }
 
 /** A container may have less than its host. */
-function memoryBytes(): number {
+export function memoryBytes(): number {
   return Math.min(totalmem(), constrained() ?? Infinity)
 }
 

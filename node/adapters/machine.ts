@@ -7,9 +7,10 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { z } from 'zod'
 import { runtime, type Gpu, type Runtime } from '../../protocols/resources.ts'
-import type { Machine, MachineReport, MachineUsage } from '../../src/ports.ts'
+import type { GpuUsage, Machine, MachineReport, MachineUsage } from '../../src/ports.ts'
 import { checkFence } from './fence.ts'
 import { gpuNotes, listGpus, readGpus, type GpuReading } from './gpu.ts'
+import { HostCounter } from './host-counters.ts'
 import { cpuModel, diskFreeMb, installedRuntimes, withStages, memoryFreeMb, osName, packageVersion, readResources } from './machine-facts.ts'
 import type { Measured } from './machine-measure.ts'
 
@@ -38,6 +39,7 @@ export function createMachine({ dir }: { readonly dir: string }): MeasuredMachin
   let gpusReadAt = -Infinity
   let known: Measurements | undefined
   let refining: Promise<MachineReport> | undefined
+  const counter = new HostCounter(dir)
 
   const key = (): string => hardwareKey(gpus)
   const report = (): MachineReport => {
@@ -76,9 +78,10 @@ export function createMachine({ dir }: { readonly dir: string }): MeasuredMachin
         cpuLoad: (loadavg()[0] ?? 0) / availableParallelism(),
         memoryFreeMb: memoryFreeMb(),
         diskFreeMb: diskFreeMb(dir),
-        gpus: gpus.map(({ id, freeMb, utilisation }) => ({ id, freeMb, ...(utilisation === undefined ? {} : { utilisation }) })),
+        gpus: gpus.map(usageOf),
       }
     },
+    counters: () => counter.read(),
   }
 }
 
@@ -146,6 +149,14 @@ function hardwareKey(gpus: readonly Gpu[]): string {
 /** A GPU as it is advertised: its load is news, not capacity. */
 function withoutLoad({ id, name, memoryMb, freeMb, driver }: GpuReading): Gpu {
   return { id, name, memoryMb, freeMb, ...(driver === undefined ? {} : { driver }) }
+}
+
+function usageOf({ id, freeMb, utilisation, memoryUtilisation, powerUtilisation, temperature }: GpuReading): GpuUsage {
+  return {
+    id, freeMb,
+    ...(utilisation === undefined ? {} : { utilisation }), ...(memoryUtilisation === undefined ? {} : { memoryUtilisation }),
+    ...(powerUtilisation === undefined ? {} : { powerUtilisation }), ...(temperature === undefined ? {} : { temperature }),
+  }
 }
 
 function round(value: number): number {

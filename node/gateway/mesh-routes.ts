@@ -25,14 +25,6 @@ export function addMeshRoutes(app: Hono, parts: GatewayParts): void {
 
   app.get('/healthz', context => context.json({ healthy: true, peer: view.self, live: view.live().length }))
 
-  app.get('/metrics', async context => {
-    ports.telemetry.gauge('peers_live', view.live().length)
-    ports.telemetry.gauge('instances_here', peer.instances.running().length)
-    ports.telemetry.gauge('process_resident_bytes', process.memoryUsage.rss())
-    ports.telemetry.gauge('uptime_seconds', Math.round((Date.now() - parts.startedAt) / 1_000))
-    return context.body(await parts.telemetry.exposition(), 200, { 'content-type': parts.telemetry.contentType })
-  })
-
   app.get('/mesh/status', async context => {
     const { network, genesis } = peer.admission.membership
     const document = readGenesis(ports.identity, genesis)

@@ -16,6 +16,7 @@ import { addControllerRoutes } from './controller-routes.ts'
 import { addInferRoutes } from './infer-routes.ts'
 import { listen, readAddress } from './listen.ts'
 import { addMeshRoutes } from './mesh-routes.ts'
+import { addMetricsRoutes } from './metrics-routes.ts'
 import { addModelRoutes } from './model-routes.ts'
 import { openInferenceDoor } from './open-inference/open-inference-routes.ts'
 import { refuseOpenAi } from './openai/failure.ts'
@@ -44,6 +45,7 @@ export async function openGateway(parts: Omit<GatewayParts, 'url'>, at: string):
   addAssetUpload(app, full)
   app.use(bodyLimit({ maxSize: BODY_BYTES, onError: context => refuse(context, new MeshError('MESSAGE_TOO_LARGE', `a request may have ${BODY_BYTES} bytes: send larger inputs as assets`)) }))
   addMeshRoutes(app, full)
+  addMetricsRoutes(app, full)
   addModelRoutes(app, full)
   addAiosRoutes(app, full)
   addInferRoutes(app, full)

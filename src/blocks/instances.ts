@@ -9,6 +9,7 @@ import { isJsonObject, toJson } from '../lib/json.ts'
 import type { Ports, RunningInstance, StageRunner } from '../ports.ts'
 import type { Catalogue, InstanceHost, PolicyCalls } from '../roles.ts'
 import { AdmissionQueue } from './admission-queue.ts'
+import { CallRecord } from './call-record.ts'
 import { span } from './span.ts'
 
 /** AIOS's own keys of `blockInitData`; other keys are the component's business. */
@@ -28,6 +29,7 @@ type Running = {
   instance: RunningInstance | undefined
   state: InstanceAd['state']
   latencyMs: number
+  readonly record: CallRecord
 }
 
 /** What an instance asks of policies: opinions, and to forget what rules know when nobody is left to ask them. */
@@ -57,7 +59,7 @@ export class Instances implements InstanceHost {
     const keys = queueKeys.safeParse(block.initData)
     const { max_threads, max_queue_size } = keys.success ? keys.data : queueKeys.parse({})
     const launch = Promise.withResolvers<void>()
-    const entry: Running = { contract, block, queue: new AdmissionQueue(max_threads, max_queue_size), ready: launch.promise, stopping: new AbortController(), stopped: undefined, drainEnds: 0, instance: undefined, state: 'starting', latencyMs: 0 }
+    const entry: Running = { contract, block, queue: new AdmissionQueue(max_threads, max_queue_size), ready: launch.promise, stopping: new AbortController(), stopped: undefined, drainEnds: 0, instance: undefined, state: 'starting', latencyMs: 0, record: new CallRecord(this.#ports.clock) }
     this.#running.set(contract.instance, entry)
     this.#changed()
     this.#launch(entry, signal).then(launch.resolve, error => {
@@ -144,6 +146,14 @@ export class Instances implements InstanceHost {
     return [...this.#running].sort(([a], [b]) => (a < b ? -1 : 1)).map(([instance, entry]) => ({ instance, contract: entry.contract.id, state: entry.state, ...loadOf(entry), latencyMs: entry.latencyMs }))
   }
 
+  /** What is measured of each instance here: by the host, and by what the instance says of itself. */
+  measured(): readonly { readonly instance: InstanceId; readonly block: BlockId; readonly state: InstanceAd['state']; readonly inFlight: number; readonly queued: number; readonly memoryMb: number; readonly cpuPercent: number; readonly reported: Json; readonly record: ReturnType<CallRecord['read']> }[] {
+    return [...this.#running].sort(([a], [b]) => (a < b ? -1 : 1)).map(([instance, entry]) => {
+      const { memoryMb, cpuMs } = entry.instance?.usage() ?? { memoryMb: 0, cpuMs: 0 }
+      return { instance, block: entry.block.blockId, state: entry.state, ...loadOf(entry), memoryMb, cpuPercent: entry.record.cpuPercent(cpuMs), reported: entry.instance?.metrics() ?? {}, record: entry.record.read() }
+    })
+  }
+
   onChange(hear: () => void): () => void {
     this.#changes.add(hear)
     return () => this.#changes.delete(hear)
@@ -164,13 +174,18 @@ export class Instances implements InstanceHost {
     const { entry, running } = this.#ready(instance)
     const { clock, telemetry } = this.#ports
     using call = span([signal, entry.stopping.signal])
+    const arrived = clock.monotonic()
     const leave = await entry.queue.enter(call.signal, instance)
     const began = clock.monotonic()
     try {
       yield * running.infer(packet, call.signal, vdag)
+      entry.record.served(arrived)
       const ms = clock.monotonic() - began
       entry.latencyMs = entry.latencyMs === 0 ? ms : entry.latencyMs * 0.8 + ms * 0.2
       telemetry.observe('block_infer_ms', ms, { block: entry.block.blockId })
+    } catch (error) {
+      entry.record.failed()
+      throw error
     } finally {
       leave()
     }

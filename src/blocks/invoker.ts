@@ -7,7 +7,7 @@ import { Backoff } from '../lib/backoff.ts'
 import { Lru } from '../lib/lru.ts'
 import { isJsonObject, toJson } from '../lib/json.ts'
 import type { Health, Ports, Random } from '../ports.ts'
-import type { CallOptions, Catalogue, Invoker, MeshView, PolicyCalls } from '../roles.ts'
+import type { CallOptions, Catalogue, Invoker, MeshView, MetricsSource, PolicyCalls } from '../roles.ts'
 import { namedInstance, pickInstance, type Candidate } from './balance.ts'
 import { checkPacket, pack, unpackJson, unpackPacket } from './bodies.ts'
 import { bodyOf, type Call, type Calls } from './calls.ts'
@@ -52,18 +52,20 @@ export class BlockInvoker implements Invoker {
   readonly #calls: Calls
   readonly #catalogue: Pick<Catalogue, 'block' | 'onBlock'>
   readonly #policies: PolicyCalls
+  readonly #metrics: Pick<MetricsSource, 'known'>
   readonly #outstanding = new Map<InstanceId, number>()
   readonly #sessions = new Lru<string, InstanceId>(SESSIONS_BOUND)
   /** Calls at each host, to be given up when it is dead. */
   readonly #away = new Map<PeerId, Set<Span>>()
 
-  constructor(ports: Pick<Ports, 'clock' | 'network' | 'content' | 'telemetry' | 'random'>, view: MeshView, calls: Calls, catalogue: Pick<Catalogue, 'block' | 'onBlock'>, policies: PolicyCalls & { release(scope: string): void }) {
+  constructor(ports: Pick<Ports, 'clock' | 'network' | 'content' | 'telemetry' | 'random'>, view: MeshView, calls: Calls, catalogue: Pick<Catalogue, 'block' | 'onBlock'>, policies: PolicyCalls & { release(scope: string): void }, metrics: Pick<MetricsSource, 'known'>) {
     this.#ports = ports
     this.#random = ports.random.fork('invoker')
     this.#view = view
     this.#calls = calls
     this.#catalogue = catalogue
     this.#policies = policies
+    this.#metrics = metrics
     view.onChange((peer, what) => {
       // A host that lost its power closes nothing: its calls would wait for their deadlines.
       if (what === 'dead' || what === 'left') for (const call of this.#away.get(peer) ?? []) call.fail(new MeshError('PEER_UNREACHABLE', `${peer} is ${what === 'dead' ? 'dead' : 'gone'}`))
@@ -173,7 +175,7 @@ export class BlockInvoker implements Invoker {
       hook: 'loadBalancer',
       rule,
       input: { mode: 'load_balance', packet: { session_id: packet.sessionId, seq_no: packet.seqNo, ts: packet.ts, data: packet.data }, instances: candidates.map(({ ad }) => ad.instance) },
-      settings: { get_metrics: { block_metrics: { blockId: block.blockId, instances: candidates.map(candidate => toJson({ instanceId: candidate.ad.instance, nodeId: candidate.host, ...candidate.ad, ours: candidate.ours })) }, cluster_metrics: {} } },
+      settings: { get_metrics: this.#metricsOf(block.blockId, candidates), block_data: toJson(block) },
       scope: block.blockId,
       accept: answer => {
         const parsed = named.safeParse(answer)
@@ -182,6 +184,14 @@ export class BlockInvoker implements Invoker {
       fallback: fair,
     })
     return decision.value
+  }
+
+  /** With what this peer has under way at each instance, which is newer than anything an instance could tell. */
+  #metricsOf(block: BlockId, candidates: readonly Candidate[]): Json {
+    const { block_metrics, cluster_metrics } = this.#metrics.known({ block })
+    const ours = new Map(candidates.map(({ ad, ours }) => [ad.instance, ours]))
+    const { instances } = block_metrics
+    return { block_metrics: { ...block_metrics, instances: (Array.isArray(instances) ? instances.filter(isJsonObject) : []).map(instance => ({ ...instance, ours: ours.get(String(instance['instanceId'])) ?? 0 })) }, cluster_metrics }
   }
 
   #giveBack({ ad: { instance } }: Candidate): void {

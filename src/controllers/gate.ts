@@ -3,7 +3,8 @@ import { granted, MeshError, refused } from '../../protocols/errors.ts'
 import type { Json, Millis } from '../../protocols/ids.ts'
 import type { Packet } from '../../protocols/invoke.ts'
 import type { VdagSpec } from '../../protocols/specs.ts'
-import { isJsonObject, toJson } from '../lib/json.ts'
+import { Rolling } from '../../sdk/instruments.ts'
+import { isJsonObject, toJson, type JsonObject } from '../lib/json.ts'
 import { Lru } from '../lib/lru.ts'
 import type { Ports } from '../ports.ts'
 import type { Catalogue, MeshView, PolicyCalls } from '../roles.ts'
@@ -21,7 +22,7 @@ const allowed = z.looseObject({ allowed: z.boolean() })
 const overall = z.looseObject({ overall_healthy: z.boolean() })
 
 export type Review = { readonly vdag: string; readonly at: Millis; readonly request: Json; readonly response: Json; readonly opinion: Json; decided: 'open' | 'approved' | 'rejected' }
-type Watched = { readonly settings: ControllerSettings; answered: number; requests: number; failures: number; refused: number; latencyMs: number }
+type Watched = { readonly settings: ControllerSettings; readonly latency: Rolling; answered: number; requests: number; failures: number; refused: number }
 
 /** What AIOS's vDAG controller does around each request, on whichever peer it enters: quota, health, metrics, quality. */
 export class Gate {
@@ -75,7 +76,7 @@ export class Gate {
     if (watched === undefined) return
     this.#ports.telemetry.count('vdag_inference_requests_total', { vdag: uri })
     this.#ports.telemetry.observe('vdag_inference_latency_ms', ms, { vdag: uri })
-    watched.latencyMs = watched.latencyMs === 0 ? ms : watched.latencyMs * 0.9 + ms * 0.1
+    watched.latency.observe(ms / 1_000)
     if ('failed' in outcome) {
       watched.failures += 1
       return
@@ -113,7 +114,20 @@ export class Gate {
   /** What this peer saw of a vDAG. */
   metrics(uri: string): Json {
     const watched = this.#watched.peek(uri)
-    return watched === undefined ? null : { vdagURI: uri, inference_requests_total: watched.requests, answered: watched.answered, failed: watched.failures, refused: watched.refused, inference_latency_seconds: watched.latencyMs / 1_000 }
+    return watched === undefined ? null : this.#told(uri, watched)
+  }
+
+  /** The same of every vDAG that a request came for, in the order of their URIs. */
+  measured(): readonly { readonly vdag: string; readonly metrics: JsonObject }[] {
+    return [...this.#watched].sort(([a], [b]) => (a < b ? -1 : 1)).map(([vdag, watched]) => ({ vdag, metrics: this.#told(vdag, watched) }))
+  }
+
+  #told(uri: string, { latency, requests, answered, failures, refused }: Watched): JsonObject {
+    const { mean, perSecond, p50, p95, p99 } = latency.window(60_000)
+    return {
+      vdagURI: uri, timestamp: this.#ports.clock.unix() / 1_000, inference_requests_total: requests, inference_fps: perSecond, inference_latency_seconds: mean,
+      inference_latency_seconds_p50: p50, inference_latency_seconds_p95: p95, inference_latency_seconds_p99: p99, answered, failed: failures, refused,
+    }
   }
 
   /** Each block of a vDAG: healthy when an instance of it is ready. */
@@ -188,7 +202,7 @@ export class Gate {
     // The quota is the vDAG's alone: controllers that disagreed about it could not share it.
     const { quota } = controllerSettings(spec.controller)
     const { quota: _, ...settings } = controllerSettings(spec.controller, isJsonObject(config) ? config : {})
-    const watched: Watched = { settings: { ...settings, ...(quota === undefined ? {} : { quota }) }, answered: 0, requests: 0, failures: 0, refused: 0, latencyMs: 0 }
+    const watched: Watched = { settings: { ...settings, ...(quota === undefined ? {} : { quota }) }, latency: new Rolling({ monotonic: () => this.#ports.clock.monotonic() }), answered: 0, requests: 0, failures: 0, refused: 0 }
     this.#watched.set(spec.vdagURI, watched)
     return watched
   }

@@ -9,9 +9,9 @@ import type { Signed } from '../../protocols/signed.ts'
 import { isJsonObject, toJson } from '../lib/json.ts'
 import { Lru } from '../lib/lru.ts'
 import type { Ports, Random } from '../ports.ts'
-import type { MeshView, PolicyCalls } from '../roles.ts'
+import type { MeshView, MetricsSource, PolicyCalls } from '../roles.ts'
 import { seal, unseal } from '../trust/seal.ts'
-import { clusterDocument, clusterMetrics, nodeDocument } from './cluster-document.ts'
+import { clusterDocument, nodeDocument } from './cluster-document.ts'
 import type { Hosting } from './hosting.ts'
 import { fits } from './ledger.ts'
 import { score, suits } from './rank.ts'
@@ -46,18 +46,20 @@ export class Bidder {
   readonly #hosting: Hosting
   readonly #view: MeshView
   readonly #policies: PolicyCalls
+  readonly #metrics: Pick<MetricsSource, 'known'>
   readonly #config: BidderConfig
   /** Open reservations by their key; the ledger decides whether they still stand. */
   readonly #held = new Lru<string, Held>(HELD_BOUND)
   /** Answers to asks in flight or just given: an ask that arrives twice is one ask. */
   readonly #answers = new Lru<string, Promise<Answer>>(HELD_BOUND)
 
-  constructor(ports: Pick<Ports, 'clock' | 'random' | 'identity' | 'network' | 'telemetry'>, roles: { readonly hosting: Hosting; readonly view: MeshView; readonly policies: PolicyCalls }, config: BidderConfig) {
+  constructor(ports: Pick<Ports, 'clock' | 'random' | 'identity' | 'network' | 'telemetry'>, roles: { readonly hosting: Hosting; readonly view: MeshView; readonly policies: PolicyCalls; readonly metrics: Pick<MetricsSource, 'known'> }, config: BidderConfig) {
     this.#ports = ports
     this.#random = ports.random.fork('bidder')
     this.#hosting = roles.hosting
     this.#view = roles.view
     this.#policies = roles.policies
+    this.#metrics = roles.metrics
     this.#config = config
   }
 
@@ -188,13 +190,14 @@ export class Bidder {
 
   #call<T>(ask: Ask, action: Ask['action'], self: CapacityAd, accept: (answer: Json) => Verdict<T>, fallback: T) {
     const cluster = this.#view.ads().filter(ad => ad.cluster === self.cluster && ad.peer !== self.peer)
-    const metrics = clusterMetrics([self, ...cluster])
+    const rule = ask.block.policies['resourceAllocator']
+    const metrics = rule === undefined ? undefined : this.#metrics.known({ block: ask.block.blockId, cluster: self.cluster })
     return this.#policies.decide<T>({
       hook: 'resourceAllocator',
-      rule: ask.block.policies['resourceAllocator'],
+      rule,
       // This host answers for itself alone, so it is the only node that the rule may choose.
-      input: { action, payload: { block: toJson(ask.block), cluster: clusterDocument([self, ...cluster]), cluster_metrics: metrics, healthy_nodes: [nodeDocument(self)] } },
-      settings: { get_metrics: { cluster_metrics: metrics } },
+      input: { action, payload: { block: toJson(ask.block), cluster: clusterDocument([self, ...cluster]), cluster_metrics: metrics?.cluster_metrics ?? {}, block_metrics: metrics?.block_metrics ?? {}, healthy_nodes: [nodeDocument(self)] } },
+      settings: { get_metrics: metrics ?? {} },
       scope: ask.block.blockId,
       accept,
       fallback: () => fallback,

@@ -2,7 +2,9 @@ import type { CapacityAd } from '../../protocols/capacity.ts'
 import { granted, MeshError, refused, type Verdict } from '../../protocols/errors.ts'
 import type { Json } from '../../protocols/ids.ts'
 import type { Resources } from '../../protocols/resources.ts'
-import { toJson, type JsonObject } from '../lib/json.ts'
+import { isJsonObject, toJson, type JsonObject } from '../lib/json.ts'
+import { clusterMetricsOf } from '../metrics/aggregate.ts'
+import { advertisedNode } from '../metrics/node-metrics.ts'
 import { compileCondition, parseQueries } from '../specs/filter.ts'
 
 /** The peers of one `cluster` name in AIOS's words (sizes in MB). A lone peer is a cluster of one. */
@@ -41,19 +43,9 @@ export function nodeDocument(ad: CapacityAd): JsonObject {
   }
 }
 
-/** AIOS's metrics of a cluster: sums, and means where it takes means. */
+/** AIOS's metrics of a cluster, as its members advertise themselves. */
 export function clusterMetrics(ads: readonly CapacityAd[]): JsonObject {
-  const load = ads.length === 0 ? 0 : sum(ads, ({ cpuLoad }) => cpuLoad) / ads.length
-  const [freeMem, totalMem] = [sum(ads, ({ free }) => free.memoryMb), sum(ads, ({ total }) => total.memoryMb)]
-  const gpus = ads.flatMap(({ free }) => free.gpus)
-  return {
-    clusterId: ads[0]?.cluster ?? '',
-    vcpu: { load1m: load, load5m: load, load15m: load },
-    memory: { freeMem, usedMem: totalMem - freeMem, averageUtil: totalMem === 0 ? 0 : (totalMem - freeMem) / totalMem },
-    storage: { freeMem: sum(ads, ({ free }) => free.diskMb) },
-    gpu: { count: gpus.length, totalFreeMem: sum(gpus, ({ freeMb }) => freeMb), totalMem: sum(gpus, ({ memoryMb }) => memoryMb), totalUsedMem: sum(gpus, ({ memoryMb, freeMb }) => memoryMb - freeMb) },
-    nodes: ads.map(ad => ({ nodeId: ad.peer, vcpu: { load1m: ad.cpuLoad }, memory: { freeMem: ad.free.memoryMb }, gpu: { count: ad.free.gpus.length } })),
-  }
+  return clusterMetricsOf(ads[0]?.cluster ?? '', ads.map(advertisedNode))
 }
 
 /** Does a cluster pass the `parameters.filter` of a block's `clusterAllocator`? */
@@ -64,12 +56,19 @@ export const aiosFilter: ClusterFilter = (filter, cluster) => {
   try {
     const queries = parseQueries(filter, 'clusterQuery')
     if (queries.clusterQuery !== undefined && !compileCondition(queries.clusterQuery)({ ...cluster, cluster })) return refused('the filter of its clusterAllocator leaves it out')
-    if (queries.clusterMetricsQuery !== undefined && !compileCondition(queries.clusterMetricsQuery)(cluster['metrics'] ?? {})) return refused('the metrics filter of its clusterAllocator leaves it out', true)
+    if (queries.clusterMetricsQuery !== undefined && !compileCondition(queries.clusterMetricsQuery)(metricsOf(cluster))) return refused('the metrics filter of its clusterAllocator leaves it out', true)
     return granted(true)
   } catch (error) {
     if (!(error instanceof MeshError)) throw error
     return refused(`the filter of its clusterAllocator cannot be read: ${error.message}`)
   }
+}
+
+/** AIOS's own queries say `cluster.memory.freeMem`; without the first word it is the same. */
+function metricsOf({ metrics }: JsonObject): JsonObject {
+  if (!isJsonObject(metrics)) return {}
+  const { cluster } = metrics
+  return { ...(isJsonObject(cluster) ? cluster : {}), ...metrics }
 }
 
 function gpuMemory({ gpus }: Resources): number {

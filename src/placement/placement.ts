@@ -5,7 +5,7 @@ import type { Contract, Explanation } from '../../protocols/placement.ts'
 import type { Resources } from '../../protocols/resources.ts'
 import type { BlockRecord } from '../../protocols/specs.ts'
 import type { Ports } from '../ports.ts'
-import type { Catalogue, ContractBook, InstanceHost, MeshView, PolicyCalls } from '../roles.ts'
+import type { Catalogue, ContractBook, InstanceHost, MeshView, MetricsSource, PolicyCalls } from '../roles.ts'
 import { Allocation, type AllocationConfig } from './allocation.ts'
 import { Bidder, BIDDER, type BidderConfig } from './bidder.ts'
 import { Bundles, BUNDLES, type BundlesConfig } from './bundles.ts'
@@ -40,6 +40,7 @@ export type PlacementRoles = {
   readonly catalogue: Pick<Catalogue, 'block' | 'blocks' | 'onBlock' | 'componentByCid'>
   readonly policies: PolicyCalls
   readonly instances: InstanceHost
+  readonly metrics: Pick<MetricsSource, 'known'>
 }
 
 /** Puts the host's side and the steward's side of placement together. */
@@ -56,7 +57,7 @@ export class Placement implements ContractBook {
     this.#view = roles.view
     this.#bundles = new Bundles(ports, roles.catalogue, config.bundles)
     this.#hosting = new Hosting(ports, roles, config.hosting)
-    this.#bidder = new Bidder(ports, { hosting: this.#hosting, view: roles.view, policies: roles.policies }, { ...config.bidder, maySteward })
+    this.#bidder = new Bidder(ports, { ...roles, hosting: this.#hosting }, { ...config.bidder, maySteward })
     this.#allocation = new Allocation(ports, { view: roles.view, policies: roles.policies, bidder: this.#bidder }, config.allocation)
     this.#steward = new Steward(ports, { ...roles, allocation: this.#allocation, bidder: this.#bidder, hostEpoch: block => this.#hosting.highestEpoch(block), keep: block => this.#bundles.keep(block) }, { ...config.steward, maySteward })
   }

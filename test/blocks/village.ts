@@ -12,6 +12,8 @@ import { World, type SimPeer } from '../../simulations/world.ts'
 import { Calls } from '../../src/blocks/calls.ts'
 import { Instances } from '../../src/blocks/instances.ts'
 import { BlockInvoker } from '../../src/blocks/invoker.ts'
+import { HostMetrics } from '../../src/metrics/host-metrics.ts'
+import { MeshMetrics } from '../../src/metrics/mesh-metrics.ts'
 import { Policies } from '../../src/policies/calls.ts'
 import type { Backend, Clock, InstanceStart, Ports, RunningInstance } from '../../src/ports.ts'
 import type { CallOptions, ContractBook, MeshView } from '../../src/roles.ts'
@@ -32,6 +34,8 @@ export class Village {
   readonly seen = { started: 0, ran: [] as Json[], stopped: [] as InstanceId[], ads: 0 }
   code: Code = echo
   startMs = 10
+  /** What each instance says of itself, as its SDK does. */
+  reported: Json = {}
   block: BlockRecord
   blocks: readonly BlockRecord[]
   /** Rules by URI: the source of a policy module. */
@@ -121,6 +125,7 @@ export class Villager implements SimPeer, ContractBook {
   readonly instances: Instances
   readonly calls: Calls
   readonly invoker: BlockInvoker
+  readonly metrics: MeshMetrics
   readonly policies: Policies
   readonly #held = new Map<InstanceId, Contract>()
   /** Members that lack a right. */
@@ -149,7 +154,8 @@ export class Villager implements SimPeer, ContractBook {
     this.instances = new Instances(this.ports, catalogue, policies, 'cluster')
     this.calls = new Calls(this.ports, this.instances, this, (peer, right) => (this.without.get(peer)?.includes(right) === true ? refused(`${peer} lacks ${right}`, right === 'join') : granted(true)))
     this.calls.start()
-    this.invoker = new BlockInvoker(this.ports, village.view(network.self), this.calls, catalogue, policies)
+    this.metrics = new MeshMetrics(this.ports, village.view(network.self), new HostMetrics(this.ports, { instances: this.instances, vdags: { measured: () => [] } }, 'cluster'))
+    this.invoker = new BlockInvoker(this.ports, village.view(network.self), this.calls, catalogue, policies, this.metrics)
   }
 
   promise(instance: InstanceId, epoch: number, block: BlockRecord): Contract {
@@ -211,7 +217,7 @@ function scripted(village: Village, clock: Clock, start: InstanceStart): Running
     update: async parameters => parameters,
     logs: tail => ['one', 'two', 'three'].slice(-tail),
     usage: () => ({ memoryMb: 1, cpuMs: 1 }),
-    metrics: () => ({}),
+    metrics: () => village.reported,
     exited,
     async [Symbol.asyncDispose]() {
       village.seen.stopped.push(instance)

@@ -3,6 +3,7 @@ import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseNvidiaSmi } from '../../node/adapters/gpu.ts'
+import { HostCounter } from '../../node/adapters/host-counters.ts'
 import { createMachine, measureOne } from '../../node/adapters/machine.ts'
 import { diagnose } from '../../node/adapters/machine-diagnose.ts'
 
@@ -42,6 +43,17 @@ describe('the machine', () => {
     assert.ok(usage.memoryFreeMb > 0 && usage.diskFreeMb > 0 && usage.cpuLoad >= 0)
   })
 
+  it('counts what the system counts of the whole host, and rates since it was asked before', () => {
+    const counter = new HostCounter(dir)
+    const counters = counter.read()
+    assert.ok(counters.load.every(load => load >= 0) && counters.disk !== undefined && counters.disk.totalMb > counters.disk.freeMb)
+    assert.ok(counters.memory !== undefined && counters.memory.totalMb > counters.memory.freeMb)
+    assert.equal(counter.read(), counters, 'sooner than a second is the same')
+    if (process.platform !== 'linux') return
+    assert.ok(counters.processes !== undefined && counters.processes.totalProcesses >= 1 && counters.processes.totalThreads >= counters.processes.totalProcesses)
+    assert.ok(counters.network !== undefined && counters.iops !== undefined && counters.memory.pageFaultsPerSec >= 0)
+  })
+
   it('says why a provider does not load, instead of falling back in silence', async () => {
     const result = await measureOne(['onnx', 'tensorrt', '1'])
     assert.ok(!result.ok && /tensorrt/i.test(result.because), JSON.stringify(result))
@@ -61,6 +73,9 @@ describe('nvidia-smi', () => {
     assert.deepEqual(parseNvidiaSmi('GPU-1, NVIDIA H200, 143771, 143000, 570.1, 12\nGPU-2, Tesla T4, 15360, [N/A], 570.1, [N/A]\n\n'), [
       { id: 'GPU-1', name: 'NVIDIA H200', memoryMb: 143_771, freeMb: 143_000, driver: '570.1', utilisation: 0.12 },
       { id: 'GPU-2', name: 'NVIDIA Tesla T4', memoryMb: 15_360, freeMb: 0, driver: '570.1' },
+    ])
+    assert.deepEqual(parseNvidiaSmi('GPU-1, NVIDIA H200, 143771, 143000, 570.1, 12, 4, 70.00, 700.00, 31\n'), [
+      { id: 'GPU-1', name: 'NVIDIA H200', memoryMb: 143_771, freeMb: 143_000, driver: '570.1', utilisation: 0.12, memoryUtilisation: 0.04, powerUtilisation: 0.1, temperature: 31 },
     ])
   })
 })

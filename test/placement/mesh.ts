@@ -2,6 +2,8 @@ import { MeshError } from '../../protocols/errors.ts'
 import { hello } from '../../protocols/membership.ts'
 import { blockRecord, componentManifest, type BlockRecord } from '../../protocols/specs.ts'
 import { Instances } from '../../src/blocks/instances.ts'
+import { HostMetrics } from '../../src/metrics/host-metrics.ts'
+import { MeshMetrics } from '../../src/metrics/mesh-metrics.ts'
 import { Capacity, CAPACITY } from '../../src/capacity/capacity.ts'
 import { retry } from '../../src/lib/backoff.ts'
 import { Placement, PLACEMENT, type PlacementConfig } from '../../src/placement/placement.ts'
@@ -44,6 +46,7 @@ export class HostingPeer implements SimPeer {
   readonly catalogue: ArtefactCatalogue
   readonly instances: Instances
   readonly placement: Placement
+  readonly metrics: MeshMetrics
 
   constructor(ports: Ports, config: PlacementConfig) {
     this.ports = ports
@@ -51,11 +54,13 @@ export class HostingPeer implements SimPeer {
     this.catalogue = new ArtefactCatalogue(ports.registries, ports.content)
     const policies = new Policies(ports, this.catalogue)
     this.instances = new Instances(ports, this.catalogue, policies, ports.identity.peer)
-    this.placement = new Placement(ports, { view: this.capacity, catalogue: this.catalogue, policies, instances: this.instances }, config)
+    this.metrics = new MeshMetrics(ports, this.capacity, new HostMetrics(ports, { instances: this.instances, vdags: { measured: () => [] } }, ports.identity.peer))
+    this.placement = new Placement(ports, { view: this.capacity, catalogue: this.catalogue, policies, instances: this.instances, metrics: this.metrics }, config)
   }
 
   async start(neighbours: readonly string[]): Promise<void> {
     await this.placement.open()
+    await this.metrics.start()
     enter(this.ports, neighbours)
     this.placement.onChange(() => this.capacity.changed())
     await this.capacity.start({ free: () => this.placement.uncontracted(), instances: () => this.placement.instances(), holds: () => this.placement.holds(), stewards: () => this.placement.stewards() })

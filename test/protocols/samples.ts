@@ -6,6 +6,7 @@ import { capability, genesis, hello, helloBody, invite, membersPull, bearerBody 
 import { ask, askForBid, award, awardBody, bid, contract, lease, leaseBody, stewardBody, stewardMirror } from '../../protocols/placement.ts'
 import { vdagController } from '../../protocols/controller.ts'
 import { imageEntry, imageRecord } from '../../protocols/image.ts'
+import { metricsPull } from '../../protocols/metrics.ts'
 import { quotaShare } from '../../protocols/quota.ts'
 import { modelManifest, servedModel } from '../../protocols/model.ts'
 import { registryDigest, registryLog, registryPage, registryRecord } from '../../protocols/registry.ts'
@@ -121,6 +122,8 @@ export const samples: Readonly<Record<string, Sample>> = {
   'generation keep answer': { protocol: '/aios/generation-keep/1', schema: generationKeep.response, value: { origin: A, epoch: 5 } },
   'generation ask': { protocol: '/aios/generation-ask/1', schema: generationAsk.request, value: { session: 'gen-ab', do: 'find' } },
   'generation ask answer': { protocol: '/aios/generation-ask/1', schema: generationAsk.response, value: { known: true, origin: A, epoch: 5, events: 3, ended: false } },
+  'metrics pull': { protocol: '/aios/metrics-pull/1', schema: metricsPull.request, value: { node: true, blocks: ['classify'], vdags: false } },
+  'metrics pull answer': { protocol: '/aios/metrics-pull/1', schema: metricsPull.response, value: { at: T, node: { nodeId: A, metrics: { resource: { node: { vcpu: { load1m: 0.5 } } } } }, instances: [{ block: 'classify', instance: 'in-a1b2', metrics: { tasks_processed: 3, latency: 0.25 } }], vdags: [{ vdag: 'v:1.0-stable', metrics: { inference_requests_total: 4 } }], left: 0 } },
   'policy rule': { protocol: 'policies', schema: policyRule, value: { policyRuleURI: 'lb:1.0-stable', name: 'lb', version: '1.0', releaseTag: 'stable', description: '', tags: [], code: CID, codeType: 'js_module_v1', settings: {}, parameters: {}, inputSchema: {}, outputSchema: {}, managementCommands: {}, author: A } },
   'asset': { protocol: 'assets', schema: assetRecord, value: { assetURI: 'w:1.0-stable', name: 'w', version: '1.0', releaseTag: 'stable', content: CID, size: 5, mediaType: 'text/plain', metadata: {}, tags: [], author: A } },
 }

@@ -1,4 +1,5 @@
-import type { Counter, Gauge, Histogram, Metrics, Rolling } from '../../../sdk/metrics.ts'
+import type { Counter, Gauge, Histogram, Rolling } from '../../../sdk/instruments.ts'
+import type { Metrics } from '../../../sdk/metrics.ts'
 import type { StepOrder } from './stage-frames.ts'
 
 const SECONDS = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10]

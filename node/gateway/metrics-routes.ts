@@ -1,0 +1,71 @@
+import type { Context, Hono } from 'hono'
+import { MeshError } from '../../protocols/errors.ts'
+import { blockId, type BlockId } from '../../protocols/ids.ts'
+import { aggregate } from '../../src/metrics/aggregate.ts'
+import { isJsonObject, type JsonObject } from '../../src/lib/json.ts'
+import type { GatewayParts } from './server.ts'
+
+/**
+ * AIOS's metrics databases, of its clusters and of the whole network alike: any peer answers for any node, cluster, block and
+ * vDAG. Each path is there with `/metrics` before it, too, for the sake of those that another of AIOS's services also has.
+ */
+export function addMetricsRoutes(app: Hono, parts: GatewayParts): void {
+  const { peer, telemetry, startedAt } = parts
+  const { metrics, view, catalogue, controllers, ports } = peer
+
+  app.get('/metrics', async context => {
+    ports.telemetry.gauge('peers_live', view.live().length)
+    ports.telemetry.gauge('instances_here', peer.instances.running().length)
+    ports.telemetry.gauge('process_resident_bytes', process.memoryUsage.rss())
+    ports.telemetry.gauge('uptime_seconds', Math.round((Date.now() - startedAt) / 1_000))
+    return context.body(`${await telemetry.exposition()}${metrics.exposition()}`, 200, { 'content-type': telemetry.contentType })
+  })
+
+  const found = (context: Context, data: unknown): Response => context.json({ success: true, data })
+  const idOf = (context: Context): string => context.req.param('id') ?? ''
+  const blocks = async (): Promise<readonly JsonObject[]> => metrics.blocks((await catalogue.blocks()).map(block => block.blockId))
+  const known = async (id: string): Promise<BlockId> => {
+    const parsed = blockId.safeParse(id)
+    if (!parsed.success || (await catalogue.block(parsed.data)) === undefined) throw new MeshError('NOT_FOUND', `no block is called ${id}`)
+    return parsed.data
+  }
+  /** AIOS names a vDAG's metrics by its controller. Here every peer answers for every vDAG, so the vDAG's own URI is a name, too. */
+  const vdags = async (): Promise<readonly JsonObject[]> => {
+    const [measured, all] = await Promise.all([metrics.vdags(), controllers.list()])
+    return measured.flatMap(document => {
+      const own = all.filter(({ vdag_uri }) => vdag_uri === document['vdagURI'])
+      return own.length === 0 ? [{ vdagControllerId: document['vdagURI'] ?? '', ...document }] : own.map(({ vdag_controller_id }) => ({ vdagControllerId: vdag_controller_id, ...document }))
+    })
+  }
+  const vdag = async (id: string): Promise<JsonObject> => {
+    const one = (await vdags()).find(document => document['vdagControllerId'] === id || document['vdagURI'] === id)
+    if (one === undefined) throw new MeshError('NOT_FOUND', `nobody has measured a vDAG ${id}: it has no such controller, or nobody asked it yet`)
+    return one
+  }
+  const block = async (id: string): Promise<JsonObject> => (await metrics.blocks([await known(id)]))[0] ?? {}
+
+  const subjects: readonly { readonly path: string; readonly all: () => Promise<readonly JsonObject[]>; readonly one: (id: string) => Promise<JsonObject> }[] = [
+    { path: 'node', all: () => metrics.nodes(), one: id => metrics.node(id) },
+    { path: 'cluster', all: () => metrics.clusters(), one: id => metrics.cluster(id) },
+    { path: 'block', all: blocks, one: block },
+    { path: 'vdag', all: vdags, one: vdag },
+  ]
+  for (const prefix of ['', '/metrics']) {
+    app.get(`${prefix}/block/health/:id`, async context => found(context, await metrics.health(await known(idOf(context)))))
+    for (const { path, all, one } of subjects) {
+      app.get(`${prefix}/${path}/aggregate`, async context => found(context, together(path, await all())))
+      // In a cluster of AIOS's, `/cluster` is that cluster; of the whole network, all of them.
+      app.get(`${prefix}/${path}`, async context => found(context, path === 'cluster' && prefix === '' ? await metrics.cluster(view.ad(view.self)?.cluster ?? '') : await all()))
+      app.get(`${prefix}/${path}/:id`, async context => found(context, await one(idOf(context))))
+    }
+  }
+}
+
+/** All documents as one: what is inside a block's instances is aggregated there already. */
+function together(path: string, documents: readonly JsonObject[]): JsonObject {
+  const inner = documents.flatMap(document => {
+    const part = path === 'block' ? document['aggregate'] : path === 'cluster' ? document['cluster'] : document
+    return isJsonObject(part) ? [part] : []
+  })
+  return { count: documents.length, ...aggregate(inner) }
+}
