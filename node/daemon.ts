@@ -111,8 +111,8 @@ async function assemble(options: UpOptions, startedAt: number, closers: Closers,
   const store = createContentStore({ dir: dataDir, network: mesh, clock, telemetry: sink, findHolders: async cid => seen.peer?.view.ads().filter(({ holds }) => holds.includes(cid)).map(({ peer }) => peer) ?? [] })
   const registries = createRegistryStore({
     dir: dataDir, networkId: membership.network, network: mesh.network, identity, clock, random, telemetry: sink, helia: store.helia,
-    mayWrite: (writer, registry) => seen.peer?.mayWrite(writer, registry) ?? STARTING,
-    mayOperate: writer => seen.peer?.admission.may(writer, 'operate') ?? STARTING,
+    mayWrite: (writer, registry, key) => seen.peer?.mayWrite(writer, registry, key) ?? STARTING,
+    mayOperate: (writer, registry, key) => seen.peer?.mayOperate(writer, registry, key) ?? STARTING,
   })
   const sandbox = new QuickjsSandbox({}, sink)
   closers.add('sandbox', () => sandbox[Symbol.asyncDispose]())

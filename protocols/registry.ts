@@ -22,6 +22,10 @@ export const REGISTRIES = {
   yanks: 'owner',
   stores: 'owner',
   lifecycles: 'owner',
+  nodes: 'owner',
+  groups: 'owner',
+  networks: 'owner',
+  servers: 'owner',
 } as const
 export type RegistryName = keyof typeof REGISTRIES
 export const registryName = z.enum(Object.keys(REGISTRIES) as [RegistryName, ...RegistryName[]])

@@ -1,20 +1,17 @@
-import { z } from 'zod'
 import { MeshError } from '../protocols/errors.ts'
 import type { BlockId, InstanceId, Json, PeerId, RunId } from '../protocols/ids.ts'
 import type { Packet } from '../protocols/invoke.ts'
 import type { Right } from '../protocols/membership.ts'
 import type { Explanation } from '../protocols/placement.ts'
 import type { BlockRecord, Template, VdagSpec } from '../protocols/specs.ts'
+import type { BlockGovernance } from './clusters/block-governance.ts'
 import type { Controllers } from './controllers/controllers.ts'
 import type { Gate } from './controllers/gate.ts'
-import { isJsonObject } from './lib/json.ts'
-import type { Ports, Random, Registry } from './ports.ts'
+import type { Ports, Random } from './ports.ts'
 import type { MeshView } from './roles.ts'
 import type { ArtefactCatalogue } from './registries/catalogue.ts'
 import { blockComponentUri, blockMode, parseBlock } from './specs/block.ts'
-import { clusterSpec, nodeSpec, withAggregates, type Cluster } from './specs/cluster.ts'
 import { parseComponent } from './specs/component.ts'
-import { specValues } from './specs/envelope.ts'
 import { parseVdag, vdagMode } from './specs/vdag.ts'
 import { compatible } from './specs/template.ts'
 import type { Placement } from './placement/placement.ts'
@@ -43,11 +40,11 @@ export class Actions {
   readonly #catalogue: ArtefactCatalogue
   readonly #placement: Placement
   readonly #runs: RunEngine
-  readonly #clusters: Registry<Cluster>
+  readonly #governed: BlockGovernance
   readonly #gate: Gate
   readonly #controllers: Pick<Controllers, 'configOf'>
 
-  constructor(ports: Pick<Ports, 'clock' | 'identity' | 'random'>, parts: { readonly admission: Pick<Admission, 'may'>; readonly view: MeshView; readonly catalogue: ArtefactCatalogue; readonly placement: Placement; readonly runs: RunEngine; readonly clusters: Registry<Cluster>; readonly gate: Gate; readonly controllers: Pick<Controllers, 'configOf'> }) {
+  constructor(ports: Pick<Ports, 'clock' | 'identity' | 'random'>, parts: { readonly admission: Pick<Admission, 'may'>; readonly view: MeshView; readonly catalogue: ArtefactCatalogue; readonly placement: Placement; readonly runs: RunEngine; readonly governed: BlockGovernance; readonly gate: Gate; readonly controllers: Pick<Controllers, 'configOf'> }) {
     this.#ports = ports
     this.#random = ports.random.fork('actions')
     this.#admission = parts.admission
@@ -55,7 +52,7 @@ export class Actions {
     this.#catalogue = parts.catalogue
     this.#placement = parts.placement
     this.#runs = parts.runs
-    this.#clusters = parts.clusters
+    this.#governed = parts.governed
     this.#gate = parts.gate
     this.#controllers = parts.controllers
   }
@@ -69,6 +66,7 @@ export class Actions {
     if (dryRun) return { block, dryRun, explanation: await this.#placement.explain(block) }
     const known = await this.#catalogue.block(block.blockId)
     if (known !== undefined) throw new MeshError('ALREADY_EXISTS', `a block is called ${block.blockId} already: choose another blockId, change that one with \`aios block update\`, or remove it first`)
+    await this.#governed.add(block)
     await this.#catalogue.putBlock(block)
     return { block, dryRun, explanation: undefined }
   }
@@ -122,18 +120,19 @@ export class Actions {
     }
   }
 
-  /** Changes how many instances a block keeps. */
+  /** Changes how many instances a block keeps. Throws NOT_FOUND, FORBIDDEN, POLICY_DENIED. */
   async scale(id: BlockId, instances: number): Promise<BlockRecord> {
     this.#need('operate')
     const block = await this.#known(id)
-    const scaled = { ...block, minInstances: instances, maxInstances: Math.max(block.maxInstances, instances, 1), revision: block.revision + 1 }
+    const least = await this.#governed.scale(block, instances)
+    const scaled = { ...block, minInstances: least, maxInstances: Math.max(block.maxInstances, least, 1), revision: block.revision + 1 }
     await this.#catalogue.putBlock(scaled)
     return scaled
   }
 
   async remove(id: BlockId): Promise<void> {
     this.#need('operate')
-    await this.#known(id)
+    await this.#governed.remove(await this.#known(id))
     await this.#catalogue.withdrawBlock(id)
   }
 
@@ -187,33 +186,6 @@ export class Actions {
     return { componentURI: draft.componentURI, cid }
   }
 
-  /** AIOS's `createCluster`: the record of several hosts of one owner; nodes are added by `addNode`. */
-  async createCluster(document: Json): Promise<Cluster> {
-    this.#need('operate')
-    const given = clusterSpec.safeParse(specValues(document, 'cluster spec'))
-    if (!given.success) throw specInvalid('cluster spec', given.error)
-    const id = given.data.id ?? `cluster-${this.#letters(8)}`
-    if ((await this.#clusters.get(id)) !== undefined) throw new MeshError('ALREADY_EXISTS', `a cluster is called ${id} already: choose another id`)
-    const cluster = withAggregates({ ...given.data, id, status: 'live' })
-    await this.#clusters.put(id, cluster)
-    return cluster
-  }
-
-  /** AIOS's `addNode`: flat or as `{ clusterId, nodeData }`. Aggregates of the cluster are computed again. */
-  async addNode(document: Json): Promise<Cluster> {
-    this.#need('operate')
-    const values = specValues(document, 'node spec')
-    const given = nodeSpec.safeParse(isJsonObject(values['nodeData']) ? { clusterId: values['clusterId'], ...values['nodeData'] } : values)
-    if (!given.success) throw specInvalid('node spec', given.error)
-    const { clusterId, ...node } = given.data
-    const known = await this.#clusters.get(clusterId)
-    if (known === undefined) throw new MeshError('NOT_FOUND', `there is no cluster ${clusterId}: create it first`)
-    const others = known.value.nodes.nodeData.filter(({ id }) => id !== node.id)
-    const cluster = withAggregates({ ...known.value, nodes: { count: others.length + 1, nodeData: [...others, node] } })
-    await this.#clusters.put(clusterId, cluster)
-    return cluster
-  }
-
   submit(vdag: string, input: Json, options: { readonly key?: string | undefined; readonly session?: string }): Promise<{ readonly run: RunId; readonly existing: boolean }> {
     return this.submitPacket(vdag, { sessionId: options.session ?? '', seqNo: 0, ts: this.#ports.clock.unix() / 1_000, data: input, files: [] }, options)
   }
@@ -253,8 +225,4 @@ export class Actions {
 
 function said(protocol: Template): Template | undefined {
   return Object.keys(protocol).length === 0 ? undefined : protocol
-}
-
-function specInvalid(what: string, error: z.ZodError): MeshError {
-  return new MeshError('SPEC_INVALID', `${what}: ${error.issues.slice(0, 5).map(({ path, message }) => `${path.map(String).join('.')}: ${message}`).join('; ')}`)
 }

@@ -2,7 +2,6 @@ import type { Json } from '../protocols/ids.ts'
 import type { PolicyRef } from '../protocols/specs.ts'
 import { refused, granted } from '../protocols/errors.ts'
 import { isJsonObject, toJson, type JsonObject } from './lib/json.ts'
-import { clusterDocument } from './placement/cluster-document.ts'
 import type { MeshMetrics } from './metrics/mesh-metrics.ts'
 import type { MeshView, PolicyCalls } from './roles.ts'
 import type { ArtefactCatalogue } from './registries/catalogue.ts'
@@ -15,9 +14,11 @@ export class Inventory {
   readonly #catalogue: ArtefactCatalogue
   readonly #policies: PolicyCalls
   readonly #metrics: MeshMetrics
+  readonly #allClusters: { list(): readonly JsonObject[] }
 
-  constructor(view: MeshView, catalogue: ArtefactCatalogue, policies: PolicyCalls, metrics: MeshMetrics) {
+  constructor(view: MeshView, catalogue: ArtefactCatalogue, policies: PolicyCalls, metrics: MeshMetrics, clusters: { list(): readonly JsonObject[] }) {
     this.#metrics = metrics
+    this.#allClusters = clusters
     this.#view = view
     this.#catalogue = catalogue
     this.#policies = policies
@@ -66,8 +67,7 @@ export class Inventory {
 
   /** One document a cluster; a lone peer is a cluster of one. */
   #clusters(): readonly JsonObject[] {
-    const groups = Map.groupBy(this.#view.ads(), ad => ad.cluster)
-    return [...groups.values()].map(clusterDocument)
+    return this.#allClusters.list()
   }
 
   async #blocks(now: boolean): Promise<{ readonly blocks: readonly JsonObject[]; readonly blockMetrics: readonly JsonObject[] }> {

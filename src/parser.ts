@@ -3,6 +3,7 @@ import { MeshError } from '../protocols/errors.ts'
 import type { Cid, Json, Millis } from '../protocols/ids.ts'
 import type { ComponentManifest } from '../protocols/specs.ts'
 import type { Actions } from './actions.ts'
+import type { Clusters } from './clusters/clusters.ts'
 import { toJson } from './lib/json.ts'
 import { Lru } from './lib/lru.ts'
 import type { Clock, Random } from './ports.ts'
@@ -33,16 +34,18 @@ export class Parser {
   readonly #clock: Clock
   readonly #random: Random
   readonly #actions: Actions
+  readonly #clusters: Clusters
   readonly #invoker: Invoker
   readonly #inventory: Inventory
   readonly #models: ModelServing
   readonly #catalogue: ArtefactCatalogue
   readonly #tasks = new Lru<string, Task>(TASKS_BOUND)
 
-  constructor(ports: { readonly clock: Clock; readonly random: Random }, parts: { readonly actions: Actions; readonly invoker: Invoker; readonly inventory: Inventory; readonly models: ModelServing; readonly catalogue: ArtefactCatalogue }) {
+  constructor(ports: { readonly clock: Clock; readonly random: Random }, parts: { readonly actions: Actions; readonly clusters: Clusters; readonly invoker: Invoker; readonly inventory: Inventory; readonly models: ModelServing; readonly catalogue: ArtefactCatalogue }) {
     this.#clock = ports.clock
     this.#random = ports.random.fork('parser')
     this.#actions = parts.actions
+    this.#clusters = parts.clusters
     this.#invoker = parts.invoker
     this.#inventory = parts.inventory
     this.#models = parts.models
@@ -82,9 +85,9 @@ export class Parser {
       case 'addComponent':
         return toJson(await this.#actions.addComponent(document))
       case 'createCluster':
-        return toJson(await this.#actions.createCluster(document))
+        return toJson(await this.#clusters.create(document))
       case 'addNode':
-        return toJson(await this.#actions.addNode(document))
+        return toJson(await this.#clusters.addNode(document))
       case 'search':
         return this.#inventory.search(document)
       case 'filter':
@@ -111,8 +114,13 @@ export class Parser {
   async #command(document: Json, signal: AbortSignal): Promise<Json> {
     const parsed = command.safeParse(specValues(document, 'management command'))
     if (!parsed.success) throw new MeshError('SPEC_INVALID', `management command: ${parsed.error.issues.map(({ path, message }) => `${path.join('.')}: ${message}`).join('; ')}`)
-    const { blockId, instanceId, service, mgmtCommand, mgmtData } = parsed.data
-    if (blockId === undefined) throw new MeshError('SPEC_INVALID', 'management command: blockId: name the block (commands to a cluster go to its stability checker, which this peer does not run)')
+    const { blockId, clusterId, instanceId, service, mgmtCommand, mgmtData } = parsed.data
+    if (clusterId !== undefined && blockId === undefined) {
+      if (instanceId !== undefined) throw new MeshError('SPEC_INVALID', 'management command: instanceId: an instance is one of a block: name its blockId, not a clusterId')
+      if (parsed.data.service !== 'stability_checker') throw new MeshError('SPEC_INVALID', 'management command: service: a cluster has one that takes commands, "stability_checker"')
+      return this.#clusters.manage(clusterId, mgmtCommand, mgmtData)
+    }
+    if (blockId === undefined) throw new MeshError('SPEC_INVALID', 'management command: blockId: name the block, or a clusterId')
     if (service !== 'instances') throw new MeshError('SPEC_INVALID', `management command: service: ${service} takes no commands here; use "instances"`)
     return { ...(await this.#invoker.management(blockId, instanceId, mgmtCommand, mgmtData, { deadlineMs: COMMAND_MS, signal })) }
   }

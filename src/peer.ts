@@ -1,4 +1,4 @@
-import type { Verdict } from '../protocols/errors.ts'
+import { refused, type Verdict } from '../protocols/errors.ts'
 import type { Millis, PeerId } from '../protocols/ids.ts'
 import type { Right } from '../protocols/membership.ts'
 import type { RegistryName } from '../protocols/registry.ts'
@@ -8,6 +8,13 @@ import { Replicas, type ReplicaConfig } from './assets/replicas.ts'
 import { Calls } from './blocks/calls.ts'
 import { Instances } from './blocks/instances.ts'
 import { BlockInvoker } from './blocks/invoker.ts'
+import { Belonging } from './clusters/belonging.ts'
+import { BlockGovernance } from './clusters/block-governance.ts'
+import { ClusterBook, readNodeKey } from './clusters/cluster-book.ts'
+import { Clusters } from './clusters/clusters.ts'
+import { NetworkBook } from './clusters/network-book.ts'
+import { Prechecks } from './clusters/prechecks.ts'
+import { Stability } from './clusters/stability.ts'
 import { Capacity, CAPACITY, type CapacityConfig } from './capacity/capacity.ts'
 import { Controllers } from './controllers/controllers.ts'
 import { Gate } from './controllers/gate.ts'
@@ -25,10 +32,9 @@ import { Placement, PLACEMENT, type PlacementConfig } from './placement/placemen
 import { Policies } from './policies/calls.ts'
 import type { Ports } from './ports.ts'
 import { ArtefactCatalogue } from './registries/catalogue.ts'
-import { cluster } from './specs/cluster.ts'
 import { compatible } from './specs/template.ts'
 import { Admission } from './trust/admission.ts'
-import type { Membership } from './trust/invitation.ts'
+import { readGenesis, type Membership } from './trust/invitation.ts'
 import { RunEngine, type RunConfig } from './vdag/engine.ts'
 
 export type PeerConfig = {
@@ -39,7 +45,7 @@ export type PeerConfig = {
   readonly onGranted: (membership: Membership) => Promise<void>
   readonly clusterId: string
   readonly labels: Readonly<Record<string, string>>
-  readonly capacity?: Partial<Omit<CapacityConfig, 'isMember'>>
+  readonly capacity?: Partial<Omit<CapacityConfig, 'isMember' | 'resolve'>>
   readonly placement?: Partial<Omit<PlacementConfig, 'maySteward'>>
   readonly runs?: Partial<RunConfig>
   readonly generations?: Partial<GenerationConfig>
@@ -68,10 +74,17 @@ export type Peer = {
   readonly inventory: Inventory
   readonly assets: Assets
   readonly metrics: MeshMetrics
+  readonly clusters: Clusters
+  /** The network's document, and the rules it sets for everybody. */
+  readonly network: NetworkBook
+  readonly prechecks: Prechecks
+  readonly stability: Stability
   /** Tokenizers and chat templates of the network's models. */
   readonly texts: ModelTexts
   /** The right a registry asks of its writers. */
-  mayWrite(writer: PeerId, registry: RegistryName): Verdict<true>
+  mayWrite(writer: PeerId, registry: RegistryName, key: string): Verdict<true>
+  /** May it change a key that another peer claimed? */
+  mayOperate(writer: PeerId, registry: RegistryName, key: string): Verdict<true>
   /** Takes part: advertises, bids, stewards, resumes what it had before a crash. Admission is started before. */
   start(): Promise<void>
   /** Says goodbye, drains its instances, stops. */
@@ -81,44 +94,70 @@ export type Peer = {
 /** What a registry asks of whoever writes into it. */
 const RIGHT_TO_WRITE: Readonly<Record<RegistryName, Right>> = {
   components: 'publish', policies: 'publish', vdags: 'publish', specs: 'publish', templates: 'publish', assets: 'publish', layers: 'publish', images: 'publish', replicas: 'publish', yanks: 'publish', stores: 'publish',
-  blocks: 'operate', services: 'operate', controllers: 'operate', clusters: 'operate', lifecycles: 'operate', members: 'join',
+  blocks: 'operate', services: 'operate', controllers: 'operate', clusters: 'operate', lifecycles: 'operate', members: 'join', nodes: 'operate', groups: 'operate', networks: 'operate', servers: 'operate',
 }
+/** Keys that nobody but their owner changes. */
+const OWNERS_ALONE: ReadonlySet<RegistryName> = new Set(['clusters', 'nodes', 'groups', 'servers'])
 
 /** The whole peer, minus the outside world. The daemon and the simulator call this and nothing else. */
 export function createPeer(ports: Ports, config: PeerConfig): Peer {
   const admission = new Admission(ports, config.membership, config.bearerKey, config.onGranted)
   const isMember = (peer: PeerId): boolean => admission.rights(peer).length > 0
-  const capacity = new Capacity(ports, { ...CAPACITY, ...config.capacity, isMember, advertiser: { ...CAPACITY.advertiser, ...config.capacity?.advertiser, cluster: config.clusterId, labels: config.labels } })
+  const self = ports.identity.peer
+  const founded = readGenesis(ports.identity, config.membership.genesis)
+  const book = new ClusterBook(ports.registries)
+  const network = new NetworkBook(ports.registries, { id: config.membership.network, name: founded.name, owner: founded.owner, self })
+  const belonging = new Belonging(ports, book, config.clusterId)
+  const capacity = new Capacity(ports, { ...CAPACITY, ...config.capacity, isMember, resolve: ad => book.resolve(ad), advertiser: { ...CAPACITY.advertiser, ...config.capacity?.advertiser, cluster: config.clusterId, labels: config.labels } })
   const catalogue = new ArtefactCatalogue(ports.registries, ports.content)
   const texts = new ModelTexts(catalogue, ports.content)
   const policies = new Policies(ports, catalogue)
-  const instances = new Instances(ports, catalogue, policies, config.clusterId)
-  const metrics = new MeshMetrics(ports, capacity, new HostMetrics(ports, { instances, vdags: { measured: () => gate.measured() } }, config.clusterId))
-  const placement = new Placement(ports, { view: capacity, catalogue, policies, instances, metrics }, { ...PLACEMENT, ...config.placement, maySteward: peer => admission.may(peer, 'host') })
-  const calls = new Calls(ports, instances, placement, (peer, right) => admission.may(peer, right))
+  const own = (): string => (book.lists(belonging.cluster, self) ? belonging.cluster : self)
+  const instances = new Instances(ports, catalogue, policies, own)
+  const metrics = new MeshMetrics(ports, capacity, new HostMetrics(ports, { instances, vdags: { measured: () => gate.measured() } }, own))
+  const prechecks = new Prechecks(policies, { network: action => network.rule(action), cluster: (cluster, action) => book.get(cluster)?.rules[action] })
+  const stability = new Stability(ports, { view: capacity, book, policies, own })
+  const governed = new BlockGovernance({ view: capacity, clusters: book, prechecks, metrics, own })
+  const clusters = new Clusters(ports, config.membership.network, { admission, view: capacity, catalogue, book, belonging, prechecks, stability, metrics })
+  const placement = new Placement(ports, { view: capacity, catalogue, policies, instances, metrics, governance: { clusters: book, prechecks, bids: () => stability.bids() } }, { ...PLACEMENT, ...config.placement, maySteward: peer => admission.may(peer, 'host') })
+  const calls = new Calls(ports, instances, placement, (peer, right) => admission.may(peer, right), (block, command) => governed.command(block, command))
   const invoker = new BlockInvoker(ports, capacity, calls, catalogue, policies, metrics)
   const runs = new RunEngine(ports, { view: capacity, invoker, policies, catalogue, compatible }, config.runs)
   const generations = new SplitGenerations(ports, { view: capacity, models: catalogue, instances: { stage: (...asked) => instances.stage(...asked), onExit: hear => instances.onExit(hear) }, book: placement, answers: config.answers ?? new TextAnswers(texts), may: peer => admission.may(peer, 'join') }, config.generations)
-  const inventory = new Inventory(capacity, catalogue, policies, metrics)
+  const inventory = new Inventory(capacity, catalogue, policies, metrics, clusters)
   const gate = new Gate(ports, { view: capacity, catalogue, policies })
-  const controllers = new Controllers(ports, { admission, view: capacity, catalogue, gate })
-  const actions = new Actions(ports, { admission, gate, controllers, view: capacity, catalogue, placement, runs, clusters: ports.registries.open('clusters', cluster) })
+  const controllers = new Controllers(ports, { admission, view: capacity, catalogue, gate, clusters: book, prechecks, metrics })
+  const actions = new Actions(ports, { admission, gate, controllers, view: capacity, catalogue, placement, runs, governed })
   const models = new ModelServing(ports, { view: capacity, catalogue, placement, may: (peer, right) => admission.may(peer, right) })
   const replicas = new Replicas(ports, { view: capacity, catalogue }, config.replicas)
   const assets = new Assets(ports, { catalogue, replicas, may: (peer, right) => admission.may(peer, right) })
-  const parser = new Parser(ports, { actions, invoker, inventory, models, catalogue })
+  const parser = new Parser(ports, { actions, clusters, invoker, inventory, models, catalogue })
   const inference = new Inference(ports, { actions, invoker, inventory, runs, catalogue, gate })
   return {
-    ports, admission, view: capacity, catalogue, policies, instances, invoker, placement, runs, generations, actions, models, parser, inference, inventory, assets, texts, gate, controllers, metrics,
-    mayWrite: (writer, registry) => admission.may(writer, RIGHT_TO_WRITE[registry]),
+    ports, admission, view: capacity, catalogue, policies, instances, invoker, placement, runs, generations, actions, models, parser, inference, inventory, assets, texts, gate, controllers, metrics, clusters, network, prechecks, stability,
+    mayWrite(writer, registry, key) {
+      const may = admission.may(writer, RIGHT_TO_WRITE[registry])
+      if (!may.ok) return may
+      if (registry === 'nodes' && readNodeKey(key).owner !== writer) return refused(`${key} is another owner's to list`)
+      return registry === 'networks' ? network.mayWrite(writer, key) : may
+    },
+    mayOperate(writer, registry, key) {
+      if (OWNERS_ALONE.has(registry)) return refused(`${registry} ${key} is its owner's alone`)
+      return registry === 'networks' ? network.mayWrite(writer, key) : admission.may(writer, 'operate')
+    },
     async start() {
-      await placement.open()
+      await Promise.all([book.open(), network.open(), placement.open()])
+      await belonging.open(() => placement.contracts().length)
+      book.onChange(() => capacity.reviewed())
+      belonging.onChange(() => capacity.changed())
+      clusters.start()
+      stability.start()
       placement.onChange(() => capacity.changed())
       await metrics.start()
       calls.start()
       gate.start()
       models.start()
-      await capacity.start({ free: () => placement.uncontracted(), instances: () => placement.instances(), holds: () => placement.holds(), stewards: () => placement.stewards() })
+      await capacity.start({ free: () => placement.uncontracted(), instances: () => placement.instances(), holds: () => placement.holds(), stewards: () => placement.stewards(), cluster: () => belonging.cluster, labels: () => belonging.labels() })
       await placement.start()
       await runs.start()
       await runs.resume()
@@ -127,6 +166,8 @@ export function createPeer(ports: Ports, config: PeerConfig): Peer {
     },
     async stop(drainMs) {
       replicas.stop()
+      stability.stop()
+      belonging.stop()
       runs.stop()
       await generations.stop()
       placement.stop()

@@ -106,6 +106,31 @@ export interface PolicyCalls {
   decide<T>(call: PolicyCall<T>): Promise<Decision<T>>
 }
 
+/** clusters/: AIOS's documents of clusters. */
+export interface ClusterDocuments {
+  /** What its owner said of a cluster, its live hosts (those whose `ads` these are), and what they add up to. */
+  document(id: string, ads: readonly CapacityAd[]): JsonObject
+}
+
+/** What AIOS asks before an action: the network's rule, then the cluster's. */
+export type Precheck = {
+  readonly action: string
+  /** AIOS's `input_data`. */
+  readonly input: JsonObject
+  /** Whose rule is asked after the network's; its ads. Absent: the network's alone. */
+  readonly cluster?: string | undefined
+  /** What rules may look up besides. */
+  readonly settings?: Readonly<Record<string, Json>>
+}
+
+/** clusters/: asks the rules of the network and of the cluster before an action. */
+export interface PrecheckCalls {
+  /** The input as the rules left it, or why not. */
+  ask(asked: Precheck): Promise<Verdict<JsonObject>>
+  /** Is there any rule for this action? Where none is, nothing needs to be prepared. */
+  concerns(action: string, cluster?: string): boolean
+}
+
 /** registries/: typed reads of the replicated names, artefacts resolved from the content store. */
 export interface Catalogue {
   component(uri: string, signal?: AbortSignal): Promise<{ readonly manifest: ComponentManifest; readonly cid: Cid }>

@@ -85,7 +85,7 @@ export function llmWorld({ seed, peers, bug }: Pick<ScenarioOptions, 'seed' | 'p
       if (membership === undefined) throw new Error(`host ${host.index} is no member`)
       host.rights = { mayWrite: () => refused('the peer is still starting', true) }
       const peer = createPeer(ports, { membership, bearerKey: undefined, onGranted: async () => {}, clusterId: ports.identity.peer, labels: {}, answers: simulatedAnswers })
-      host.rights = { mayWrite: (writer, registry) => peer.mayWrite(writer, registry), mayOperate: writer => peer.admission.may(writer, 'operate') }
+      host.rights = { mayWrite: (...asked) => peer.mayWrite(...asked), mayOperate: (...asked) => peer.mayOperate(...asked) }
       await peer.admission.start()
       keepConnected({ clock: ports.clock, network: ports.network, random: ports.random.fork('overlay') }, { addresses: world.hosts.map(({ address }) => address), degree: DEGREE, everyMs: 1_000 })
       await peer.start()

@@ -96,7 +96,7 @@ export function drawMesh({ seed, peers, seconds, loss, churn, cuts = true, bug }
       const ports = { ...given, journal: evidence.watch(given.journal, host) }
       host.rights = { mayWrite: () => refused('the peer is still starting', true) }
       const peer = createPeer(ports, { membership, bearerKey: undefined, onGranted: async () => {}, clusterId: ports.identity.peer, labels: {} })
-      host.rights = { mayWrite: (writer, registry) => peer.mayWrite(writer, registry), mayOperate: writer => peer.admission.may(writer, 'operate') }
+      host.rights = { mayWrite: (...asked) => peer.mayWrite(...asked), mayOperate: (...asked) => peer.mayOperate(...asked) }
       await peer.admission.start()
       keepConnected({ clock: ports.clock, network: ports.network, random: ports.random.fork('overlay') }, { addresses: world.hosts.map(({ address }) => address), degree: DEGREE, everyMs: 1_000 })
       await peer.start()

@@ -3,6 +3,7 @@ import { MeshError, asMeshError, type Verdict } from '../../protocols/errors.ts'
 import { invoke, type InvokeFrame, type InvokeHeader, type Packet } from '../../protocols/invoke.ts'
 import type { Json, Millis, PeerId } from '../../protocols/ids.ts'
 import type { Right } from '../../protocols/membership.ts'
+import type { BlockRecord } from '../../protocols/specs.ts'
 import { isJsonObject, toJson } from '../lib/json.ts'
 import type { Ports, Stream } from '../ports.ts'
 import type { ContractBook } from '../roles.ts'
@@ -11,6 +12,9 @@ import type { Instances } from './instances.ts'
 import { KeyedCalls } from './keyed-calls.ts'
 import { span, unlessAborted } from './span.ts'
 
+type Command = { readonly action: string; readonly data: Json }
+/** The command as the rules left it. Throws POLICY_DENIED. */
+export type CommandCheck = (block: BlockRecord, asked: Command) => Promise<Command>
 export type Call = Extract<InvokeHeader, { kind: 'call' }>
 
 /** A stream that does not say what it wants by then is closed. */
@@ -29,14 +33,16 @@ export class Calls {
   readonly #instances: Instances
   readonly #book: ContractBook
   readonly #may: (peer: PeerId, right: Right) => Verdict<true>
+  readonly #command: CommandCheck
   readonly #keyed: KeyedCalls
 
-  /** `may`: whether a peer holds a right now; its connection may be older than its capability lasts. */
-  constructor(ports: Pick<Ports, 'clock' | 'network' | 'content' | 'telemetry'>, instances: Instances, book: ContractBook, may: (peer: PeerId, right: Right) => Verdict<true> = () => ({ ok: true, value: true })) {
+  /** `may`: whether a peer holds a right now; its connection may be older than its capability lasts. `command`: asks the rules over a block before it is commanded. */
+  constructor(ports: Pick<Ports, 'clock' | 'network' | 'content' | 'telemetry'>, instances: Instances, book: ContractBook, may: (peer: PeerId, right: Right) => Verdict<true> = () => ({ ok: true, value: true }), command: CommandCheck = async (_, asked) => asked) {
     this.#ports = ports
     this.#instances = instances
     this.#book = book
     this.#may = may
+    this.#command = command
     this.#keyed = new KeyedCalls(ports.clock)
   }
 
@@ -59,7 +65,10 @@ export class Calls {
       case 'management': {
         const action = isJsonObject(body) ? body['action'] : undefined
         if (typeof action !== 'string') throw new MeshError('BAD_INPUT', 'a management command needs { action, data }')
-        return this.#instances.management(call.instance, action, isJsonObject(body) ? body['data'] ?? null : null, signal)
+        const asked = { action, data: isJsonObject(body) ? body['data'] ?? null : null }
+        const block = this.#book.contracts().find(({ contract }) => contract.instance === call.instance)?.block
+        const allowed = block === undefined ? asked : await this.#command(block, asked)
+        return this.#instances.management(call.instance, allowed.action, allowed.data, signal)
       }
       case 'update':
         return this.#instances.update(call.instance, body, signal)

@@ -40,12 +40,12 @@ export class Instances implements InstanceHost {
   readonly #ports: Pick<Ports, 'clock' | 'content' | 'backend' | 'identity' | 'telemetry'>
   readonly #catalogue: Pick<Catalogue, 'componentByCid'>
   readonly #policies: InstancePolicies
-  readonly #clusterId: string
+  readonly #clusterId: () => string
   readonly #running = new Map<InstanceId, Running>()
   readonly #changes = new Set<() => void>()
   readonly #exits = new Set<(instance: InstanceId, because: string, crashed: boolean) => void>()
 
-  constructor(ports: Pick<Ports, 'clock' | 'content' | 'backend' | 'identity' | 'telemetry'>, catalogue: Pick<Catalogue, 'componentByCid'>, policies: InstancePolicies, clusterId: string) {
+  constructor(ports: Pick<Ports, 'clock' | 'content' | 'backend' | 'identity' | 'telemetry'>, catalogue: Pick<Catalogue, 'componentByCid'>, policies: InstancePolicies, clusterId: () => string) {
     this.#ports = ports
     this.#catalogue = catalogue
     this.#policies = policies
@@ -74,7 +74,7 @@ export class Instances implements InstanceHost {
     using starting = span([patience, entry.stopping.signal])
     const { signal } = starting
     const manifest = await this.#bring(entry.block, signal)
-    const instance = await backend.start({ instance: entry.contract.instance, block: entry.block, manifest, gpus: entry.contract.gpus, peer: identity.peer, clusterId: this.#clusterId, packetPolicy: (name, packet) => this.#opinion(entry.block, name, packet) }, signal)
+    const instance = await backend.start({ instance: entry.contract.instance, block: entry.block, manifest, gpus: entry.contract.gpus, peer: identity.peer, clusterId: this.#clusterId(), packetPolicy: (name, packet) => this.#opinion(entry.block, name, packet) }, signal)
     if (signal.aborted) {
       await instance[Symbol.asyncDispose]()
       throw signal.reason

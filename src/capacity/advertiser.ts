@@ -33,6 +33,10 @@ export type AdSources = {
   readonly holds: () => readonly Cid[]
   /** False while this peer cannot steward blocks (its disk fails, say). */
   readonly stewards?: () => boolean
+  /** Instead of the cluster it was configured with. */
+  readonly cluster?: () => string
+  /** Besides the labels it was configured with. */
+  readonly labels?: () => Readonly<Record<string, string>>
 }
 
 export type AdvertiserParts = {
@@ -160,7 +164,7 @@ export class Advertiser {
     const report = this.#report ?? UNKNOWN
     const stretch = Math.max(1, this.#parts.meshSize() / smallMesh)
     return describeSelf({
-      cluster, labels, protocolMajor, http, ttlMs: Math.min(ttlMostMs, Math.round(ttlMs * stretch)), stewards: this.#parts.ready() && this.#sources?.stewards?.() !== false,
+      cluster: this.#sources?.cluster?.() ?? cluster, labels: { ...labels, ...this.#sources?.labels?.() }, protocolMajor, http, ttlMs: Math.min(ttlMostMs, Math.round(ttlMs * stretch)), stewards: this.#parts.ready() && this.#sources?.stewards?.() !== false,
       report, usage: this.#ports.machine.usage(), free: free(), instances: instances(), holds: holds(),
     })
   }

@@ -20,6 +20,8 @@ export type CapacityConfig = {
   readonly limits: AdLimits
   /** Has this peer proved its membership? */
   readonly isMember: (peer: PeerId) => boolean
+  /** An ad as it counts, by what others say of its peer; what is passed on is the ad as it was signed. */
+  readonly resolve: (ad: CapacityAd) => CapacityAd
   readonly expireEveryMs: Millis
   readonly exchange: ExchangeConfig
   /** How long a peer that has met others before waits for one of them before it counts itself alone. */
@@ -33,6 +35,7 @@ export const CAPACITY: CapacityConfig = {
   liveness: LIVENESS,
   limits: { skewMs: 60_000, ttlMs: [1_000, 900_000] },
   isMember: () => true,
+  resolve: ad => ad,
   expireEveryMs: 1_000,
   exchange: { pullDeadlineMs: 3_000, pullEveryMs: 500, pullsAtOnce: 16, compareMs: [500, 4_000] },
   lonelyMs: 5_000,
@@ -137,6 +140,11 @@ export class Capacity implements MeshView {
     this.#advertiser.changed()
   }
 
+  /** What others say of peers has changed: their ads may count differently. */
+  reviewed(): void {
+    this.#ads = undefined
+  }
+
   /** The machine was measured after the first ad: the next one tells its speed. */
   measured(): Promise<void> {
     return this.#advertiser.measured()
@@ -148,12 +156,13 @@ export class Capacity implements MeshView {
   }
 
   ads(): readonly CapacityAd[] {
-    this.#ads ??= this.live().flatMap(peer => this.#view.ad(peer) ?? [])
+    this.#ads ??= this.live().flatMap(peer => this.ad(peer) ?? [])
     return this.#ads
   }
 
   ad(peer: PeerId): CapacityAd | undefined {
-    return this.#isLive(peer) ? this.#view.ad(peer) : undefined
+    const ad = this.#isLive(peer) ? this.#view.ad(peer) : undefined
+    return ad === undefined ? undefined : this.#config.resolve(ad)
   }
 
   live(): readonly PeerId[] {

@@ -1,12 +1,12 @@
 import { z } from 'zod'
 import { vdagController, type VdagController } from '../../protocols/controller.ts'
 import { hex } from '../../protocols/codec.ts'
-import { MeshError } from '../../protocols/errors.ts'
-import type { Json } from '../../protocols/ids.ts'
-import { isJsonObject } from '../lib/json.ts'
+import { granted, MeshError, type Verdict } from '../../protocols/errors.ts'
+import type { Json, PeerId } from '../../protocols/ids.ts'
+import { isJsonObject, toJson, type JsonObject } from '../lib/json.ts'
 import { rendezvous } from '../lib/rendezvous.ts'
 import type { Ports, Random, Registry } from '../ports.ts'
-import type { Catalogue, MeshView } from '../roles.ts'
+import type { Catalogue, ClusterDocuments, MeshView, MetricsSource, PrecheckCalls } from '../roles.ts'
 import { unwrap } from '../specs/envelope.ts'
 import type { Admission } from '../trust/admission.ts'
 import type { Gate } from './gate.ts'
@@ -16,6 +16,8 @@ const given = z.looseObject({
   vdag_controller_id: z.string().min(1).max(200).optional(),
   vdag_uri: z.string('name the vDAG').min(1).max(300),
   config: z.looseObject({ replicas: z.coerce.number().int().min(1).max(1_000).default(1), custom_data: z.record(z.string(), z.json()).default({}) }).default({ replicas: 1, custom_data: {} }),
+  /** Instead of `config.replicas`: the peers that are to answer for it. */
+  hosts: z.array(z.string()).min(1).max(1_000).optional(),
   search_tags: z.array(z.string()).default([]),
   metadata: z.record(z.string(), z.json()).default({}),
 })
@@ -27,42 +29,98 @@ export class Controllers {
   readonly #view: MeshView
   readonly #catalogue: Pick<Catalogue, 'vdag'>
   readonly #gate: Gate
+  readonly #clusters: ClusterDocuments
+  readonly #prechecks: PrecheckCalls
+  readonly #metrics: Pick<MetricsSource, 'known'>
   readonly #records: Registry<VdagController>
 
-  constructor(ports: Pick<Ports, 'random' | 'registries'>, parts: { readonly admission: Pick<Admission, 'may'>; readonly view: MeshView; readonly catalogue: Pick<Catalogue, 'vdag'>; readonly gate: Gate }) {
+  constructor(ports: Pick<Ports, 'random' | 'registries'>, parts: { readonly admission: Pick<Admission, 'may'>; readonly view: MeshView; readonly catalogue: Pick<Catalogue, 'vdag'>; readonly gate: Gate; readonly clusters: ClusterDocuments; readonly prechecks: PrecheckCalls; readonly metrics: Pick<MetricsSource, 'known'> }) {
     this.#random = ports.random.fork('controllers')
     this.#admission = parts.admission
     this.#view = parts.view
     this.#catalogue = parts.catalogue
     this.#gate = parts.gate
+    this.#clusters = parts.clusters
+    this.#prechecks = parts.prechecks
+    this.#metrics = parts.metrics
     this.#records = ports.registries.open('controllers', vdagController)
     this.#records.onChange((_, entry) => {
       if (entry !== undefined) this.#gate.forget(entry.value.vdag_uri)
     })
   }
 
-  /** AIOS's `create_controller`: this peer and, for more replicas, others. Throws SPEC_INVALID, NOT_FOUND, ALREADY_EXISTS, FORBIDDEN. */
-  async create(document: Json): Promise<VdagController> {
+  /**
+   * AIOS's `create_controller`: on this peer and, for more replicas, on others; on those of `cluster`, or on the `hosts` it names, where it
+   * says so. A host whose cluster does not allow it is passed over. Throws SPEC_INVALID, NOT_FOUND, ALREADY_EXISTS, NO_CAPACITY,
+   * POLICY_DENIED, FORBIDDEN.
+   */
+  async create(document: Json, cluster?: string): Promise<VdagController> {
     this.#mayOperate()
-    const parsed = given.safeParse(unwrap(document, 'vDAG controller').values)
+    const { values } = unwrap(document, 'vDAG controller')
+    const parsed = given.safeParse(values)
     if (!parsed.success) throw new MeshError('SPEC_INVALID', `vDAG controller: ${parsed.error.issues.slice(0, 5).map(({ path, message }) => `${path.map(String).join('.')}: ${message}`).join('; ')}`)
-    const { vdag_uri: uri, config, search_tags, metadata } = parsed.data
+    const { vdag_uri: uri, config, search_tags, metadata, hosts: wanted } = parsed.data
     const { spec } = await this.#catalogue.vdag(uri)
     controllerSettings(spec.controller, config.custom_data)
     const id = parsed.data.vdag_controller_id ?? `vdag-controller-${hex(this.#random.bytes(5))}`
     if ((await this.#records.get(id)) !== undefined) throw new MeshError('ALREADY_EXISTS', `a vDAG controller is called ${id} already: choose another vdag_controller_id`)
-    const others = rendezvous(id, this.#view.live().filter(peer => peer !== this.#view.self))
-    const hosts = [this.#view.self, ...others].slice(0, config.replicas)
-    if (hosts.length < config.replicas) throw new MeshError('NO_CAPACITY', `${config.replicas} replicas need as many peers; ${hosts.length} are alive`)
-    const record: VdagController = { vdag_controller_id: id, vdag_uri: spec.vdagURI, hosts, config: z.record(z.string(), z.json()).parse(config), search_tags, metadata }
+    const replicas = wanted === undefined ? config.replicas : wanted.length
+    const hosts = await this.#hosts(this.#candidates(id, cluster, wanted), replicas, node_id => this.#ask('add_vdag_controller', node_id, { vdag_data: toJson(spec), input_data: values }))
+    const record: VdagController = { vdag_controller_id: id, vdag_uri: spec.vdagURI, hosts: [...hosts], config: z.record(z.string(), z.json()).parse(config), search_tags, metadata }
+    await this.#records.put(id, record)
+    return record
+  }
+
+  /** AIOS's `scale`: so many hosts, those it has first. Throws as `create`. */
+  async scale(id: string, replicas: number): Promise<VdagController> {
+    this.#mayOperate()
+    const before = await this.#known(id)
+    const { spec } = await this.#catalogue.vdag(before.vdag_uri)
+    const alive = before.hosts.filter(peer => this.#view.ad(peer) !== undefined)
+    const candidates = [...alive, ...this.#candidates(id, undefined, undefined).filter(peer => !alive.includes(peer))]
+    const hosts = await this.#hosts(candidates, replicas, async node_id => (alive.includes(node_id) ? granted({}) : this.#ask('add_vdag_controller', node_id, { vdag_data: toJson(spec), input_data: { vdag_controller_id: id, replicas } })))
+    const record = { ...before, hosts: [...hosts], config: { ...before.config, replicas } }
     await this.#records.put(id, record)
     return record
   }
 
   async remove(id: string): Promise<void> {
     this.#mayOperate()
-    await this.#known(id)
+    const record = await this.#known(id)
+    const vdag = await this.#catalogue.vdag(record.vdag_uri).then(({ spec }) => toJson(spec), () => null)
+    for (const host of record.hosts) {
+      const verdict = await this.#ask('remove_vdag_controller', host, { vdag_data: vdag, vdag_controller_data: toJson(record), input_data: { vdag_controller_id: id } })
+      if (!verdict.ok) throw new MeshError('POLICY_DENIED', verdict.because)
+    }
     await this.#records.withdraw(id)
+  }
+
+  #candidates(id: string, cluster: string | undefined, wanted: readonly PeerId[] | undefined): readonly PeerId[] {
+    if (wanted !== undefined) return wanted.filter(peer => this.#view.ad(peer) !== undefined)
+    const { self } = this.#view
+    const all = [self, ...rendezvous(id, this.#view.live().filter(peer => peer !== self))]
+    return cluster === undefined ? all : all.filter(peer => this.#view.ad(peer)?.cluster === cluster)
+  }
+
+  async #hosts(candidates: readonly PeerId[], replicas: number, ask: (host: PeerId) => Promise<Verdict<unknown>>): Promise<readonly PeerId[]> {
+    const hosts: PeerId[] = []
+    const denied: string[] = []
+    for (const host of candidates) {
+      if (hosts.length === replicas) break
+      const verdict = await ask(host)
+      if (verdict.ok) hosts.push(host)
+      else denied.push(verdict.because)
+    }
+    if (hosts.length === replicas) return hosts
+    if (denied.length > 0) throw new MeshError('POLICY_DENIED', `${replicas} replicas need as many hosts that may; ${hosts.length} may: ${denied[0] ?? ''}`)
+    throw new MeshError('NO_CAPACITY', `${replicas} replicas need as many peers; ${candidates.length} are alive`)
+  }
+
+  /** The rule of a host's cluster; a network has none for controllers. */
+  #ask(action: string, host: PeerId, input: JsonObject): Promise<Verdict<JsonObject>> {
+    const cluster = this.#view.ad(host)?.cluster ?? host
+    const ads = this.#view.ads().filter(ad => ad.cluster === cluster)
+    return this.#prechecks.ask({ action, cluster, input: { ...input, cluster_data: this.#clusters.document(cluster, ads), cluster_metrics: this.#metrics.known({ cluster }).cluster_metrics, node_id: host } })
   }
 
   get(id: string): Promise<VdagController> {

@@ -19,10 +19,10 @@ export type Measured = { readonly instances: Pick<Instances, 'measured'>; readon
 export class HostMetrics {
   readonly #ports: Pick<Ports, 'clock' | 'identity' | 'machine'>
   readonly #measured: Measured
-  readonly #cluster: string
+  readonly #cluster: () => string
   #report: MachineReport | undefined
 
-  constructor(ports: Pick<Ports, 'clock' | 'identity' | 'machine'>, measured: Measured, cluster: string) {
+  constructor(ports: Pick<Ports, 'clock' | 'identity' | 'machine'>, measured: Measured, cluster: () => string) {
     this.#ports = ports
     this.#measured = measured
     this.#cluster = cluster
@@ -35,7 +35,7 @@ export class HostMetrics {
   /** Undefined before the start. */
   node(): JsonObject | undefined {
     const { clock, identity, machine } = this.#ports
-    return this.#report === undefined ? undefined : nodeMetrics({ peer: identity.peer, cluster: this.#cluster, at: clock.unix(), total: this.#report.total, usage: machine.usage(), counters: machine.counters?.() })
+    return this.#report === undefined ? undefined : nodeMetrics({ peer: identity.peer, cluster: this.#cluster(), at: clock.unix(), total: this.#report.total, usage: machine.usage(), counters: machine.counters?.() })
   }
 
   instances(blocks?: ReadonlySet<string>): MetricsTold['instances'] {

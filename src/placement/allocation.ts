@@ -5,13 +5,14 @@ import { hex } from '../../protocols/codec.ts'
 import type { Json, Millis, PeerId } from '../../protocols/ids.ts'
 import { askForBid, award, bid as bidSchema, contract as contractSchema, lease, type Ask, type Bid, type Contract, type Explanation } from '../../protocols/placement.ts'
 import type { Signed } from '../../protocols/signed.ts'
-import type { BlockRecord, PolicyRef } from '../../protocols/specs.ts'
+import type { BlockRecord } from '../../protocols/specs.ts'
 import { isJsonObject, toJson, type JsonObject } from '../lib/json.ts'
 import type { Ports, Random } from '../ports.ts'
 import type { MeshView, PolicyCalls } from '../roles.ts'
 import { seal, unseal } from '../trust/seal.ts'
 import type { Bidder } from './bidder.ts'
-import { clusterDocument, type ClusterFilter } from './cluster-document.ts'
+import type { ClusterFilter } from './cluster-document.ts'
+import { permitted, type Governance } from './permission.ts'
 import { byScore, choices, rank, sample, type Rank } from './rank.ts'
 
 export type AllocationConfig = {
@@ -21,8 +22,6 @@ export type AllocationConfig = {
   readonly leaseMs: Millis
   readonly asksAtOnce: number
   readonly filter: ClusterFilter
-  /** Pre-check rules by AIOS's action names (`add_block`, `scale_block`): the network's first, then the cluster's. */
-  readonly prechecks: Readonly<Record<string, readonly PolicyRef[]>>
 }
 
 export type Wish = {
@@ -41,7 +40,6 @@ type Offer = Pick<Held, 'bid'> & { readonly ad: CapacityAd; readonly rank: Rank 
 type Log = { readonly lines: Candidate[] }
 
 const LINES_BOUND = 400
-const allowed = z.looseObject({ allowed: z.boolean(), input_data: z.json().optional() })
 const identified = z.union([z.string(), z.looseObject({ id: z.string(), node_id: z.string().optional() })])
 
 /** The buyer's side: AIOS's allocation sequence for one instance, by asking hosts instead of a gateway. */
@@ -51,14 +49,16 @@ export class Allocation {
   readonly #view: MeshView
   readonly #policies: PolicyCalls
   readonly #bidder: Bidder
+  readonly #governance: Governance
   readonly #config: AllocationConfig
 
-  constructor(ports: Pick<Ports, 'clock' | 'random' | 'identity' | 'network' | 'telemetry'>, roles: { readonly view: MeshView; readonly policies: PolicyCalls; readonly bidder: Bidder }, config: AllocationConfig) {
+  constructor(ports: Pick<Ports, 'clock' | 'random' | 'identity' | 'network' | 'telemetry'>, roles: { readonly view: MeshView; readonly policies: PolicyCalls; readonly bidder: Bidder; readonly governance: Governance }, config: AllocationConfig) {
     this.#ports = ports
     this.#random = ports.random.fork('allocation')
     this.#view = roles.view
     this.#policies = roles.policies
     this.#bidder = roles.bidder
+    this.#governance = roles.governance
     this.#config = config
   }
 
@@ -89,9 +89,12 @@ export class Allocation {
     return { block: block.blockId, ...(chosen === undefined ? {} : { chosen: chosen.bid.host }), candidates: log.lines }
   }
 
-  /** Do the network's and the cluster's rules allow it at all? */
-  permitted(wish: Wish): Promise<Verdict<true>> {
-    return this.#precheck(wish, this.#view.ads())
+  /** Do the rules of the network, and those of this host's cluster, allow it there? */
+  async permitted({ block, action }: Wish, host: PeerId): Promise<Verdict<true>> {
+    const ads = this.#view.ads()
+    const cluster = ads.find(({ peer }) => peer === host)?.cluster ?? host
+    const verdict = await permitted(this.#governance, block, action, cluster, ads.filter(ad => ad.cluster === cluster))
+    return verdict.ok ? granted(true) : verdict
   }
 
   /** Asks this one host to keep room for an instance: the first half of `place`, for those who must place several or none. */
@@ -105,23 +108,19 @@ export class Allocation {
     return { verdict, explanation: { block: wish.block.blockId, ...(verdict.ok ? { chosen: verdict.value.contract.host } : {}), candidates: log.lines } }
   }
 
-  /** Pre-checks, filter, selection, asks: the bids of this round. */
+  /** Filter, selection, pre-checks, asks: the bids of this round. */
   async #offers(wish: Wish, log: Log, dryRun: boolean): Promise<Verdict<readonly Offer[]>> {
     const ads = this.#view.ads()
-    const permitted = await this.#precheck(wish, ads)
-    if (!permitted.ok) {
-      note(log, { peer: this.#ports.identity.peer, step: 'filter', ok: false, because: permitted.because })
-      return permitted
-    }
     const { block } = wish
     const clusters = Map.groupBy(ads, ({ cluster }) => cluster)
-    const documents = new Map([...clusters].map(([id, members]) => [id, clusterDocument(members)]))
+    const documents = new Map([...clusters].map(([id, members]) => [id, this.#governance.clusters.document(id, members)]))
     const candidates = await this.#selected(block, this.#filtered(wish, ads, documents, log), documents, log)
     const { ranked, refused: unsuited } = rank(block, candidates, { hosting: wish.hosting, rtt: peer => (peer === this.#view.self ? 0 : this.#ports.network.rtt(peer)) })
     for (const { peer, because } of unsuited) note(log, { peer, step: 'filter', ok: false, because })
-    const asked = sample(ranked, choices(ads.length), this.#random)
+    const drawn = sample(ranked, choices(ads.length), this.#random)
+    if (drawn.length < ranked.length) note(log, { peer: this.#ports.identity.peer, step: 'ask', ok: true, because: `${drawn.length} of ${ranked.length} hosts that could are asked` })
+    const asked = await this.#allowed(wish, drawn, new Map(candidates.map(({ peer, cluster }) => [peer, cluster])), clusters, log)
     if (asked.length === 0) return refused(ads.length === 0 ? 'no host is known' : `none of ${ads.length} hosts can run it: ${summary(log)}`, true)
-    if (asked.length < ranked.length) note(log, { peer: this.#ports.identity.peer, step: 'ask', ok: true, because: `${asked.length} of ${ranked.length} hosts that could are asked` })
     const offers = (await this.#askAll(wish, asked, dryRun, log)).flatMap(({ bid, rank }) => {
       const ad = ads.find(({ peer }) => peer === bid.host)
       return ad === undefined ? [] : [{ bid, rank, ad }]
@@ -129,26 +128,15 @@ export class Allocation {
     return offers.length === 0 ? refused(`nobody bid: ${summary(log)}`, true) : granted(offers)
   }
 
-  /** AIOS's `add_block` and `scale_block`: the network's rules, then the cluster's. Replacing the dead asks nobody. */
-  async #precheck({ block, action }: Wish, ads: readonly CapacityAd[]): Promise<Verdict<true>> {
-    const name = action === 'scale' ? 'scale_block' : action === 'reassignment' ? undefined : 'add_block'
-    for (const rule of name === undefined ? [] : this.#config.prechecks[name] ?? []) {
-      const { value } = await this.#policies.decide<Verdict<true>>({
-        hook: 'precheck',
-        rule,
-        input: { action: name ?? '', block_data: toJson(block), cluster_data: clusterDocument(ads.slice(0, 1)), input: { action: name ?? '', payload: { block_id: block.blockId } } },
-        scope: block.blockId,
-        accept: answer => {
-          const parsed = allowed.safeParse(answer)
-          if (!parsed.success) return refused('a pre-check must return { allowed, input_data }')
-          const { allowed: yes, input_data: because } = parsed.data
-          return granted(yes ? granted(true as const) : refused(`the ${name} policy ${rule.policyRuleURI} does not allow it${because === undefined ? '' : `: ${words(because)}`}`))
-        },
-        fallback: failure => (failure === undefined ? granted(true as const) : refused(`the ${name} policy failed: ${failure}`, true)),
-      })
-      if (!value.ok) return value
-    }
-    return granted(true)
+  /** Those in whose clusters the rules of the network, and then the cluster's own, allow it. */
+  async #allowed({ block, action }: Wish, asked: readonly Rank[], clusterOf: ReadonlyMap<PeerId, string>, clusters: ReadonlyMap<string, readonly CapacityAd[]>, log: Log): Promise<readonly Rank[]> {
+    const ids = [...new Set(asked.map(({ peer }) => clusterOf.get(peer) ?? peer))]
+    const verdicts = new Map(await Promise.all(ids.map(async id => [id, await permitted(this.#governance, block, action, id, clusters.get(id) ?? [])] as const)))
+    return asked.filter(({ peer }) => {
+      const verdict = verdicts.get(clusterOf.get(peer) ?? peer)
+      if (verdict?.ok === false) note(log, { peer, step: 'filter', ok: false, because: verdict.because })
+      return verdict?.ok !== false
+    })
   }
 
   #filtered({ block, avoid, hosting }: Wish, ads: readonly CapacityAd[], documents: ReadonlyMap<string, JsonObject>, log: Log): readonly CapacityAd[] {
@@ -227,7 +215,7 @@ export class Allocation {
       rule: block.policies['clusterAllocator'],
       input: {
         action: 'post_dry_run',
-        clusters: order.map(({ bid, ad }) => ({ id: ad.cluster, node_id: bid.host, cluster: clusterDocument([ad]), score_data: { score: bid.score, selection_score_data: { score: bid.score, node_info: { node_id: bid.host, gpus: [...bid.gpus] } } }, block_data: toJson(block) })),
+        clusters: order.map(({ bid, ad }) => ({ id: ad.cluster, node_id: bid.host, cluster: this.#governance.clusters.document(ad.cluster, this.#view.ads().filter(other => other.cluster === ad.cluster)), score_data: { score: bid.score, selection_score_data: { score: bid.score, node_info: { node_id: bid.host, gpus: [...bid.gpus] } } }, block_data: toJson(block) })),
       },
       scope: block.blockId,
       accept: answer => {
@@ -304,8 +292,4 @@ function idOf(value: Json): { readonly id: string; readonly node: string | undef
   const parsed = identified.safeParse(value)
   if (!parsed.success) return undefined
   return typeof parsed.data === 'string' ? { id: parsed.data, node: undefined } : { id: parsed.data.id, node: parsed.data.node_id }
-}
-
-function words(value: Json): string {
-  return typeof value === 'string' ? value.slice(0, 200) : JSON.stringify(value).slice(0, 200)
 }

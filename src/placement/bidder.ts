@@ -6,15 +6,18 @@ import type { Json, Millis, PeerId } from '../../protocols/ids.ts'
 import { askForBid, award, awardBody, lease, leaseBody, type Ask } from '../../protocols/placement.ts'
 import type { Needs } from '../../protocols/resources.ts'
 import type { Signed } from '../../protocols/signed.ts'
+import type { BlockRecord } from '../../protocols/specs.ts'
 import { isJsonObject, toJson } from '../lib/json.ts'
 import { Lru } from '../lib/lru.ts'
 import type { Ports, Random } from '../ports.ts'
 import type { MeshView, MetricsSource, PolicyCalls } from '../roles.ts'
 import { seal, unseal } from '../trust/seal.ts'
-import { clusterDocument, nodeDocument } from './cluster-document.ts'
+import { aiosFilter, nodeDocument, type ClusterFilter } from './cluster-document.ts'
 import type { Hosting } from './hosting.ts'
 import { fits } from './ledger.ts'
+import { permitted, type Governance } from './permission.ts'
 import { score, suits } from './rank.ts'
+import { termsOf } from './terms.ts'
 
 export type BidderConfig = {
   readonly holdMs: readonly [least: Millis, most: Millis]
@@ -26,13 +29,15 @@ export type BidderConfig = {
   readonly readyInMs: { readonly warm: Millis; readonly cold: Millis }
   /** Is this peer one whose awards and leases are obeyed? */
   readonly maySteward: (peer: PeerId) => Verdict<true>
+  /** Residency is the host's own business, too: it serves no block whose filter leaves its cluster out. */
+  readonly filter: ClusterFilter
 }
 
 export const BIDDER: BidderConfig = {
-  holdMs: [500, 30_000], holdsOfOne: 64, skewMs: 60_000, askBytes: 131_072, readyInMs: { warm: 1_000, cold: 10_000 }, maySteward: () => granted(true),
+  holdMs: [500, 30_000], holdsOfOne: 64, skewMs: 60_000, askBytes: 131_072, readyInMs: { warm: 1_000, cold: 10_000 }, maySteward: () => granted(true), filter: aiosFilter,
 }
 
-type Held = { readonly ask: string; readonly steward: PeerId; readonly block: Uint8Array; readonly needs: Needs; readonly gpus: readonly string[]; readonly until: Millis }
+type Held = { readonly ask: string; readonly steward: PeerId; readonly block: Uint8Array; readonly action: Ask['action']; readonly needs: Needs; readonly gpus: readonly string[]; readonly until: Millis }
 type Answer = { readonly bid: Signed } | { readonly refusal: { ask: string; because: string; retryable: boolean } }
 
 const node = z.looseObject({ node_id: z.string().optional(), gpus: z.array(z.union([z.string(), z.number()]).transform(String)).max(64).optional() })
@@ -47,19 +52,21 @@ export class Bidder {
   readonly #view: MeshView
   readonly #policies: PolicyCalls
   readonly #metrics: Pick<MetricsSource, 'known'>
+  readonly #governance: Governance
   readonly #config: BidderConfig
   /** Open reservations by their key; the ledger decides whether they still stand. */
   readonly #held = new Lru<string, Held>(HELD_BOUND)
   /** Answers to asks in flight or just given: an ask that arrives twice is one ask. */
   readonly #answers = new Lru<string, Promise<Answer>>(HELD_BOUND)
 
-  constructor(ports: Pick<Ports, 'clock' | 'random' | 'identity' | 'network' | 'telemetry'>, roles: { readonly hosting: Hosting; readonly view: MeshView; readonly policies: PolicyCalls; readonly metrics: Pick<MetricsSource, 'known'> }, config: BidderConfig) {
+  constructor(ports: Pick<Ports, 'clock' | 'random' | 'identity' | 'network' | 'telemetry'>, roles: { readonly hosting: Hosting; readonly view: MeshView; readonly policies: PolicyCalls; readonly metrics: Pick<MetricsSource, 'known'>; readonly governance: Governance }, config: BidderConfig) {
     this.#ports = ports
     this.#random = ports.random.fork('bidder')
     this.#hosting = roles.hosting
     this.#view = roles.view
     this.#policies = roles.policies
     this.#metrics = roles.metrics
+    this.#governance = roles.governance
     this.#config = config
   }
 
@@ -98,10 +105,14 @@ export class Bidder {
     if (!same(ask.needs, block.needs)) return refused('the needs of the ask are not those of the block')
     const self = this.#self()
     if (self === undefined) return refused('this host is still starting', true)
+    const willing = this.#governance.bids()
+    if (!willing.ok) return willing
     const able = suits(block, self)
     if (!able.ok) return able
     if (!ask.dryRun && this.#openHolds(from) >= this.#config.holdsOfOne) return refused(`${from} holds ${this.#config.holdsOfOne} reservations here already`, true)
-    const offer = await this.#opinion(ask, self)
+    const allowed = await this.#permitted(block, ask.action)
+    if (!allowed.ok) return allowed
+    const offer = await this.#opinion({ ...ask, block: allowed.value }, self)
     if (!offer.ok) return offer
     const { gpus, rating, because } = offer.value
     const needs: Needs = gpus === undefined ? block.needs : { ...block.needs, gpus: gpus.length }
@@ -110,7 +121,7 @@ export class Bidder {
     const key = `h-${hex(this.#random.bytes(10))}`
     const reserved = ask.dryRun ? wouldFit(needs, this.#hosting.free(), gpus) : this.#hosting.reserve(key, needs, holdMs, gpus)
     if (!reserved.ok) return reserved
-    if (!ask.dryRun) this.#held.set(key, { ask: ask.id, steward: from, block: encode(block), needs, gpus: reserved.value, until: clock.monotonic() + holdMs })
+    if (!ask.dryRun) this.#held.set(key, { ask: ask.id, steward: from, block: encode(block), action: ask.action, needs, gpus: reserved.value, until: clock.monotonic() + holdMs })
     const readyInMs = self.holds.includes(block.component) ? this.#config.readyInMs.warm : this.#config.readyInMs.cold
     return granted(seal(identity, 'bid', { ask: ask.id, host: identity.peer, hold: key, score: rating, gpus: reserved.value, holdMs: ask.dryRun ? 0 : holdMs, readyInMs, because: because.slice(0, 300) }))
   }
@@ -127,7 +138,12 @@ export class Bidder {
     if (held === undefined) return refuse(refused('the reservation is unknown or has expired: ask again', true))
     if (held.steward !== signer || held.ask !== body.ask) return refuse(refused('the reservation was made for somebody else'))
     if (!sameBytes(held.block, encode(body.block))) return refuse(refused('the block is not the one that was asked about: ask again', true))
-    const verdict = await this.#hosting.accept({ hold: body.hold, block: body.block, instance: body.instance, steward: signer, epoch: body.epoch, leaseMs: body.leaseMs, needs: held.needs, gpus: held.gpus })
+    const allowed = await this.#permitted(body.block, held.action)
+    if (!allowed.ok) {
+      this.#hosting.cancel(body.hold)
+      return refuse(allowed)
+    }
+    const verdict = await this.#hosting.accept({ hold: body.hold, block: allowed.value, terms: termsOf(body.block), instance: body.instance, steward: signer, epoch: body.epoch, leaseMs: body.leaseMs, needs: held.needs, gpus: held.gpus })
     this.#ports.telemetry.count('awards_total', { accepted: String(verdict.ok) })
     this.#ports.telemetry.observe('award_age_ms', Math.max(0, clock.unix() - body.issuedAt))
     return verdict.ok ? { contract: verdict.value } : refuse(verdict)
@@ -151,6 +167,24 @@ export class Bidder {
     const age = this.#ports.clock.unix() - issuedAt
     if (Math.abs(age) > this.#config.skewMs) return refused(`it was issued ${Math.abs(age)} ms ${age > 0 ? 'ago' : 'in the future'}: are both clocks right?`, true)
     return this.#config.maySteward(signer)
+  }
+
+  /** What those over this host say: the filter of the block about our cluster, and the rules of the network and of our cluster. */
+  async #permitted(block: BlockRecord, action: Ask['action']): Promise<Verdict<BlockRecord>> {
+    const self = this.#self()
+    if (self === undefined) return refused('this host is still starting', true)
+    const members = this.#members(self)
+    const filter = block.policies['clusterAllocator']?.parameters['filter']
+    if (filter !== undefined) {
+      const kept = this.#config.filter(filter, this.#governance.clusters.document(self.cluster, members))
+      if (!kept.ok) return kept
+    }
+    return permitted(this.#governance, block, action, self.cluster, members)
+  }
+
+  /** The hosts of our cluster, ourselves as we are this instant first. */
+  #members(self: CapacityAd): readonly CapacityAd[] {
+    return [self, ...this.#view.ads().filter(ad => ad.cluster === self.cluster && ad.peer !== self.peer)]
   }
 
   /** Our own ad with what is free this instant. */
@@ -189,14 +223,14 @@ export class Bidder {
   }
 
   #call<T>(ask: Ask, action: Ask['action'], self: CapacityAd, accept: (answer: Json) => Verdict<T>, fallback: T) {
-    const cluster = this.#view.ads().filter(ad => ad.cluster === self.cluster && ad.peer !== self.peer)
+    const members = this.#members(self)
     const rule = ask.block.policies['resourceAllocator']
     const metrics = rule === undefined ? undefined : this.#metrics.known({ block: ask.block.blockId, cluster: self.cluster })
     return this.#policies.decide<T>({
       hook: 'resourceAllocator',
       rule,
       // This host answers for itself alone, so it is the only node that the rule may choose.
-      input: { action, payload: { block: toJson(ask.block), cluster: clusterDocument([self, ...cluster]), cluster_metrics: metrics?.cluster_metrics ?? {}, block_metrics: metrics?.block_metrics ?? {}, healthy_nodes: [nodeDocument(self)] } },
+      input: { action, payload: { block: toJson(ask.block), cluster: this.#governance.clusters.document(self.cluster, members), cluster_metrics: metrics?.cluster_metrics ?? {}, block_metrics: metrics?.block_metrics ?? {}, healthy_nodes: [nodeDocument(self)] } },
       settings: { get_metrics: metrics ?? {} },
       scope: ask.block.blockId,
       accept,

@@ -12,6 +12,7 @@ import { Bundles, BUNDLES, type BundlesConfig } from './bundles.ts'
 import { aiosFilter } from './cluster-document.ts'
 import { Hosting } from './hosting.ts'
 import type { LedgerPromise } from './ledger.ts'
+import { UNGOVERNED, type Governance } from './permission.ts'
 import { Steward } from './steward.ts'
 import { placeTogether, type Member } from './together.ts'
 import { HOSTING, STEWARD, type HostingConfig, type StewardConfig } from './timings.ts'
@@ -20,7 +21,7 @@ export type PlacementConfig = {
   /** May this peer award, renew and release here? Asked again for each message. */
   readonly maySteward: (peer: PeerId) => Verdict<true>
   readonly hosting: HostingConfig
-  readonly bidder: Omit<BidderConfig, 'maySteward'>
+  readonly bidder: Omit<BidderConfig, 'maySteward' | 'filter'>
   readonly steward: Omit<StewardConfig, 'maySteward'>
   readonly allocation: AllocationConfig
   readonly bundles: BundlesConfig
@@ -31,7 +32,7 @@ export const PLACEMENT: PlacementConfig = {
   hosting: HOSTING,
   bidder: BIDDER,
   steward: STEWARD,
-  allocation: { askMs: 800, awardMs: 2_000, holdMs: 5_000, leaseMs: STEWARD.leaseMs, asksAtOnce: 8, filter: aiosFilter, prechecks: {} },
+  allocation: { askMs: 800, awardMs: 2_000, holdMs: 5_000, leaseMs: STEWARD.leaseMs, asksAtOnce: 8, filter: aiosFilter },
   bundles: BUNDLES,
 }
 
@@ -41,6 +42,8 @@ export type PlacementRoles = {
   readonly policies: PolicyCalls
   readonly instances: InstanceHost
   readonly metrics: Pick<MetricsSource, 'known'>
+  /** Absent: nobody's rules are asked, and every host is a cluster of itself. */
+  readonly governance?: Governance
 }
 
 /** Puts the host's side and the steward's side of placement together. */
@@ -54,11 +57,12 @@ export class Placement implements ContractBook {
 
   constructor(ports: Pick<Ports, 'clock' | 'random' | 'identity' | 'network' | 'journal' | 'machine' | 'content' | 'telemetry'>, roles: PlacementRoles, config: PlacementConfig = PLACEMENT) {
     const { maySteward } = config
+    const governance = roles.governance ?? UNGOVERNED
     this.#view = roles.view
     this.#bundles = new Bundles(ports, roles.catalogue, config.bundles)
     this.#hosting = new Hosting(ports, roles, config.hosting)
-    this.#bidder = new Bidder(ports, { ...roles, hosting: this.#hosting }, { ...config.bidder, maySteward })
-    this.#allocation = new Allocation(ports, { view: roles.view, policies: roles.policies, bidder: this.#bidder }, config.allocation)
+    this.#bidder = new Bidder(ports, { hosting: this.#hosting, view: roles.view, policies: roles.policies, metrics: roles.metrics, governance }, { ...config.bidder, maySteward, filter: config.allocation.filter })
+    this.#allocation = new Allocation(ports, { view: roles.view, policies: roles.policies, bidder: this.#bidder, governance }, config.allocation)
     this.#steward = new Steward(ports, { ...roles, allocation: this.#allocation, bidder: this.#bidder, hostEpoch: block => this.#hosting.highestEpoch(block), keep: block => this.#bundles.keep(block) }, { ...config.steward, maySteward })
   }
 

@@ -9,18 +9,23 @@ export type Offer = Pick<CapacityAd, 'labels' | 'runtimes' | 'free'>
 export type Rank = { readonly peer: PeerId; readonly score: number; readonly because: string }
 export type Refused = { readonly peer: PeerId; readonly because: string }
 
-/** Has a host the labels that are wanted? A value may name several, by commas. */
+/** The label of a host that bids for nothing and whose instances are to move. */
+export const DRAINING = 'aios.draining'
+
+/** Has a host the labels that are wanted? A wanted value may name several, by commas; so may a host's own, and then each must do: data of one country does not go where it may end in two. */
 export function carries(labels: CapacityAd['labels'], wanted: BlockRecord['labels']): Verdict<true> {
   for (const [label, value] of Object.entries(wanted)) {
     const has = labels[label]
     if (has === undefined) return refused(`has no label ${label}; the block wants ${label}=${value}`)
-    if (!value.split(',').some(one => one.trim() === has)) return refused(`is labelled ${label}=${has}; the block wants ${value}`)
+    const allowed = value.split(',').map(one => one.trim())
+    if (!has.split(',').every(one => allowed.includes(one.trim()))) return refused(`is labelled ${label}=${has}; the block wants ${value}`)
   }
   return granted(true)
 }
 
 /** Could a host with these labels, runtimes and free resources run an instance of the block? Labels before size: data must not leave its region, however full the hosts there are. */
 export function suits(block: BlockRecord, offer: Offer): Verdict<true> {
+  if (offer.labels[DRAINING] !== undefined) return refused('was taken out of its cluster, and drains', true)
   const labelled = carries(offer.labels, block.labels)
   if (!labelled.ok) return labelled
   if (!offer.runtimes.some(({ name }) => name === block.runtime.name)) {

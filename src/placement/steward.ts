@@ -13,6 +13,7 @@ import { seal, unseal } from '../trust/seal.ts'
 import type { Allocation } from './allocation.ts'
 import type { Bidder } from './bidder.ts'
 import { Mirrors } from './mirrors.ts'
+import { DRAINING } from './rank.ts'
 import { reconcile, surplus, type Observed } from './reconcile.ts'
 import { Stewardship } from './stewardship.ts'
 import { Succession } from './succession.ts'
@@ -297,7 +298,7 @@ export class Steward {
     const now = clock.monotonic()
     stewardship.sight(this.#view.instancesOf(block), peer => this.#isLive(peer), now, this.#config.graceMs, this.#config.avoidMs)
     const want = this.#want(block)
-    const observed = stewardship.observed()
+    const observed = this.#leaving(stewardship.observed())
     const record = this.#blocks.get(block)
     const terms = record === undefined ? undefined : termsOf(record)
     stewardship.surplusSince = surplus({ want, terms, observed }) > 0 ? stewardship.surplusSince ?? now : undefined
@@ -318,6 +319,11 @@ export class Steward {
       }
     }
     this.#mirrors.tellSoon(stewardship)
+  }
+
+  /** Instances on hosts that drain are replaced as those of an earlier record are: others first, one at a time. */
+  #leaving(observed: readonly Observed[]): readonly Observed[] {
+    return observed.map(one => (this.#view.ad(one.host)?.labels[DRAINING] === undefined ? one : { ...one, terms: DRAINING }))
   }
 
   async #place(stewardship: Stewardship, record: BlockRecord, action: 'dry_run' | 'allocation' | 'scale' | 'reassignment'): Promise<void> {

@@ -16,8 +16,8 @@ export type PlacedGroup = { readonly placed: readonly Placed[] }
  */
 export async function placeTogether(allocation: Allocation, members: readonly Member[], epoch: number): Promise<{ readonly verdict: Verdict<PlacedGroup>; readonly refusers: readonly Refuser[] }> {
   const wishes = members.map(({ block }) => ({ block, epoch, action: 'allocation' as const, hosting: new Map<PeerId, number>(), avoid: new Map<PeerId, string>() }))
-  for (const wish of wishes) {
-    const permitted = await allocation.permitted(wish)
+  for (const [at, wish] of wishes.entries()) {
+    const permitted = await allocation.permitted(wish, members[at]!.host)
     if (!permitted.ok) return { verdict: permitted, refusers: [] }
   }
   const asked = await Promise.all(members.map(async ({ host }, at) => ({ host, verdict: await allocation.hold(wishes[at]!, host) })))

@@ -36,8 +36,8 @@ export const HOOKS: Readonly<Record<HookName, Hook>> = {
   },
   precheck: {
     names: PRECHECKS,
-    asked: 'by the network and by the cluster, before the action of that name',
-    input: '{ action, … }: the node, cluster or block it is about, with cluster_metrics where known; *_mgmt and scale_block carry { input: { action, payload } }',
+    asked: 'by the network, then by the cluster, before the action of that name; about placing, by the host too',
+    input: 'the node, cluster or block it is about, as AIOS shows it; *_mgmt carry { input: { action, payload } }, scale_block its payload as input',
     answer: '{ allowed, input_data }: input_data may be rewritten, and is the reason when not allowed',
     settings: ['get_metrics', 'get_block_by_id', 'query_blocks'],
     onFailure: 'deny',
@@ -132,8 +132,8 @@ export const HOOKS: Readonly<Record<HookName, Hook>> = {
   },
   clusterStability: {
     names: ['cluster.config.stabilityChecker'],
-    asked: 'every 60 s by the cluster, and on demand',
-    input: '{ cluster, nodes_data: [{ node_id, status, cpu_utilization_percent, memory, disk, gpus? }] }',
+    asked: 'every 60 s by each host of the cluster, and on demand',
+    input: '{ cluster, cluster_data, nodes_data: [{ node_id, status, cpu_utilization_percent, memory, disk, gpus? }] }',
     answer: '{ is_stable, stability_check_data }',
     settings: [],
     onFailure: 'default',

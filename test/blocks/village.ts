@@ -151,10 +151,10 @@ export class Villager implements SimPeer, ContractBook {
         this.policies.release(scope)
       },
     }
-    this.instances = new Instances(this.ports, catalogue, policies, 'cluster')
+    this.instances = new Instances(this.ports, catalogue, policies, () => 'cluster')
     this.calls = new Calls(this.ports, this.instances, this, (peer, right) => (this.without.get(peer)?.includes(right) === true ? refused(`${peer} lacks ${right}`, right === 'join') : granted(true)))
     this.calls.start()
-    this.metrics = new MeshMetrics(this.ports, village.view(network.self), new HostMetrics(this.ports, { instances: this.instances, vdags: { measured: () => [] } }, 'cluster'))
+    this.metrics = new MeshMetrics(this.ports, village.view(network.self), new HostMetrics(this.ports, { instances: this.instances, vdags: { measured: () => [] } }, () => 'cluster'))
     this.invoker = new BlockInvoker(this.ports, village.view(network.self), this.calls, catalogue, policies, this.metrics)
   }
 

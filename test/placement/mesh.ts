@@ -53,8 +53,8 @@ export class HostingPeer implements SimPeer {
     this.capacity = new Capacity(ports, CAPACITY)
     this.catalogue = new ArtefactCatalogue(ports.registries, ports.content)
     const policies = new Policies(ports, this.catalogue)
-    this.instances = new Instances(ports, this.catalogue, policies, ports.identity.peer)
-    this.metrics = new MeshMetrics(ports, this.capacity, new HostMetrics(ports, { instances: this.instances, vdags: { measured: () => [] } }, ports.identity.peer))
+    this.instances = new Instances(ports, this.catalogue, policies, () => ports.identity.peer)
+    this.metrics = new MeshMetrics(ports, this.capacity, new HostMetrics(ports, { instances: this.instances, vdags: { measured: () => [] } }, () => ports.identity.peer))
     this.placement = new Placement(ports, { view: this.capacity, catalogue: this.catalogue, policies, instances: this.instances, metrics: this.metrics }, config)
   }
 

@@ -4,6 +4,7 @@ import { contentHave } from '../../protocols/content.ts'
 import { generationAsk, generationKeep } from '../../protocols/generation-log.ts'
 import { capability, genesis, hello, helloBody, invite, membersPull, bearerBody } from '../../protocols/membership.ts'
 import { ask, askForBid, award, awardBody, bid, contract, lease, leaseBody, stewardBody, stewardMirror } from '../../protocols/placement.ts'
+import { clusterGroup, clusterInvite, clusterRecord, clusterTalk, clusterTicket, inferenceServer, networkAdmins, networkDocument, nodeRecord } from '../../protocols/cluster.ts'
 import { vdagController } from '../../protocols/controller.ts'
 import { imageEntry, imageRecord } from '../../protocols/image.ts'
 import { metricsPull } from '../../protocols/metrics.ts'
@@ -62,6 +63,17 @@ export const samples: Readonly<Record<string, Sample>> = {
   'lease refusal': { protocol: '/aios/lease/1', schema: lease.response, value: { refusal: { because: 'epoch 5 was seen', retryable: false, highestEpoch: 5 } } },
   'steward body': { protocol: 'steward', schema: stewardBody, value: { block: 'classify', epoch: 4, contracts: [seal('contract')], issuedAt: T } },
   'steward answer': { protocol: '/aios/steward/1', schema: stewardMirror.response, value: { highestEpoch: 4 } },
+  'cluster join': { protocol: '/aios/cluster/1', schema: clusterTalk.request, value: { do: 'join', cluster: 'lab', node: { id: B, memory: 1_000 }, ticket: seal('cluster-ticket') } },
+  'cluster manage': { protocol: '/aios/cluster/1', schema: clusterTalk.request, value: { do: 'manage', cluster: 'lab', action: 'relax', data: { by: 2 } } },
+  'cluster answer': { protocol: '/aios/cluster/1', schema: clusterTalk.response, value: { data: null } },
+  'cluster record': { protocol: 'clusters', schema: clusterRecord, value: { id: 'lab', regionId: 'eu', status: 'live', config: { actionsPolicyMap: { add_block: 'no-gpus:1-stable' } }, tags: ['t'], clusterMetadata: { countries: ['DE'] }, reputation: 4 } },
+  'cluster node': { protocol: 'nodes', schema: nodeRecord, value: { id: B, clusterId: 'lab', memory: 1_000, vcpus: { count: 8 }, nodeMetadata: { peer: true } } },
+  'cluster group': { protocol: 'groups', schema: clusterGroup, value: { group_id: 'g', group_children_ids: ['lab'] } },
+  'cluster ticket': { protocol: 'cluster-ticket', schema: clusterTicket, value: { network: CID, cluster: 'lab', expires: T, nonce: 'n' } },
+  'cluster invite': { protocol: 'cluster-invite', schema: clusterInvite, value: { v: 1, owner: A, ticket: seal('cluster-ticket') } },
+  'network document': { protocol: 'networks', schema: networkDocument, value: { network_id: CID, network_name: 'mesh', metadata: {}, services_map: {}, policies: { add_node: 'ours-only:1-stable' } } },
+  'network admins': { protocol: 'networks', schema: networkAdmins, value: { admins: [B] } },
+  'inference server': { protocol: 'servers', schema: inferenceServer, value: { inference_server_id: 's', inference_server_public_url: 'http://host:1' } },
   'registry record': { protocol: 'registry', schema: registryRecord, value: { registry: 'components', key: 'model.c:1.0.0-stable', value: CID, writer: A, sequence: 0, issuedAt: T } },
   'registry digest answer': { protocol: '/aios/registry-digest/1', schema: registryDigest.response, value: { differing: [0, 255] } },
   'registry page': { protocol: '/aios/registry-page/1', schema: registryPage.request, value: { buckets: [1, 2], limit: 100 } },
