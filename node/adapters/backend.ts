@@ -64,7 +64,7 @@ export function createBackend(options: BackendOptions): Backend {
       }
       const { needs } = request.block
       const running = new SupervisedInstance({
-        ...instanceCommand(isolation, { bundle, scratch, memoryMb: needs.memoryMb, spareMb: spareMb(request), diskMb: needs.diskMb, gpus: request.gpus, cpuSeconds: cpuSeconds(request.block), compileCache }),
+        ...instanceCommand(isolation, { bundle, scratch, memoryMb: needs.memoryMb, spareMb: spareMb(request), diskMb: needs.diskMb, gpus: request.gpus, cpuSeconds: cpuSeconds(request.block), largePages: manifest.runtime.name === 'llm', compileCache }),
         cwd: scratch,
         limits: { memoryMb: needs.memoryMb + RUNTIME_MB, diskMb: needs.diskMb, scratch },
       }, options.clock, hooksFor(options, request))

@@ -16,8 +16,10 @@ export class AloneModel implements Disposable {
     this.#lines = lines
   }
 
-  static async open(folder: string, threads: number): Promise<AloneModel> {
-    const child = spawn(process.execPath, [fileURLToPath(new URL('./llm-whole.ts', import.meta.url)), folder, String(threads)], { stdio: ['pipe', 'pipe', 'inherit'] })
+  /** `largePages`: as the instances of a mesh have them. */
+  static async open(folder: string, threads: number, largePages = false): Promise<AloneModel> {
+    const env = largePages ? { ...process.env, GLIBC_TUNABLES: 'glibc.malloc.hugetlb=1' } : process.env
+    const child = spawn(process.execPath, [fileURLToPath(new URL('./llm-whole.ts', import.meta.url)), folder, String(threads)], { stdio: ['pipe', 'pipe', 'inherit'], env })
     const lines = createInterface(child.stdout)
     await once(lines, 'line')
     return new AloneModel(child, lines)

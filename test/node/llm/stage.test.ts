@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
+import { readFile } from 'node:fs/promises'
 import type { MeshError } from '../../../protocols/errors.ts'
 import { checkFence, type Isolation } from '../../../node/adapters/fence.ts'
 import type { VariantName } from '../../fixtures/llm/decoder.ts'
@@ -13,6 +14,12 @@ const TOKENS = 24
 /** Processes that this one has started. */
 function children(): readonly number[] {
   return readFileSync(`/proc/self/task/${process.pid}/children`, 'utf8').split(' ').filter(pid => pid !== '').map(Number)
+}
+
+/** The second number of the GNU C library's version; 0 with another library. */
+function glibc(): number {
+  const { header } = process.report.getReport() as { readonly header: { readonly glibcVersionRuntime?: string } }
+  return Number(header.glibcVersionRuntime?.split('.')[1] ?? 0)
 }
 
 /** Bit for bit; says where not, instead of printing all of both. */
@@ -73,6 +80,16 @@ describe('a stage in an instance', () => {
     assert.equal(healthy, true)
     assert.deepEqual((detail as { readonly layers: unknown }).layers, [0, 6])
     await assert.rejects(answers(served.instance.infer(packetOf('hello'), never)), error => code(error) === 'COMPONENT_ERROR')
+  })
+
+  it('asks for large pages where the kernel gives them to who asks, and the C library can', async () => {
+    const before = children()
+    await using own = await start(64)
+    const [pid] = children().filter(child => !before.includes(child))
+    assert.equal((await own.instance.health(never)).healthy, true)
+    const given = await readFile('/sys/kernel/mm/transparent_hugepage/enabled', 'latin1').catch(() => '')
+    const asked = (await readFile(`/proc/${pid}/smaps`, 'latin1')).split('\n').some(line => line.startsWith('VmFlags:') && line.includes(' hg'))
+    assert.equal(asked, given.includes('[madvise]') && glibc() >= 35)
   })
 
   it('computes sessions that decode at the same time in one run, to the same bits as alone', async () => {
