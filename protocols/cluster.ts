@@ -64,16 +64,6 @@ export type NetworkDocument = z.infer<typeof networkDocument>
 /** Who else than the network's owner may change that document. Value of the `networks` registry, by `id/admins`. */
 export const networkAdmins = z.object({ admins: z.array(peerId).max(64) })
 
-/** AIOS's inference server. Value of the `servers` registry, by its id. */
-export const inferenceServer = z.object({
-  inference_server_id: z.string().min(1).max(200),
-  inference_server_name: z.string().max(200).default(''),
-  inference_server_metadata: fields.default({}),
-  inference_server_tags: texts.default([]),
-  inference_server_public_url: z.string().max(300).default(''),
-})
-export type InferenceServer = z.infer<typeof inferenceServer>
-
 /** Signed by the owner of a cluster, domain `cluster-ticket`: whoever shows it may bring its host in. */
 export const clusterTicket = z.object({ network: cid, cluster: clusterId, expires: z.int(), nonce: z.string().max(64) })
 /** What `aios cluster invite` prints, base64url. */

@@ -25,7 +25,6 @@ export const REGISTRIES = {
   nodes: 'owner',
   groups: 'owner',
   networks: 'owner',
-  servers: 'owner',
 } as const
 export type RegistryName = keyof typeof REGISTRIES
 export const registryName = z.enum(Object.keys(REGISTRIES) as [RegistryName, ...RegistryName[]])

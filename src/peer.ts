@@ -12,6 +12,7 @@ import { Belonging } from './clusters/belonging.ts'
 import { BlockGovernance } from './clusters/block-governance.ts'
 import { ClusterBook, readNodeKey } from './clusters/cluster-book.ts'
 import { Clusters } from './clusters/clusters.ts'
+import { ClusterGroups } from './clusters/groups.ts'
 import { NetworkBook } from './clusters/network-book.ts'
 import { Prechecks } from './clusters/prechecks.ts'
 import { Stability } from './clusters/stability.ts'
@@ -75,6 +76,7 @@ export type Peer = {
   readonly assets: Assets
   readonly metrics: MeshMetrics
   readonly clusters: Clusters
+  readonly groups: ClusterGroups
   /** The network's document, and the rules it sets for everybody. */
   readonly network: NetworkBook
   readonly prechecks: Prechecks
@@ -94,10 +96,10 @@ export type Peer = {
 /** What a registry asks of whoever writes into it. */
 const RIGHT_TO_WRITE: Readonly<Record<RegistryName, Right>> = {
   components: 'publish', policies: 'publish', vdags: 'publish', specs: 'publish', templates: 'publish', assets: 'publish', layers: 'publish', images: 'publish', replicas: 'publish', yanks: 'publish', stores: 'publish',
-  blocks: 'operate', services: 'operate', controllers: 'operate', clusters: 'operate', lifecycles: 'operate', members: 'join', nodes: 'operate', groups: 'operate', networks: 'operate', servers: 'operate',
+  blocks: 'operate', services: 'operate', controllers: 'operate', clusters: 'operate', lifecycles: 'operate', members: 'join', nodes: 'operate', groups: 'operate', networks: 'operate',
 }
 /** Keys that nobody but their owner changes. */
-const OWNERS_ALONE: ReadonlySet<RegistryName> = new Set(['clusters', 'nodes', 'groups', 'servers'])
+const OWNERS_ALONE: ReadonlySet<RegistryName> = new Set(['clusters', 'nodes', 'groups'])
 
 /** The whole peer, minus the outside world. The daemon and the simulator call this and nothing else. */
 export function createPeer(ports: Ports, config: PeerConfig): Peer {
@@ -134,7 +136,7 @@ export function createPeer(ports: Ports, config: PeerConfig): Peer {
   const parser = new Parser(ports, { actions, clusters, invoker, inventory, models, catalogue })
   const inference = new Inference(ports, { actions, invoker, inventory, runs, catalogue, gate })
   return {
-    ports, admission, view: capacity, catalogue, policies, instances, invoker, placement, runs, generations, actions, models, parser, inference, inventory, assets, texts, gate, controllers, metrics, clusters, network, prechecks, stability,
+    ports, admission, view: capacity, catalogue, policies, instances, invoker, placement, runs, generations, actions, models, parser, inference, inventory, assets, texts, gate, controllers, metrics, clusters, groups: new ClusterGroups(ports, (peer, right) => admission.may(peer, right)), network, prechecks, stability,
     mayWrite(writer, registry, key) {
       const may = admission.may(writer, RIGHT_TO_WRITE[registry])
       if (!may.ok) return may

@@ -2,9 +2,10 @@ import type { Command } from './command.ts'
 import { artefactCommands } from './artefact-commands.ts'
 import { blockCommands } from './block-commands.ts'
 import { chatCommands } from './chat-command.ts'
+import { clusterCommands } from './cluster-commands.ts'
 import { meshCommands } from './mesh-commands.ts'
 import { modelCommands } from './model-commands.ts'
 import { runCommands } from './run-commands.ts'
 
 /** Every command of `aios`, in the order of its help. */
-export const commands: readonly Command[] = [...meshCommands, ...artefactCommands, ...blockCommands, ...runCommands, ...modelCommands, ...chatCommands]
+export const commands: readonly Command[] = [...meshCommands, ...clusterCommands, ...artefactCommands, ...blockCommands, ...runCommands, ...modelCommands, ...chatCommands]

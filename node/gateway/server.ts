@@ -9,6 +9,7 @@ import type { TelemetrySink } from '../adapters/telemetry.ts'
 import type { Authoring } from '../authoring/authoring.ts'
 import { addAiosRoutes } from './aios-routes.ts'
 import { addAssetRoutes, addAssetUpload } from './asset-routes.ts'
+import { addClusterRoutes, addNetworkRoutes } from './cluster-routes.ts'
 import { addGenerationRoutes } from './generation-routes.ts'
 import { guard } from './guard.ts'
 import { openInferStreams } from './infer-stream.ts'
@@ -55,6 +56,8 @@ export async function openGateway(parts: Omit<GatewayParts, 'url'>, at: string):
   app.route('/v1', openAiDoor({ models: catalogue, catalogue, invoker, texts, generations, view, random: ports.random.fork('openai'), clock: ports.clock, telemetry: ports.telemetry }))
   app.route('/v2', openInferenceDoor({ catalogue, invoker, view }, manifest.version))
   addControllerRoutes(app, full)
+  addClusterRoutes(app, full)
+  addNetworkRoutes(app, full)
 
   const server: Server = createServer(getRequestListener(app.fetch))
   server.requestTimeout = 0

@@ -109,7 +109,7 @@ function scopeOf(cluster: string): string {
 function statusOf({ peer, cpuLoad, total, free }: CapacityAd): JsonObject {
   const share = (has: number, left: number): number => (has === 0 ? 0 : Math.round((has - left) / has * 1_000) / 10)
   return {
-    node_id: peer, status: 'healthy', cpu_utilization_percent: Math.round(cpuLoad * 1_000) / 10,
+    node_id: peer, status: 'healthy', cpu_utilization_percent: Math.min(100, Math.round(cpuLoad * 1_000) / 10),
     memory: { total: total.memoryMb, allocatable: free.memoryMb, usage_percent: share(total.memoryMb, free.memoryMb) },
     disk: { total: total.diskMb, allocatable: free.diskMb, usage_percent: share(total.diskMb, free.diskMb) },
     ...(total.gpus.length === 0 ? {} : { gpus: toJson(free.gpus) }),

@@ -4,7 +4,7 @@ import { contentHave } from '../../protocols/content.ts'
 import { generationAsk, generationKeep } from '../../protocols/generation-log.ts'
 import { capability, genesis, hello, helloBody, invite, membersPull, bearerBody } from '../../protocols/membership.ts'
 import { ask, askForBid, award, awardBody, bid, contract, lease, leaseBody, stewardBody, stewardMirror } from '../../protocols/placement.ts'
-import { clusterGroup, clusterInvite, clusterRecord, clusterTalk, clusterTicket, inferenceServer, networkAdmins, networkDocument, nodeRecord } from '../../protocols/cluster.ts'
+import { clusterGroup, clusterInvite, clusterRecord, clusterTalk, clusterTicket, networkAdmins, networkDocument, nodeRecord } from '../../protocols/cluster.ts'
 import { vdagController } from '../../protocols/controller.ts'
 import { imageEntry, imageRecord } from '../../protocols/image.ts'
 import { metricsPull } from '../../protocols/metrics.ts'
@@ -73,7 +73,6 @@ export const samples: Readonly<Record<string, Sample>> = {
   'cluster invite': { protocol: 'cluster-invite', schema: clusterInvite, value: { v: 1, owner: A, ticket: seal('cluster-ticket') } },
   'network document': { protocol: 'networks', schema: networkDocument, value: { network_id: CID, network_name: 'mesh', metadata: {}, services_map: {}, policies: { add_node: 'ours-only:1-stable' } } },
   'network admins': { protocol: 'networks', schema: networkAdmins, value: { admins: [B] } },
-  'inference server': { protocol: 'servers', schema: inferenceServer, value: { inference_server_id: 's', inference_server_public_url: 'http://host:1' } },
   'registry record': { protocol: 'registry', schema: registryRecord, value: { registry: 'components', key: 'model.c:1.0.0-stable', value: CID, writer: A, sequence: 0, issuedAt: T } },
   'registry digest answer': { protocol: '/aios/registry-digest/1', schema: registryDigest.response, value: { differing: [0, 255] } },
   'registry page': { protocol: '/aios/registry-page/1', schema: registryPage.request, value: { buckets: [1, 2], limit: 100 } },
