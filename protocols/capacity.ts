@@ -21,6 +21,10 @@ export const instanceAd = z.object({
   terms: z.string().max(64).optional(),
   /** Why it failed. */
   because: z.string().max(300).optional(),
+  /** How often it crashed of late and was started again. */
+  crashes: z.int().nonnegative().optional(),
+  /** True while its last health check said so: whoever has another instance to call calls that. */
+  unhealthy: z.boolean().optional(),
 })
 export type InstanceAd = z.infer<typeof instanceAd>
 

@@ -42,7 +42,7 @@ const call = z.object({
 /** `last` with an empty body and no `bodyCid`: nothing more, and no packet in this frame. */
 const output = z.object({ kind: z.literal('output'), last: z.boolean(), bodyCid: cid.optional() })
 const input = z.object({ kind: z.literal('input'), last: z.boolean() })
-const failure = z.object({ kind: z.literal('error'), code: z.string().max(40), message: z.string().max(2_000), retryable: z.boolean() })
+const failure = z.object({ kind: z.literal('error'), code: z.string().max(40), message: z.string().max(2_000), retryable: z.boolean(), retryAfterMs: millis.optional() })
 
 export const invokeHeader = z.discriminatedUnion('kind', [call, input, output, failure])
 export type InvokeHeader = z.infer<typeof invokeHeader>

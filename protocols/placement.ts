@@ -17,6 +17,8 @@ export const ask = z.object({
   action: z.enum(['dry_run', 'allocation', 'scale', 'reassignment']),
   /** Only explain; reserve nothing. */
   dryRun: z.boolean(),
+  /** These very GPUs, where the steward was told which. */
+  gpus: z.array(z.string().max(80)).max(64).optional(),
 })
 export type Ask = z.infer<typeof ask>
 
@@ -89,8 +91,11 @@ export const lease = defineProtocol({
   limits: { requestBytes: 8_192, responseBytes: 8_192, perPeerPerSecond: 200, deadlineMs: 3_000 },
 })
 
-/** What a steward tells the next two in line, so that a successor starts where it stopped. Signed, domain `steward`. */
-export const stewardBody = z.object({ block: blockId, epoch, contracts: z.array(signed).max(512), issuedAt: z.int() })
+/**
+ * What a steward tells the next two in line, so that a successor starts where it stopped. Signed, domain `steward`. `desired`: instances an
+ * autoscaler or a person asked for, where they did; `scaledAgoMs`: how long ago that changed.
+ */
+export const stewardBody = z.object({ block: blockId, epoch, contracts: z.array(signed).max(512), issuedAt: z.int(), desired: z.int().min(0).max(1_000).optional(), scaledAgoMs: millis.optional() })
 export const stewardMirror = defineProtocol({
   id: '/aios/steward/1',
   request: signed,

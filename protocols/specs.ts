@@ -78,6 +78,8 @@ export const blockRecord = z.object({
   initData: z.record(z.string(), json).default({}),
   initSettings: z.record(z.string(), json).default({}),
   parameters: z.record(z.string(), json).default({}),
+  /** Parameters changed while it runs, laid over `parameters`: instances are told, not replaced, and new ones start with them. */
+  updates: z.record(z.string(), json).optional(),
   inputProtocol: template.default({}),
   outputProtocol: template.default({}),
   policies: policyRefs.default({}),

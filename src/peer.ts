@@ -6,8 +6,10 @@ import { Actions } from './actions.ts'
 import { Assets } from './assets/assets.ts'
 import { Replicas, type ReplicaConfig } from './assets/replicas.ts'
 import { Calls } from './blocks/calls.ts'
+import { BlockControl } from './blocks/control.ts'
 import { Instances } from './blocks/instances.ts'
 import { BlockInvoker } from './blocks/invoker.ts'
+import { Upkeep } from './blocks/upkeep.ts'
 import { Belonging } from './clusters/belonging.ts'
 import { BlockGovernance } from './clusters/block-governance.ts'
 import { ClusterBook, readNodeKey } from './clusters/cluster-book.ts'
@@ -64,6 +66,8 @@ export type Peer = {
   readonly instances: Instances
   readonly invoker: BlockInvoker
   readonly placement: Placement
+  /** Brings what is asked of a block to its steward. */
+  readonly control: BlockControl
   readonly runs: RunEngine
   readonly generations: SplitGenerations
   readonly actions: Actions
@@ -124,6 +128,9 @@ export function createPeer(ports: Ports, config: PeerConfig): Peer {
   const placement = new Placement(ports, { view: capacity, catalogue, policies, instances, metrics, governance: { clusters: book, prechecks, bids: () => stability.bids() } }, { ...PLACEMENT, ...config.placement, maySteward: peer => admission.may(peer, 'host') })
   const calls = new Calls(ports, instances, placement, (peer, right) => admission.may(peer, right), (block, command) => governed.command(block, command))
   const invoker = new BlockInvoker(ports, capacity, calls, catalogue, policies, metrics)
+  const upkeep = new Upkeep(ports, { desk: placement, view: capacity, invoker, policies, onUnhealthy: () => undefined, onFailing: () => undefined })
+  const control = new BlockControl(ports, { upkeep, view: capacity, stewardOf: block => placement.stewardOf(block), may: (peer, right) => admission.may(peer, right) })
+  invoker.wakeBy(block => control.wake(block))
   const runs = new RunEngine(ports, { view: capacity, invoker, policies, catalogue, compatible }, config.runs)
   const generations = new SplitGenerations(ports, { view: capacity, models: catalogue, instances: { stage: (...asked) => instances.stage(...asked), onExit: hear => instances.onExit(hear) }, book: placement, answers: config.answers ?? new TextAnswers(texts), may: peer => admission.may(peer, 'join') }, config.generations)
   const inventory = new Inventory(capacity, catalogue, policies, metrics, clusters)
@@ -136,7 +143,7 @@ export function createPeer(ports: Ports, config: PeerConfig): Peer {
   const parser = new Parser(ports, { actions, clusters, invoker, inventory, models, catalogue })
   const inference = new Inference(ports, { actions, invoker, inventory, runs, catalogue, gate })
   return {
-    ports, admission, view: capacity, catalogue, policies, instances, invoker, placement, runs, generations, actions, models, parser, inference, inventory, assets, texts, gate, controllers, metrics, clusters, groups: new ClusterGroups(ports, (peer, right) => admission.may(peer, right)), network, prechecks, stability,
+    ports, admission, view: capacity, catalogue, policies, instances, invoker, placement, control, runs, generations, actions, models, parser, inference, inventory, assets, texts, gate, controllers, metrics, clusters, groups: new ClusterGroups(ports, (peer, right) => admission.may(peer, right)), network, prechecks, stability,
     mayWrite(writer, registry, key) {
       const may = admission.may(writer, RIGHT_TO_WRITE[registry])
       if (!may.ok) return may
@@ -157,6 +164,7 @@ export function createPeer(ports: Ports, config: PeerConfig): Peer {
       placement.onChange(() => capacity.changed())
       await metrics.start()
       calls.start()
+      control.start()
       gate.start()
       models.start()
       await capacity.start({ free: () => placement.uncontracted(), instances: () => placement.instances(), holds: () => placement.holds(), stewards: () => placement.stewards(), cluster: () => belonging.cluster, labels: () => belonging.labels() })
@@ -172,6 +180,7 @@ export function createPeer(ports: Ports, config: PeerConfig): Peer {
       belonging.stop()
       runs.stop()
       await generations.stop()
+      upkeep.stop()
       placement.stop()
       await instances.stopAll(drainMs)
       policies.close()

@@ -143,6 +143,8 @@ export type InstanceStart = {
   readonly clusterId: string
   /** Asks a block's own policy around its callbacks, where AIOS has it: after the muxer, and after the output. */
   readonly packetPolicy: (hook: 'pre_processing' | 'post_processing', packet: Packet) => Promise<Packet>
+  /** Takes an event of the block, or a message to one of its side-cars. Never waits: what cannot be taken is counted and dropped. Absent where nobody listens. */
+  readonly emit?: (sideCar: boolean, name: string, data: Json) => void
 }
 
 export type Health = { readonly healthy: boolean; readonly detail: Json }
@@ -208,6 +210,8 @@ export interface RunningInstance extends AsyncDisposable {
   update(parameters: Json, signal: AbortSignal): Promise<Json>
   /** Newest last. */
   logs(tail: number): readonly string[]
+  /** Whole lines from number `from` on, as far as they are kept, and the number of the next one. A runtime without it cannot be followed. */
+  logsFrom?(from: number): { readonly next: number; readonly lines: readonly string[] }
   usage(): { readonly memoryMb: number; readonly cpuMs: number }
   metrics(): Json
   /** Runtime `llm` only. */

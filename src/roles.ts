@@ -31,7 +31,7 @@ export interface InstanceHost {
   /** Stops taking work, waits up to `drainMs` for what runs, then stops. */
   stop(instance: InstanceId, drainMs: Millis, because: string): Promise<void>
   /** As advertised; the contract book fills in epoch and steward. */
-  running(): readonly { readonly instance: InstanceId; readonly contract: ContractId; readonly state: InstanceAd['state']; readonly inFlight: number; readonly queued: number; readonly latencyMs: number }[]
+  running(): readonly { readonly instance: InstanceId; readonly contract: ContractId; readonly state: InstanceAd['state']; readonly inFlight: number; readonly queued: number; readonly latencyMs: number; readonly unhealthy?: boolean }[]
   onChange(hear: () => void): () => void
   onExit(hear: (instance: InstanceId, because: string, crashed: boolean) => void): () => void
 }

@@ -3,7 +3,6 @@ import { mkdir, rm } from 'node:fs/promises'
 import { createRequire } from 'node:module'
 import { join } from 'node:path'
 import { MeshError } from '../../protocols/errors.ts'
-import type { Json } from '../../protocols/ids.ts'
 import type { BlockRecord, RuntimeName } from '../../protocols/specs.ts'
 import type { Backend, Clock, ContentStore, InstanceStart, Machine, RunningInstance, Telemetry } from '../../src/ports.ts'
 import type { Hook, InstanceConfig } from '../instance/frames.ts'
@@ -20,8 +19,6 @@ export type BackendOptions = {
   readonly machine: Pick<Machine, 'probe'>
   /** L1: behind the fence, or not at all. L0: unfenced, by the operator's choice. */
   readonly isolation: Isolation
-  /** Where a block's events and messages to side cars go; events are telemetry in any case. */
-  readonly onEvent?: (event: { readonly block: string; readonly instance: string; readonly sideCar: boolean; readonly name: string; readonly data: Json }) => void
 }
 
 /** Beyond its budget: the runtime's own code and libraries, which every instance maps. */
@@ -111,7 +108,7 @@ function hooksFor(options: BackendOptions, request: InstanceStart): ConstructorP
   return {
     event(sideCar, name, data) {
       options.telemetry.event('info', sideCar ? 'block_side_car' : 'block_event', { instance, block: block.blockId, name })
-      options.onEvent?.({ block: block.blockId, instance, sideCar, name, data })
+      request.emit?.(sideCar, name, data)
     },
     policy: (hook, packet) => request.packetPolicy(hook, packet),
   }

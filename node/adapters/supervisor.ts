@@ -122,6 +122,10 @@ export class SupervisedInstance implements RunningInstance {
     return this.#log.tail(tail)
   }
 
+  logsFrom(from: number): { readonly next: number; readonly lines: readonly string[] } {
+    return this.#log.from(from)
+  }
+
   usage(): { readonly memoryMb: number; readonly cpuMs: number } {
     return this.#watch?.usage ?? { memoryMb: 0, cpuMs: 0 }
   }

@@ -1,5 +1,8 @@
 import { MeshError } from '../../protocols/errors.ts'
 
+const RETRY_AFTER_LEAST_MS = 100
+const RETRY_AFTER_MOST_MS = 60_000
+
 /** Lets `width` calls run and `depth` wait; says no at once to the rest, so that a caller can go elsewhere. */
 export class AdmissionQueue {
   readonly #width: number
@@ -12,6 +15,10 @@ export class AdmissionQueue {
     this.#depth = depth
   }
 
+  get width(): number {
+    return this.#width
+  }
+
   get running(): number {
     return this.#running
   }
@@ -20,15 +27,19 @@ export class AdmissionQueue {
     return this.#waiting.length
   }
 
-  /** Resolves when the call may run; the function it gives must be called once when the call is over. */
-  async enter(signal: AbortSignal, who: string): Promise<() => void> {
+  /**
+   * Resolves when the call may run; the function it gives must be called once when the call is over. Throws OVERLOADED at once when the
+   * queue is full, with `retryAfterMs`: when a place should be free, by what a call takes of late.
+   */
+  async enter(signal: AbortSignal, who: string, callMs = 0): Promise<() => void> {
     if (signal.aborted) throw signal.reason
     if (this.#running < this.#width) {
       this.#running += 1
       return this.#leave()
     }
     if (this.#waiting.length >= this.#depth) {
-      throw new MeshError('OVERLOADED', `${who} runs ${this.#running} calls and has ${this.#waiting.length} waiting: try another instance or later`)
+      const retryAfterMs = Math.min(RETRY_AFTER_MOST_MS, Math.max(RETRY_AFTER_LEAST_MS, Math.ceil(callMs / this.#width)))
+      throw new MeshError('OVERLOADED', `QUEUE_FULL: ${who} runs ${this.#running} calls and has ${this.#waiting.length} waiting: try another instance or later`, { details: { reason: 'QUEUE_FULL', retryAfterMs } })
     }
     await new Promise<void>((resolve, reject) => {
       const abort = (): void => {

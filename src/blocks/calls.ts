@@ -73,10 +73,16 @@ export class Calls {
       case 'update':
         return this.#instances.update(call.instance, body, signal)
       case 'health': {
+        // Whoever wants to know the load alone does not trouble the component.
+        if (isJsonObject(body) && body['only'] === 'load') return { load: { ...this.#instances.load(call.instance) } }
         const { healthy, detail } = await this.#instances.health(call.instance, signal)
         return { healthy, detail }
       }
       case 'logs':
+        if (isJsonObject(body)) {
+          const { next, lines } = this.#instances.logsFrom(call.instance, typeof body['from'] === 'number' ? Math.max(0, body['from']) : 0)
+          return { next, lines: [...lines] }
+        }
         return [...this.#instances.logs(call.instance, typeof body === 'number' ? Math.min(Math.max(0, body), 10_000) : 100)]
       case 'infer':
         throw new MeshError('BAD_INPUT', 'infer takes a packet')
@@ -138,10 +144,10 @@ export class Calls {
     await unlessAborted(stream.send(outputFrame({ body: EMPTY }, true)), signal)
   }
 
-  async #refuse(stream: Stream<InvokeFrame>, { code, message, retryable }: MeshError): Promise<void> {
+  async #refuse(stream: Stream<InvokeFrame>, { code, message, retryable, details: { retryAfterMs } }: MeshError): Promise<void> {
     const cancel = this.#ports.clock.after(LAST_WORDS_MS, () => stream.abort(new MeshError(code, message, { retryable })))
     try {
-      await stream.send({ header: { kind: 'error', code, message: message.slice(0, 2_000), retryable }, body: EMPTY })
+      await stream.send({ header: { kind: 'error', code, message: message.slice(0, 2_000), retryable, ...(typeof retryAfterMs === 'number' ? { retryAfterMs: Math.round(retryAfterMs) } : {}) }, body: EMPTY })
       await stream.end()
     } catch (error) {
       // It was closed from the other side, or by us: nobody is left to be told.

@@ -10,6 +10,8 @@ import type { Ports, RunningInstance, StageRunner } from '../ports.ts'
 import type { Catalogue, InstanceHost, PolicyCalls } from '../roles.ts'
 import { AdmissionQueue } from './admission-queue.ts'
 import { CallRecord } from './call-record.ts'
+import { LoadMeter, type InstanceLoad } from './instance-load.ts'
+import { ParameterUpdates } from './parameter-updates.ts'
 import { span } from './span.ts'
 
 /** AIOS's own keys of `blockInitData`; other keys are the component's business. */
@@ -30,7 +32,13 @@ type Running = {
   state: InstanceAd['state']
   latencyMs: number
   readonly record: CallRecord
+  readonly meter: LoadMeter
+  /** Its last health check failed. */
+  unhealthy: boolean
 }
+
+/** Takes what instances say for others: an event, or a message to a side-car. */
+export type Hearsay = (said: { readonly block: BlockRecord; readonly instance: InstanceId; readonly sideCar: boolean; readonly name: string; readonly data: Json }) => void
 
 /** What an instance asks of policies: opinions, and to forget what rules know when nobody is left to ask them. */
 type InstancePolicies = PolicyCalls & { release(scope: string): void }
@@ -41,15 +49,23 @@ export class Instances implements InstanceHost {
   readonly #catalogue: Pick<Catalogue, 'componentByCid'>
   readonly #policies: InstancePolicies
   readonly #clusterId: () => string
+  readonly #updates: ParameterUpdates
+  #hearsay: Hearsay = () => undefined
   readonly #running = new Map<InstanceId, Running>()
   readonly #changes = new Set<() => void>()
   readonly #exits = new Set<(instance: InstanceId, because: string, crashed: boolean) => void>()
 
-  constructor(ports: Pick<Ports, 'clock' | 'content' | 'backend' | 'identity' | 'telemetry'>, catalogue: Pick<Catalogue, 'componentByCid'>, policies: InstancePolicies, clusterId: () => string) {
+  constructor(ports: Pick<Ports, 'clock' | 'content' | 'backend' | 'identity' | 'telemetry'>, catalogue: Pick<Catalogue, 'block' | 'componentByCid' | 'onBlock'>, policies: InstancePolicies, clusterId: () => string) {
     this.#ports = ports
     this.#catalogue = catalogue
     this.#policies = policies
     this.#clusterId = clusterId
+    this.#updates = new ParameterUpdates(ports, catalogue, block => [...this.#running.values()].filter(entry => entry.block.blockId === block && entry.state === 'ready').flatMap(({ contract, instance }) => (instance === undefined ? [] : [{ id: contract.instance, instance }])))
+  }
+
+  /** Whoever carries to others what instances say. One at most. */
+  carryBy(hearsay: Hearsay): void {
+    this.#hearsay = hearsay
   }
 
   async start(contract: Contract, block: BlockRecord, signal: AbortSignal): Promise<void> {
@@ -59,7 +75,7 @@ export class Instances implements InstanceHost {
     const keys = queueKeys.safeParse(block.initData)
     const { max_threads, max_queue_size } = keys.success ? keys.data : queueKeys.parse({})
     const launch = Promise.withResolvers<void>()
-    const entry: Running = { contract, block, queue: new AdmissionQueue(max_threads, max_queue_size), ready: launch.promise, stopping: new AbortController(), stopped: undefined, drainEnds: 0, instance: undefined, state: 'starting', latencyMs: 0, record: new CallRecord(this.#ports.clock) }
+    const entry: Running = { contract, block, queue: new AdmissionQueue(max_threads, max_queue_size), ready: launch.promise, stopping: new AbortController(), stopped: undefined, drainEnds: 0, instance: undefined, state: 'starting', latencyMs: 0, record: new CallRecord(this.#ports.clock), meter: new LoadMeter(this.#ports.clock), unhealthy: false }
     this.#running.set(contract.instance, entry)
     this.#changed()
     this.#launch(entry, signal).then(launch.resolve, error => {
@@ -74,13 +90,21 @@ export class Instances implements InstanceHost {
     using starting = span([patience, entry.stopping.signal])
     const { signal } = starting
     const manifest = await this.#bring(entry.block, signal)
-    const instance = await backend.start({ instance: entry.contract.instance, block: entry.block, manifest, gpus: entry.contract.gpus, peer: identity.peer, clusterId: this.#clusterId(), packetPolicy: (name, packet) => this.#opinion(entry.block, name, packet) }, signal)
+    const { contract: { instance: id, gpus } } = entry
+    const block = await this.#updates.laidOver(id, entry.block)
+    const instance = await backend.start({
+      instance: id, block, manifest, gpus, peer: identity.peer, clusterId: this.#clusterId(),
+      packetPolicy: (name, packet) => this.#opinion(entry.block, name, packet),
+      emit: (sideCar, name, data) => this.#hearsay({ block: entry.block, instance: id, sideCar, name, data }),
+    }, signal)
     if (signal.aborted) {
       await instance[Symbol.asyncDispose]()
       throw signal.reason
     }
     entry.instance = instance
     entry.state = 'ready'
+    // They may have changed again while it started.
+    this.#updates.check(entry.block.blockId)
     telemetry.event('info', 'instance.ready', { instance: entry.contract.instance, block: entry.block.blockId })
     this.#changed()
     void instance.exited.then(({ because, crashed }) => this.#gone(entry, because, crashed))
@@ -106,6 +130,7 @@ export class Instances implements InstanceHost {
     const { contract: { instance }, block: { blockId } } = entry
     if (this.#running.get(instance) !== entry) return false
     this.#running.delete(instance)
+    this.#updates.forget(instance)
     entry.state = 'failed'
     if (this.ofBlock(blockId).length === 0) this.#policies.release(scopeOf(blockId))
     this.#changed()
@@ -142,8 +167,8 @@ export class Instances implements InstanceHost {
     await Promise.all([...this.#running.keys()].map(instance => this.stop(instance, drainMs, 'the host is shutting down')))
   }
 
-  running(): readonly { instance: InstanceId; contract: ContractId; state: InstanceAd['state']; inFlight: number; queued: number; latencyMs: number }[] {
-    return [...this.#running].sort(([a], [b]) => (a < b ? -1 : 1)).map(([instance, entry]) => ({ instance, contract: entry.contract.id, state: entry.state, ...loadOf(entry), latencyMs: entry.latencyMs }))
+  running(): readonly { instance: InstanceId; contract: ContractId; state: InstanceAd['state']; inFlight: number; queued: number; latencyMs: number; unhealthy?: boolean }[] {
+    return [...this.#running].sort(([a], [b]) => (a < b ? -1 : 1)).map(([instance, entry]) => ({ instance, contract: entry.contract.id, state: entry.state, ...loadOf(entry), latencyMs: entry.latencyMs, ...(entry.unhealthy ? { unhealthy: true } : {}) }))
   }
 
   /** What is measured of each instance here: by the host, and by what the instance says of itself. */
@@ -175,11 +200,13 @@ export class Instances implements InstanceHost {
     const { clock, telemetry } = this.#ports
     using call = span([signal, entry.stopping.signal])
     const arrived = clock.monotonic()
-    const leave = await entry.queue.enter(call.signal, instance)
+    const leave = await this.#enter(entry, call.signal)
     const began = clock.monotonic()
+    let answered = false
     try {
       yield * running.infer(packet, call.signal, vdag)
       entry.record.served(arrived)
+      answered = true
       const ms = clock.monotonic() - began
       entry.latencyMs = entry.latencyMs === 0 ? ms : entry.latencyMs * 0.8 + ms * 0.2
       telemetry.observe('block_infer_ms', ms, { block: entry.block.blockId })
@@ -187,7 +214,21 @@ export class Instances implements InstanceHost {
       entry.record.failed()
       throw error
     } finally {
+      entry.meter.ends(answered)
       leave()
+    }
+  }
+
+  async #enter(entry: Running, signal: AbortSignal): Promise<() => void> {
+    const { meter, queue, latencyMs, contract: { instance } } = entry
+    meter.waits()
+    try {
+      const leave = await queue.enter(signal, instance, latencyMs)
+      meter.runs()
+      return leave
+    } catch (error) {
+      meter.leaves(error instanceof MeshError && error.code === 'OVERLOADED')
+      throw error
     }
   }
 
@@ -216,15 +257,41 @@ export class Instances implements InstanceHost {
   }
 
   update(instance: InstanceId, parameters: Json, signal: AbortSignal): Promise<Json> {
-    return this.#ready(instance).running.update(parameters, signal)
+    return this.#updates.tell(instance, this.#ready(instance).running, parameters, signal)
   }
 
-  health(instance: InstanceId, signal: AbortSignal): Promise<{ readonly healthy: boolean; readonly detail: Json }> {
-    return this.#ready(instance).running.health(signal)
+  /** Asks the component. What it says, or that it says nothing, is in the next ad. */
+  async health(instance: InstanceId, signal: AbortSignal): Promise<{ readonly healthy: boolean; readonly detail: Json }> {
+    const { entry, running } = this.#ready(instance)
+    let healthy = false
+    try {
+      const answer = await running.health(signal)
+      healthy = answer.healthy
+      return answer
+    } finally {
+      if (entry.unhealthy === healthy) {
+        entry.unhealthy = !healthy
+        this.#changed()
+      }
+    }
+  }
+
+  /** As its host counts it; the component is not asked. */
+  load(instance: InstanceId): InstanceLoad {
+    const { entry } = this.#ready(instance)
+    const stage = entry.instance?.stage?.load()
+    return entry.meter.read(entry.queue.width, entry.latencyMs, { inFlight: stage?.sessions ?? 0, queued: stage?.waiting ?? 0 })
   }
 
   logs(instance: InstanceId, tail: number): readonly string[] {
     return this.#ready(instance).running.logs(tail)
+  }
+
+  /** For who follows: lines from a number on. A runtime that cannot tell gives its last ones, once. */
+  logsFrom(instance: InstanceId, from: number): { readonly next: number; readonly lines: readonly string[] } {
+    const { running } = this.#ready(instance)
+    if (running.logsFrom !== undefined) return running.logsFrom(from)
+    return { next: Number.MAX_SAFE_INTEGER, lines: from === Number.MAX_SAFE_INTEGER ? [] : running.logs(100) }
   }
 
   /** The stage that an instance of runtime `llm` computes. `entering`: for a new session, which one that drains takes no more. */

@@ -11,6 +11,7 @@ import type { CallOptions, Catalogue, Invoker, MeshView, MetricsSource, PolicyCa
 import { namedInstance, pickInstance, type Candidate } from './balance.ts'
 import { checkPacket, pack, unpackJson, unpackPacket } from './bodies.ts'
 import { bodyOf, type Call, type Calls } from './calls.ts'
+import { instanceLoad, type InstanceLoad } from './instance-load.ts'
 import { span, type Span } from './span.ts'
 
 const RETRIES = 24
@@ -22,8 +23,11 @@ const BACKOFF = { firstMs: 25, maxMs: 1_000, retries: RETRIES }
 /** The same failure that often is the packet's own: a bug that it meets, or memory that it takes. Others need not die of it, nor the caller wait. */
 const SAME_FAILURES = 3
 const SESSIONS_BOUND = 10_000
+/** Calls of one block that wait here for an instance to take them. */
+const WAITING_BOUND = 1_000
 const sticky = z.object({ sticky_sessions: z.union([z.boolean(), z.stringbool()]).default(false) })
 const named = z.object({ instance_id: z.string() })
+const followed = z.object({ next: z.number(), lines: z.array(z.string()) })
 /** Said by a host and not by the instance: it will not change its mind, but another host may be of another one. */
 const ELSEWHERE: ReadonlySet<ErrorCode> = new Set(['UNAUTHENTICATED', 'NETWORK_REFUSED', 'PROTOCOL_UNSUPPORTED'])
 
@@ -55,6 +59,9 @@ export class BlockInvoker implements Invoker {
   readonly #metrics: Pick<MetricsSource, 'known'>
   readonly #outstanding = new Map<InstanceId, number>()
   readonly #sessions = new Lru<string, InstanceId>(SESSIONS_BOUND)
+  /** Calls that no instance has taken yet. */
+  readonly #waiting = new Map<BlockId, number>()
+  #wanting: (block: BlockId) => void = () => undefined
   /** Calls at each host, to be given up when it is dead. */
   readonly #away = new Map<PeerId, Set<Span>>()
 
@@ -75,6 +82,11 @@ export class BlockInvoker implements Invoker {
     })
   }
 
+  /** Whoever wakes a block that has no instance and is called. One at most. */
+  wakeBy(wanting: (block: BlockId) => void): void {
+    this.#wanting = wanting
+  }
+
   async * infer(block: BlockId, packet: Packet, options: CallOptions): AsyncGenerator<Packet> {
     const { clock, telemetry } = this.#ports
     using whole = span([options.signal], { clock, ms: options.deadlineMs })
@@ -82,7 +94,7 @@ export class BlockInvoker implements Invoker {
     const search: Search = { block, packet, signal: whole.signal, avoid: new Set(options.avoid), tried: new Set(), failure: undefined, heard: new Map() }
     const backoff = new Backoff(this.#random, BACKOFF)
     while (true) {
-      const chosen = await this.#choose(search)
+      const chosen = await this.#queued(search)
       let answered = false
       try {
         options.onInstance?.(chosen.ad.instance, chosen.host)
@@ -110,10 +122,28 @@ export class BlockInvoker implements Invoker {
         // An overloaded instance may be free again; one that is gone will not come back under its id.
         else if (failure.code !== 'OVERLOADED') search.tried.add(chosen.ad.instance)
         // Out of time: the next choice says so, with what went wrong until then.
-        await clock.sleep(pauseMs, search.signal).catch(() => undefined)
+        await this.#counted(search, clock.sleep(pauseMs, search.signal).catch(() => undefined))
       } finally {
         this.#giveBack(chosen)
       }
+    }
+  }
+
+  /** The way to an instance is a queue with an end: what could only wait behind a thousand others is told so at once. */
+  async #queued(search: Search): Promise<Candidate> {
+    const waiting = this.#waiting.get(search.block) ?? 0
+    if (waiting >= WAITING_BOUND) throw search.failure ?? new MeshError('OVERLOADED', `QUEUE_FULL: ${waiting} calls of ${search.block} wait at this peer for an instance: come back later`, { details: { reason: 'QUEUE_FULL', retryAfterMs: 1_000 } })
+    return this.#counted(search, this.#choose(search))
+  }
+
+  async #counted<T>({ block }: Search, work: Promise<T>): Promise<T> {
+    this.#waiting.set(block, (this.#waiting.get(block) ?? 0) + 1)
+    try {
+      return await work
+    } finally {
+      const left = (this.#waiting.get(block) ?? 1) - 1
+      if (left <= 0) this.#waiting.delete(block)
+      else this.#waiting.set(block, left)
     }
   }
 
@@ -130,7 +160,9 @@ export class BlockInvoker implements Invoker {
       if (allowed.length === 0 && ready.length > 0 && search.failure !== undefined && ELSEWHERE.has(search.failure.code)) throw search.failure
       if (anotherGo.signal.aborted) tried.clear()
       const fresh = allowed.filter(({ ad }) => !tried.has(ad.instance))
-      if (fresh.length > 0) return this.#pick(record, search.packet, fresh)
+      const healthy = fresh.filter(({ ad }) => ad.unhealthy !== true)
+      if (fresh.length > 0) return this.#pick(record, search.packet, healthy.length > 0 ? healthy : fresh)
+      if (ready.length === 0 && record.minInstances === 0) this.#wanting(block)
       await this.#nextChange(allowed.length > 0 ? anotherGo.signal : signal)
     }
   }
@@ -267,20 +299,38 @@ export class BlockInvoker implements Invoker {
     return Object.fromEntries(Object.entries(answers).map(([id, answer]) => [id, isJsonObject(answer) && 'healthy' in answer ? { healthy: answer['healthy'] === true, detail: answer['detail'] ?? null } : { healthy: false, detail: answer }]))
   }
 
+  /** How busy each instance is, by its host's count; without those that cannot be reached. */
+  async load(block: BlockId, options: CallOptions): Promise<Readonly<Record<InstanceId, InstanceLoad>>> {
+    const answers = await this.#fanOut(block, undefined, 'health', { only: 'load' }, options)
+    return Object.fromEntries(Object.entries(answers).flatMap(([id, answer]) => {
+      const parsed = instanceLoad.safeParse(isJsonObject(answer) ? answer['load'] : undefined)
+      return parsed.success ? [[id, parsed.data] as const] : []
+    }))
+  }
+
+  /** What instances printed from line number `from` of each on, and each one's next number. */
+  async logsFrom(block: BlockId, instance: InstanceId | undefined, from: Readonly<Record<InstanceId, number>>, options: CallOptions): Promise<Readonly<Record<InstanceId, { readonly next: number; readonly lines: readonly string[] }>>> {
+    const answers = await this.#fanOut(block, instance, 'logs', candidate => ({ from: from[candidate] ?? 0 }), options)
+    return Object.fromEntries(Object.entries(answers).flatMap(([id, answer]) => {
+      const parsed = followed.safeParse(answer)
+      return parsed.success ? [[id, parsed.data] as const] : []
+    }))
+  }
+
   async logs(block: BlockId, instance: InstanceId | undefined, tail: number, options: CallOptions): Promise<Readonly<Record<InstanceId, readonly string[]>>> {
     const answers = await this.#fanOut(block, instance, 'logs', tail, options)
     return Object.fromEntries(Object.entries(answers).map(([id, lines]) => [id, Array.isArray(lines) ? lines.map(String) : [`(no logs: ${JSON.stringify(lines)})`]]))
   }
 
   /** One answer an instance; an instance that fails answers `{ error }`, so that one does not hide the others. */
-  async #fanOut(block: BlockId, instance: InstanceId | undefined, method: Call['method'], body: Json, options: CallOptions): Promise<Record<InstanceId, Json>> {
+  async #fanOut(block: BlockId, instance: InstanceId | undefined, method: Call['method'], body: Json | ((instance: InstanceId) => Json), options: CallOptions): Promise<Record<InstanceId, Json>> {
     const all = this.#candidates(block).filter(({ ad }) => instance === undefined || ad.instance === instance)
     if (all.length === 0 && (await this.#catalogue.block(block)) === undefined) throw unknownBlock(block)
     if (all.length === 0) throw new MeshError('NO_INSTANCE', instance === undefined ? `block ${block} has no ready instance` : `${instance} is not a ready instance of ${block}`)
     using whole = span([options.signal], { clock: this.#ports.clock, ms: options.deadlineMs })
     const answers = await Promise.all(all.map(async candidate => {
       try {
-        return [candidate.ad.instance, await this.#control(candidate, block, method, body, options, whole.signal)] as const
+        return [candidate.ad.instance, await this.#control(candidate, block, method, typeof body === 'function' ? body(candidate.ad.instance) : body, options, whole.signal)] as const
       } catch (error) {
         return [candidate.ad.instance, { error: toJson(asMeshError(error).toJSON()) }] as const
       }
@@ -314,6 +364,6 @@ function hopeless({ heard }: Search, { code, message }: MeshError): boolean {
   return times >= SAME_FAILURES
 }
 
-function remoteError({ code, message, retryable }: { readonly code: string; readonly message: string; readonly retryable: boolean }): MeshError {
-  return new MeshError(isErrorCode(code) ? code : 'INSTANCE_FAILED', message, { retryable })
+function remoteError({ code, message, retryable, retryAfterMs }: { readonly code: string; readonly message: string; readonly retryable: boolean; readonly retryAfterMs?: Millis | undefined }): MeshError {
+  return new MeshError(isErrorCode(code) ? code : 'INSTANCE_FAILED', message, { retryable, ...(retryAfterMs === undefined ? {} : { details: { retryAfterMs } }) })
 }

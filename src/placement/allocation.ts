@@ -31,6 +31,8 @@ export type Wish = {
   readonly hosting: ReadonlyMap<PeerId, number>
   /** Hosts not to ask now, and why. */
   readonly avoid: ReadonlyMap<PeerId, string>
+  /** Somebody said where: that host alone is asked, and for these GPUs where any are named. */
+  readonly at?: { readonly host: PeerId; readonly gpus: readonly string[] } | undefined
 }
 export type Placed = { readonly contract: Contract; readonly envelope: Signed }
 /** A reservation that a host has signed for. */
@@ -65,6 +67,7 @@ export class Allocation {
   /** Places one instance, or says why none could be; the explanation tells of every host that had a say. */
   async place(wish: Wish): Promise<{ readonly verdict: Verdict<Placed>; readonly explanation: Explanation }> {
     const log: Log = { lines: [] }
+    if (wish.at !== undefined) return this.#done(wish, log, await this.#placeAt(wish, wish.at.host, log))
     const offers = await this.#offers(wish, log, false)
     if (!offers.ok) return this.#done(wish, log, offers)
     const order = await this.#pick(wish.block, offers.value, log)
@@ -77,6 +80,15 @@ export class Allocation {
     }
     for (const { bid } of untried) this.giveBack({ wish, bid })
     return this.#done(wish, log, placed)
+  }
+
+  async #placeAt(wish: Wish, host: PeerId, log: Log): Promise<Verdict<Placed>> {
+    const allowed = await this.permitted(wish, host)
+    const held = allowed.ok ? await this.hold(wish, host) : allowed
+    note(log, { peer: host, step: 'ask', ok: held.ok, because: held.ok ? held.value.bid.because : held.because })
+    const placed = held.ok ? await this.award(held.value) : held
+    if (held.ok) note(log, { peer: host, step: 'award', ok: placed.ok, because: placed.ok ? `contract ${placed.value.contract.id}` : placed.because })
+    return placed
   }
 
   /** What `place` would do now. Reserves nothing. */
@@ -191,9 +203,9 @@ export class Allocation {
     return bids.sort((a, b) => byScore(a.rank, b.rank))
   }
 
-  async #askOne({ block, epoch, action }: Wish, host: PeerId, dryRun: boolean): Promise<Verdict<Bid>> {
+  async #askOne({ block, epoch, action, at }: Wish, host: PeerId, dryRun: boolean): Promise<Verdict<Bid>> {
     const { clock, identity, network } = this.#ports
-    const ask: Ask = { id: `ask-${hex(this.#random.bytes(8))}`, block, needs: block.needs, steward: identity.peer, epoch, holdMs: this.#config.holdMs, action, dryRun }
+    const ask: Ask = { id: `ask-${hex(this.#random.bytes(8))}`, block, needs: block.needs, steward: identity.peer, epoch, holdMs: this.#config.holdMs, action, dryRun, ...(at === undefined || at.gpus.length === 0 ? {} : { gpus: [...at.gpus] }) }
     try {
       const answer = host === identity.peer ? await this.#bidder.ask(ask, host) : await network.request(host, askForBid, ask, clock.deadline(this.#config.askMs))
       if ('refusal' in answer) return refused(answer.refusal.because, answer.refusal.retryable)

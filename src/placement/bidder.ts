@@ -112,9 +112,12 @@ export class Bidder {
     if (!ask.dryRun && this.#openHolds(from) >= this.#config.holdsOfOne) return refused(`${from} holds ${this.#config.holdsOfOne} reservations here already`, true)
     const allowed = await this.#permitted(block, ask.action)
     if (!allowed.ok) return allowed
+    const named = this.#theirGpus({ gpus: ask.gpus }, ask.needs, self)
+    if (!named.ok) return named
     const offer = await this.#opinion({ ...ask, block: allowed.value }, self)
     if (!offer.ok) return offer
-    const { gpus, rating, because } = offer.value
+    const { rating, because } = offer.value
+    const gpus = named.value ?? offer.value.gpus
     const needs: Needs = gpus === undefined ? block.needs : { ...block.needs, gpus: gpus.length }
     const [least, most] = this.#config.holdMs
     const holdMs = Math.max(least, Math.min(most, ask.holdMs))

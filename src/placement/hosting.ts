@@ -244,11 +244,12 @@ export class Hosting implements ContractBook {
     const running = new Map(this.#instances.running().map(each => [each.instance, each]))
     const now = this.#ports.clock.monotonic()
     const mourned = [...this.#ended].filter(([, { entry, at }]) => entry.held.state === 'failed' && now - at < this.#config.mournMs).map(([, { entry }]) => entry)
-    return [...this.#entries.values(), ...mourned].map(({ held: { contract, state, because } }) => {
+    return [...this.#entries.values(), ...mourned].map(({ held: { contract, state, because }, crashes: all }) => {
       const live = running.get(contract.instance)
       const shown = state === 'failed' ? 'failed' : state === 'draining' ? 'draining' : live?.state ?? 'starting'
       const { block, instance, component, epoch, steward, id, terms } = contract
-      return { block, instance, contract: id, component, epoch, steward, state: shown, inFlight: live?.inFlight ?? 0, queued: live?.queued ?? 0, latencyMs: live?.latencyMs ?? 0, ...(terms === undefined ? {} : { terms }), ...(state === 'failed' ? { because: because.slice(0, 300) } : {}) }
+      const crashes = all.filter(at => now - at < this.#config.restartWindowMs).length
+      return { block, instance, contract: id, component, epoch, steward, state: shown, inFlight: live?.inFlight ?? 0, queued: live?.queued ?? 0, latencyMs: live?.latencyMs ?? 0, ...(terms === undefined ? {} : { terms }), ...(live?.unhealthy === true ? { unhealthy: true } : {}), ...(crashes > 0 ? { crashes } : {}), ...(state === 'failed' ? { because: because.slice(0, 300) } : {}) }
     }).sort((a, b) => (a.instance < b.instance ? -1 : 1))
   }
 

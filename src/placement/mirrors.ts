@@ -26,7 +26,7 @@ export class Mirrors {
   readonly #ports: Pick<Ports, 'clock' | 'identity' | 'network' | 'telemetry'>
   readonly #config: MirrorsConfig
   readonly #parts: MirrorsParts
-  readonly #held = new Lru<BlockId, { readonly epoch: number; readonly contracts: readonly Signed[] }>(BLOCKS_BOUND)
+  readonly #held = new Lru<BlockId, { readonly epoch: number; readonly contracts: readonly Signed[]; readonly desired: number | undefined; readonly scaledAgoMs: Millis | undefined }>(BLOCKS_BOUND)
   /** What the mirrors were last told of each block. */
   readonly #told = new Lru<BlockId, string>(BLOCKS_BOUND)
   readonly #due = new Set<BlockId>()
@@ -44,6 +44,11 @@ export class Mirrors {
   /** The epoch that others told us of; 0 when none did. */
   epoch(block: BlockId): number {
     return this.#held.peek(block)?.epoch ?? 0
+  }
+
+  /** Instances that somebody asked the last steward for, as it told us. */
+  desired(block: BlockId): { readonly epoch: number; readonly desired: number | undefined; readonly scaledAgoMs: Millis | undefined } | undefined {
+    return this.#held.peek(block)
   }
 
   /** Contracts that the last steward told us of, each signed by its own host. */
@@ -64,7 +69,7 @@ export class Mirrors {
   /** Tells the next two in a moment, if they have not been told the same. */
   tellSoon(stewardship: Stewardship): void {
     const { block, epoch } = stewardship
-    const news = (): string => JSON.stringify([epoch, this.#parts.line(block), stewardship.observed().map(({ contract, epoch }) => [contract, epoch])])
+    const news = (): string => JSON.stringify([epoch, stewardship.desired ?? null, this.#parts.line(block), stewardship.observed().map(({ contract, epoch }) => [contract, epoch])])
     if (this.#due.has(block) || this.#told.peek(block) === news()) return
     this.#due.add(block)
     this.#ports.clock.after(this.#config.mirrorMs, () => {
@@ -78,7 +83,11 @@ export class Mirrors {
   async #tell(peer: PeerId, stewardship: Stewardship): Promise<void> {
     const { clock, identity, network, telemetry } = this.#ports
     const { block, epoch } = stewardship
-    const envelope = seal(identity, 'steward', { block, epoch, contracts: stewardship.envelopes().slice(0, CONTRACTS_A_BLOCK), issuedAt: clock.unix() })
+    const { desired, scaledAt } = stewardship
+    const envelope = seal(identity, 'steward', {
+      block, epoch, contracts: stewardship.envelopes().slice(0, CONTRACTS_A_BLOCK), issuedAt: clock.unix(),
+      ...(desired === undefined ? {} : { desired }), ...(scaledAt === undefined ? {} : { scaledAgoMs: Math.max(0, Math.round(clock.monotonic() - scaledAt)) }),
+    })
     try {
       const { highestEpoch } = await network.request(peer, stewardMirror, envelope, clock.deadline(this.#config.leaseDeadlineMs))
       if (highestEpoch > epoch) this.#parts.onOutranked(stewardship, highestEpoch)
@@ -95,7 +104,7 @@ export class Mirrors {
     const { value, signer } = unseal(identity, 'steward', stewardBody, envelope, stewardMirror.limits.requestBytes)
     if (signer !== from || !this.#config.maySteward(from).ok) throw new MeshError('FORBIDDEN', `${from} may not steward block ${value.block}`)
     if (Math.abs(clock.unix() - value.issuedAt) > this.#config.skewMs) throw new MeshError('STALE', 'the mirrored state is too old: are both clocks right?')
-    if (value.epoch >= this.epoch(value.block)) this.#held.set(value.block, { epoch: value.epoch, contracts: value.contracts })
+    if (value.epoch >= this.epoch(value.block)) this.#held.set(value.block, { epoch: value.epoch, contracts: value.contracts, desired: value.desired, scaledAgoMs: value.scaledAgoMs })
     return this.#parts.highestEpoch(value.block)
   }
 }

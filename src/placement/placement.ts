@@ -13,7 +13,8 @@ import { aiosFilter } from './cluster-document.ts'
 import { Hosting } from './hosting.ts'
 import type { LedgerPromise } from './ledger.ts'
 import { UNGOVERNED, type Governance } from './permission.ts'
-import { Steward } from './steward.ts'
+import { Steward, type Tended } from './steward.ts'
+import type { Spot } from './stewardship.ts'
 import { placeTogether, type Member } from './together.ts'
 import { HOSTING, STEWARD, type HostingConfig, type StewardConfig } from './timings.ts'
 
@@ -154,9 +155,24 @@ export class Placement implements ContractBook {
     return this.#steward.lastPlacement(block)
   }
 
-  /** How many instances a block's autoscaler wants, within the block's bounds. Counts on the peer that stewards it. */
-  setDesired(block: BlockId, instances: number): void {
-    this.#steward.setDesired(block, instances)
+  /** The block as its steward knows it; undefined where this peer is not it. */
+  tended(block: BlockId): Tended | undefined {
+    return this.#steward.stewardship(block)
+  }
+
+  /** How many instances are wanted of a block, within the block's bounds, the first new ones at `spots`. False where this peer does not steward it. */
+  setDesired(block: BlockId, instances: number, spots: readonly Spot[] = []): boolean {
+    return this.#steward.setDesired(block, instances, spots)
+  }
+
+  /** Instances that are to go, at once or when others have come in their place. */
+  send(block: BlockId, instances: readonly InstanceId[], how: 'released' | 'replaced', because: string): void {
+    this.#steward.send(block, instances, how, because)
+  }
+
+  /** This peer took up a block or let go of it. */
+  onRole(hear: (block: BlockId) => void): () => void {
+    return this.#steward.onRole(hear)
   }
 
   /** One instance of each on the host named for it, or none of them; the blocks' stewards take over when the blocks are registered. */

@@ -15,6 +15,8 @@ export type Observed = {
   readonly renewedAt: Millis | undefined
   /** What it was started with; undefined where its host does not say. */
   readonly terms: string | undefined
+  /** Somebody wants it gone: at once, or as soon as another has come in its place. */
+  readonly leaving?: { readonly how: 'released' | 'replaced'; readonly because: string } | undefined
 }
 
 export type Situation = {
@@ -50,14 +52,19 @@ export function counts({ state }: Pick<Observed, 'state'>): boolean {
   return state === 'awarded' || state === 'starting' || state === 'ready'
 }
 
-/** Those of an earlier record of the block, which others are to replace. */
+/** Those that others are to replace: of an earlier record of the block, unhealthy, or sent elsewhere. */
 export function outdated({ want, terms, observed }: Pick<Situation, 'want' | 'terms' | 'observed'>): readonly Observed[] {
-  return want === 0 || terms === undefined ? [] : observed.filter(one => counts(one) && one.terms !== undefined && one.terms !== terms)
+  return want === 0 || terms === undefined ? [] : observed.filter(one => counts(one) && (one.leaving?.how === 'replaced' || (one.terms !== undefined && one.terms !== terms)))
+}
+
+function staying(observed: readonly Observed[]): readonly Observed[] {
+  return observed.filter(({ leaving }) => leaving?.how !== 'released')
 }
 
 /** More ready than wanted? While instances are being replaced there are more on purpose. */
 export function surplus(situation: Pick<Situation, 'want' | 'terms' | 'observed'>): number {
-  const { want, observed } = situation
+  const { want } = situation
+  const observed = staying(situation.observed)
   const ready = observed.filter(({ state }) => state === 'ready').length
   return ready < want || outdated(situation).length > 0 ? 0 : observed.filter(counts).length - want
 }
@@ -69,14 +76,14 @@ export function surplus(situation: Pick<Situation, 'want' | 'terms' | 'observed'
  */
 export function reconcile(situation: Situation): readonly Step[] {
   const { want, observed, placing, epoch, now, renewEveryMs, surplusSince, surplusMs, retryAt } = situation
-  const counted = observed.filter(counts)
-  const steps: Step[] = []
+  const counted = staying(observed).filter(counts)
+  const steps: Step[] = observed.filter(one => counts(one) && one.leaving?.how === 'released').map(target => ({ do: 'release', target, because: target.leaving?.because ?? '' }))
   const extra = surplus(situation)
   const old = outdated(situation)
   // A host wrongly given up comes back a moment later: only a surplus that lasts is drained. A removed block waits for nothing.
   const drains = extra > 0 && (want === 0 || (surplusSince !== undefined && now - surplusSince >= surplusMs))
   const released = new Set(drains ? mostDispensable(counted).slice(0, extra) : replaced(want, counted, old))
-  for (const target of released) steps.push({ do: 'release', target, because: old.length > 0 ? 'its block was changed' : want === 0 ? 'the block is not wanted any more' : `${counted.length} instances are there and ${want} are wanted` })
+  for (const target of released) steps.push({ do: 'release', target, because: old.length > 0 ? target.leaving?.because ?? 'its block was changed' : want === 0 ? 'the block is not wanted any more' : `${counted.length} instances are there and ${want} are wanted` })
   if (extra > 0 && !drains) steps.push({ do: 'wait', because: `${extra} more instances than wanted: a moment to see whether it lasts`, untilMs: (surplusSince ?? now) + surplusMs })
   for (const target of counted) {
     if (released.has(target)) continue
@@ -87,7 +94,7 @@ export function reconcile(situation: Situation): readonly Step[] {
   const rolls = unproven === 0 && kept.length === want && kept.some(target => old.includes(target))
   const missing = rolls ? 1 : want - kept.length - placing
   if (missing > 0 && now < retryAt) steps.push({ do: 'wait', because: 'the last placement failed', untilMs: retryAt })
-  else if (missing > 0) steps.push({ do: 'place', count: missing, action: action(situation), because: rolls ? 'the block was changed: one more, before one of the old ones goes' : `${kept.length} instances are there, ${placing} on their way, ${want} wanted` })
+  else if (missing > 0) steps.push({ do: 'place', count: missing, action: action(situation), because: rolls ? 'one more, before one that is to be replaced goes' : `${kept.length} instances are there, ${placing} on their way, ${want} wanted` })
   return steps
 }
 

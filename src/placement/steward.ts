@@ -1,30 +1,39 @@
-import { z } from 'zod'
 import type { CapacityAd } from '../../protocols/capacity.ts'
-import { decode, encode } from '../../protocols/codec.ts'
-import { MeshError } from '../../protocols/errors.ts'
-import type { BlockId, Millis, PeerId } from '../../protocols/ids.ts'
-import { contract as contractSchema, lease, type Explanation } from '../../protocols/placement.ts'
+import type { BlockId, InstanceId, Millis, PeerId } from '../../protocols/ids.ts'
+import type { Explanation } from '../../protocols/placement.ts'
 import type { BlockRecord } from '../../protocols/specs.ts'
 import { background } from '../lib/background.ts'
 import { Lru } from '../lib/lru.ts'
 import type { Ports, Random } from '../ports.ts'
 import type { Catalogue, MeshView } from '../roles.ts'
-import { seal, unseal } from '../trust/seal.ts'
 import type { Allocation } from './allocation.ts'
 import type { Bidder } from './bidder.ts'
+import { Deeds } from './deeds.ts'
 import { Mirrors } from './mirrors.ts'
 import { DRAINING } from './rank.ts'
 import { reconcile, surplus, type Observed } from './reconcile.ts'
-import { Stewardship } from './stewardship.ts'
+import { Stewardship, type Spot } from './stewardship.ts'
+import { StewardEpochs } from './steward-epochs.ts'
 import { Succession } from './succession.ts'
 import { termsOf } from './terms.ts'
 import type { StewardConfig } from './timings.ts'
 
-const EPOCH = 'placement/steward/'
 const BLOCKS_BOUND = 50_000
-const EXPLANATIONS_BOUND = 1_024
+const WITHDRAWN_BOUND = 1_024
 /** Ticks between two looks at everybody's right to steward. */
 const SURVEY_TICKS = 5
+
+/** A block as its steward knows it. Times are local and monotonic. */
+export type Tended = {
+  readonly record: BlockRecord
+  readonly epoch: number
+  readonly want: number
+  readonly desired: number | undefined
+  readonly scaledAt: Millis | undefined
+  readonly observed: readonly Observed[]
+  /** Its instances failed more often than they may: how often, when again, and why the last one did. */
+  readonly failing: string | undefined
+}
 
 /** Keeps alive the blocks that fall to this peer: places, renews, replaces and drains, fenced by an epoch it took before it acted. */
 export class Steward {
@@ -32,28 +41,25 @@ export class Steward {
   readonly #random: Random
   readonly #view: MeshView
   readonly #catalogue: Pick<Catalogue, 'blocks' | 'onBlock'>
-  readonly #allocation: Allocation
-  readonly #bidder: Bidder
   readonly #hostEpoch: (block: BlockId) => number
   readonly #keep: (block: BlockRecord) => void
   readonly #config: StewardConfig
   readonly #mirrors: Mirrors
+  readonly #deeds: Deeds
   readonly #succession = new Succession()
   readonly #blocks = new Map<BlockId, BlockRecord>()
   /** Blocks withdrawn while we looked: their instances are released, not forgotten. */
-  readonly #withdrawn = new Lru<BlockId, true>(EXPLANATIONS_BOUND)
+  readonly #withdrawn = new Lru<BlockId, true>(WITHDRAWN_BOUND)
   readonly #stewardships = new Map<BlockId, Stewardship>()
-  readonly #desired = new Lru<BlockId, number>(BLOCKS_BOUND)
-  readonly #epochs = new Lru<BlockId, number>(BLOCKS_BOUND)
-  readonly #explanations = new Lru<BlockId, Explanation>(EXPLANATIONS_BOUND)
+  /** What was asked for when this peer last stewarded a block. */
+  readonly #desired = new Lru<BlockId, { readonly epoch: number; readonly desired: number; readonly scaledAt: Millis }>(BLOCKS_BOUND)
+  readonly #epochs: StewardEpochs
   readonly #yields = new Lru<BlockId, { readonly times: number; readonly at: Millis }>(4_096)
   readonly #kicked = new Set<BlockId>()
   readonly #busy = new Set<BlockId>()
-  readonly #leasing = new Set<string>()
-  readonly #unfitHearers = new Set<() => void>()
+  readonly #roleHearers = new Set<(block: BlockId) => void>()
   readonly #stops: (() => void)[] = []
   #cancelTick: (() => void) | undefined
-  #unfitUntil = -Infinity
   #kickPending = false
   #surveyPending = false
   #ticks = 0
@@ -68,11 +74,11 @@ export class Steward {
     this.#random = ports.random.fork('steward')
     this.#view = roles.view
     this.#catalogue = roles.catalogue
-    this.#allocation = roles.allocation
-    this.#bidder = roles.bidder
     this.#hostEpoch = roles.hostEpoch
     this.#keep = roles.keep
     this.#config = config
+    this.#epochs = new StewardEpochs(ports, config.unfitMs)
+    this.#deeds = new Deeds(ports, this.#random, { allocation: roles.allocation, bidder: roles.bidder, kick: block => this.#kick(block), onOutranked: (stewardship, highest) => this.#heardEpoch(stewardship, highest) }, config)
     this.#mirrors = new Mirrors(ports, config, {
       line: block => this.#succession.line(block),
       isCurrent: stewardship => !this.#stopped && this.#stewardships.get(stewardship.block) === stewardship,
@@ -82,12 +88,8 @@ export class Steward {
   }
 
   async start(): Promise<void> {
-    const { journal } = this.#ports
     this.#mirrors.start()
-    for (const key of await journal.keys(EPOCH)) {
-      const cell = await journal.get(key)
-      if (cell !== undefined) this.#epochs.set(key.slice(EPOCH.length), decode(z.int(), cell, 64, key))
-    }
+    await this.#epochs.open()
     this.#stops.push(this.#catalogue.onBlock((id, block) => this.#registered(id, block)))
     for (const block of await this.#catalogue.blocks()) this.#registered(block.blockId, block)
     this.#stops.push(this.#view.onChange((peer, what) => this.#moved(peer, what)))
@@ -104,13 +106,12 @@ export class Steward {
 
   /** Could this peer make an epoch durable when it last tried? */
   get fit(): boolean {
-    return this.#ports.clock.monotonic() >= this.#unfitUntil
+    return this.#epochs.fit
   }
 
   /** Calls `hear` when this peer finds that it cannot steward. */
   onUnfit(hear: () => void): () => void {
-    this.#unfitHearers.add(hear)
-    return () => this.#unfitHearers.delete(hear)
+    return this.#epochs.onUnfit(hear)
   }
 
   stewardOf(block: BlockId): PeerId | undefined {
@@ -118,13 +119,46 @@ export class Steward {
   }
 
   lastPlacement(block: BlockId): Explanation | undefined {
-    return this.#explanations.peek(block)
+    return this.#deeds.lastPlacement(block)
   }
 
-  /** Between the block's own bounds; the registry's `minInstances` until somebody (an autoscaler) says otherwise. */
-  setDesired(block: BlockId, instances: number): void {
-    this.#desired.set(block, instances)
+  /** What this peer knows of a block that it stewards; undefined of others. */
+  stewardship(block: BlockId): Tended | undefined {
+    const held = this.#stewardships.get(block)
+    const record = this.#blocks.get(block)
+    if (held === undefined || record === undefined) return undefined
+    const { epoch, desired, scaledAt } = held
+    return { record, epoch, want: this.#want(block), desired, scaledAt, observed: held.observed(), failing: held.failing(this.#ports.clock.monotonic(), this.#config.crashes) }
+  }
+
+  /** Between the block's own bounds, the registry's `minInstances` until somebody says otherwise; the first new ones at `spots`. False when this peer does not steward it. */
+  setDesired(block: BlockId, instances: number, spots: readonly Spot[] = []): boolean {
+    const held = this.#stewardships.get(block)
+    if (held === undefined) return false
+    held.desired = instances
+    held.scaledAt = this.#ports.clock.monotonic()
+    held.spots.splice(0, held.spots.length, ...spots)
+    this.#desired.set(block, { epoch: held.epoch, desired: instances, scaledAt: held.scaledAt })
+    this.#mirrors.tellSoon(held)
     this.#kick(block)
+    return true
+  }
+
+  /** These instances go: at once, or each as soon as another is ready in its place. Names of others are passed over. */
+  send(block: BlockId, instances: readonly InstanceId[], how: 'released' | 'replaced', because: string): void {
+    const held = this.#stewardships.get(block)
+    for (const { contract, instance, host } of held?.observed() ?? []) {
+      if (!instances.includes(instance)) continue
+      held?.leaves(contract, { how, because })
+      if (how === 'replaced') held?.avoid(host, this.#ports.clock.monotonic() + this.#config.avoidMs, because)
+    }
+    this.#kick(block)
+  }
+
+  /** Calls `hear` when this peer takes up a block or lets go of it. */
+  onRole(hear: (block: BlockId) => void): () => void {
+    this.#roleHearers.add(hear)
+    return () => this.#roleHearers.delete(hear)
   }
 
   /** The blocks this peer stewards now. */
@@ -137,7 +171,7 @@ export class Steward {
   #want(block: BlockId): number {
     const record = this.#blocks.get(block)
     if (record === undefined) return 0
-    return Math.min(record.maxInstances, Math.max(record.minInstances, this.#desired.peek(block) ?? 0))
+    return Math.min(record.maxInstances, Math.max(record.minInstances, this.#stewardships.get(block)?.desired ?? 0))
   }
 
   #registered(id: BlockId, block: BlockRecord | undefined): void {
@@ -145,8 +179,8 @@ export class Steward {
       if (this.#blocks.size >= BLOCKS_BOUND && !this.#blocks.has(id)) return
       this.#blocks.set(id, block)
       this.#withdrawn.delete(id)
-      const stewardship = this.#stewardships.get(id)
-      if (stewardship !== undefined) stewardship.retryAt = 0
+      this.#stewardships.get(id)?.forgive()
+      for (const hear of this.#roleHearers) hear(id)
     } else if (this.#blocks.delete(id)) this.#withdrawn.set(id, true)
     this.#kick(id)
   }
@@ -235,35 +269,36 @@ export class Steward {
     if (held !== undefined && held.epoch >= seen) return held
     if (held !== undefined) this.#outranked(block)
     if (!this.#mayTake(block)) return undefined
-    const epoch = Math.max(seen, this.#epochs.peek(block) ?? 0) + 1
-    this.#epochs.set(block, epoch)
-    if (!(await this.#persist(block, epoch)) || this.#stopped) return undefined
+    const epoch = await this.#epochs.take(block, seen)
+    if (epoch === undefined || this.#stopped) return undefined
     const taken = new Stewardship(block, epoch)
     // Their ads may have been missed. Renewing finds out what became of them.
     for (const { contract, envelope } of this.#mirrors.contracts(block)) if (this.#isLive(contract.host)) taken.holds(contract, envelope, this.#ports.clock.monotonic(), false)
+    this.#inherit(taken)
     this.#stewardships.set(block, taken)
+    for (const hear of this.#roleHearers) hear(block)
     this.#ports.telemetry.event('info', 'steward.took', { block, epoch })
     return taken
   }
 
-  /** An epoch is durable before anybody hears of it. A peer that cannot write steps aside for the next in line. */
-  async #persist(block: BlockId, epoch: number): Promise<boolean> {
-    const { clock, journal, telemetry } = this.#ports
-    try {
-      await journal.set(EPOCH + block, encode(epoch))
-      this.#unfitUntil = -Infinity
-      return true
-    } catch (error) {
-      if (!(error instanceof MeshError)) throw error
-      telemetry.event('error', 'steward.cannot-write', { block, code: error.code, because: error.message })
-      this.#unfitUntil = clock.monotonic() + this.#config.unfitMs
-      for (const hear of this.#unfitHearers) hear()
-      return false
+  /** Instances that somebody asked for stay asked for, whoever stewards: the later of what we knew and what we were told. */
+  #inherit(taken: Stewardship): void {
+    const { block } = taken
+    const now = this.#ports.clock.monotonic()
+    const own = this.#desired.peek(block)
+    const told = this.#mirrors.desired(block)
+    if (told?.desired !== undefined && told.epoch >= (own?.epoch ?? 0)) {
+      taken.desired = told.desired
+      taken.scaledAt = now - (told.scaledAgoMs ?? 0)
+    } else if (own !== undefined) {
+      taken.desired = own.desired
+      taken.scaledAt = own.scaledAt
     }
   }
 
   #drop(block: BlockId, because: string): void {
     this.#stewardships.delete(block)
+    for (const hear of this.#roleHearers) hear(block)
     this.#ports.telemetry.event('info', 'steward.left', { block, because })
   }
 
@@ -302,11 +337,12 @@ export class Steward {
     const record = this.#blocks.get(block)
     const terms = record === undefined ? undefined : termsOf(record)
     stewardship.surplusSince = surplus({ want, terms, observed }) > 0 ? stewardship.surplusSince ?? now : undefined
-    const { placing, lost, placedBefore, epoch, surplusSince, retryAt } = stewardship
+    const { placing, lost, placedBefore, epoch, surplusSince } = stewardship
+    const retryAt = Math.max(stewardship.retryAt, stewardship.restsUntil(now, this.#config.crashes))
     const steps = reconcile({ want, terms, observed, placing, lost, placedBefore, epoch, now, surplusSince, retryAt, renewEveryMs: this.#config.renewEveryMs, surplusMs: this.#config.surplusMs })
     for (const step of steps) {
-      if (step.do === 'renew') this.#background(this.#lease(stewardship, step.target, 'renew', ''))
-      else if (step.do === 'release') this.#background(this.#lease(stewardship, step.target, 'release', step.because))
+      if (step.do === 'renew') this.#background(this.#deeds.lease(stewardship, step.target, 'renew', ''))
+      else if (step.do === 'release') this.#background(this.#deeds.lease(stewardship, step.target, 'release', step.because))
       else if (step.do === 'wait') clock.after(Math.max(1, step.untilMs - now), () => this.#kick(block))
       else {
         // One after the other, so that each sees where the last one went; several at once only where many are missing.
@@ -314,7 +350,7 @@ export class Steward {
         if (record === undefined) continue
         for (let at = placing; at < Math.min(placing + step.count, lanes); at += 1) {
           stewardship.placing += 1
-          this.#background(this.#place(stewardship, record, step.action))
+          this.#background(this.#deeds.place(stewardship, record, step.action))
         }
       }
     }
@@ -326,63 +362,11 @@ export class Steward {
     return observed.map(one => (this.#view.ad(one.host)?.labels[DRAINING] === undefined ? one : { ...one, terms: DRAINING }))
   }
 
-  async #place(stewardship: Stewardship, record: BlockRecord, action: 'dry_run' | 'allocation' | 'scale' | 'reassignment'): Promise<void> {
-    const { clock, telemetry } = this.#ports
-    const { block, epoch } = stewardship
-    try {
-      const { verdict, explanation } = await this.#allocation.place({ block: record, epoch, action, hosting: stewardship.hosting(), avoid: stewardship.avoided(clock.monotonic()) })
-      this.#explanations.set(block, explanation)
-      if (verdict.ok) {
-        stewardship.holds(verdict.value.contract, verdict.value.envelope, clock.monotonic(), true)
-        stewardship.lost = false
-        stewardship.failures = 0
-        stewardship.retryAt = 0
-        telemetry.event('info', 'block.placed', { block, host: verdict.value.contract.host, epoch })
-      } else {
-        const { first, most } = this.#config.retryMs
-        stewardship.failures += 1
-        stewardship.retryAt = clock.monotonic() + Math.min(most, first * 2 ** Math.min(16, stewardship.failures - 1)) * (0.75 + this.#random.float() / 2)
-        telemetry.event('warn', 'block.not-placed', { block, because: verdict.because })
-      }
-    } finally {
-      stewardship.placing -= 1
-      this.#kick(block)
-    }
-  }
-
-  async #lease(stewardship: Stewardship, target: Observed, what: 'renew' | 'release', because: string): Promise<void> {
-    const { clock, identity, network } = this.#ports
-    const key = `${target.contract} ${what}`
-    if (this.#leasing.has(key)) return
-    this.#leasing.add(key)
-    const { block, epoch } = stewardship
-    try {
-      const body = { do: what, block, contract: target.contract, epoch, leaseMs: this.#config.leaseMs, because, issuedAt: clock.unix() }
-      const envelope = seal(identity, 'lease', body)
-      const answer = target.host === identity.peer ? await this.#bidder.lease(envelope, identity.peer) : await network.request(target.host, lease, envelope, clock.deadline(this.#config.leaseDeadlineMs))
-      if ('contract' in answer) {
-        const { value, signer } = unseal(identity, 'contract', contractSchema, answer.contract, lease.limits.responseBytes)
-        if (signer !== target.host || value.id !== target.contract || value.block !== block || value.host !== target.host) throw new MeshError('MESSAGE_INVALID', `${target.host} answered with a contract for something else`)
-        stewardship.holds(value, answer.contract, clock.monotonic(), what === 'renew')
-        if (what === 'release') stewardship.drains(target.contract)
-        return
-      }
-      const { refusal } = answer
-      if (refusal.highestEpoch !== undefined && refusal.highestEpoch >= epoch && refusal.highestEpoch > 0) this.#heardEpoch(stewardship, refusal.highestEpoch)
-      else if (!refusal.retryable) {
-        stewardship.ended(target.contract, what === 'renew')
-        this.#kick(block)
-      }
-    } finally {
-      this.#leasing.delete(key)
-    }
-  }
-
   /** A host obeys somebody else. */
   #heardEpoch(stewardship: Stewardship, highest: number): void {
     const { block } = stewardship
     if (this.#stewardships.get(block) !== stewardship) return
-    this.#epochs.set(block, Math.max(highest, this.#epochs.peek(block) ?? 0))
+    this.#epochs.heard(block, highest)
     this.#outranked(block)
     this.#kick(block)
   }

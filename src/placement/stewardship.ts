@@ -5,10 +5,17 @@ import type { Signed } from '../../protocols/signed.ts'
 import { Lru } from '../lib/lru.ts'
 import { counts, type Observed } from './reconcile.ts'
 
+/** Where the next instance goes, because somebody said so. */
+export type Spot = { readonly host: PeerId; readonly gpus: readonly string[] }
+type Crash = { readonly at: Millis; readonly because: string }
+/** See `StewardConfig.crashes`. */
+type CrashPolicy = { readonly windowMs: Millis; readonly first: Millis; readonly most: Millis; readonly budget: number }
+type Leaving = NonNullable<Observed['leaving']>
 type Known = Observed & { readonly since: Millis; readonly envelope: Signed | undefined }
 export type Sighting = { readonly host: PeerId; readonly ad: InstanceAd }
 
 const GONE_BOUND = 1_024
+const CRASHES_BOUND = 64
 
 /** What a steward knows of one block: the contracts it made or found, and where not to place for now. */
 export class Stewardship {
@@ -20,6 +27,13 @@ export class Stewardship {
   retryAt: Millis = 0
   failures = 0
   surplusSince: Millis | undefined
+  /** Instances wanted, where somebody said so: the block's own bounds hold all the same. And since when. */
+  desired: number | undefined
+  scaledAt: Millis | undefined
+  /** Taken one by one by the next placements. */
+  readonly spots: Spot[] = []
+  readonly #crashes: Crash[] = []
+  readonly #leaving = new Map<ContractId, Leaving>()
   readonly #known = new Map<ContractId, Known>()
   /** Contracts that have ended: an ad that still shows one is late. */
   readonly #gone = new Lru<ContractId, true>(GONE_BOUND)
@@ -31,7 +45,8 @@ export class Stewardship {
   }
 
   observed(): readonly Observed[] {
-    return [...this.#known.values()].sort((a, b) => (a.instance < b.instance ? -1 : 1))
+    const marked = [...this.#known.values()].map(known => ({ ...known, leaving: this.#leaving.get(known.contract) }))
+    return marked.sort((a, b) => (a.instance < b.instance ? -1 : 1))
   }
 
   /** Signed contracts for the mirrors. */
@@ -55,6 +70,8 @@ export class Stewardship {
       this.placedBefore = true
       if (ad.state === 'failed') {
         this.ended(ad.contract, true)
+        this.#crashes.push({ at: now, because: ad.because ?? 'it failed' })
+        if (this.#crashes.length > CRASHES_BOUND) this.#crashes.shift()
         this.avoid(host, now + avoidMs, `an instance of the block failed there`)
         continue
       }
@@ -70,6 +87,7 @@ export class Stewardship {
       if (isLive(known.host) && now - Math.max(known.since, known.renewedAt ?? 0) <= graceMs) continue
       // Not gone for good: a host that was wrongly given up comes back with its instance.
       this.#known.delete(known.contract)
+      this.#leaving.delete(known.contract)
       this.lost ||= counts(known)
     }
   }
@@ -92,8 +110,14 @@ export class Stewardship {
   /** It is over; `lost` when nobody meant it to be. */
   ended(contract: ContractId, lost: boolean): void {
     this.#known.delete(contract)
+    this.#leaving.delete(contract)
     this.#gone.set(contract, true)
     this.lost ||= lost
+  }
+
+  /** Marks an instance to go. Whoever was to be replaced may also go at once. */
+  leaves(contract: ContractId, leaving: Leaving): void {
+    if (this.#known.has(contract)) this.#leaving.set(contract, leaving)
   }
 
   avoid(peer: PeerId, until: Millis, because: string): void {
@@ -102,6 +126,31 @@ export class Stewardship {
 
   avoided(now: Millis): ReadonlyMap<PeerId, string> {
     return new Map([...this.#avoid].filter(([, { until }]) => until > now).map(([peer, { because }]) => [peer, because]))
+  }
+
+  /** Whoever changes a block mends it, perhaps. */
+  forgive(): void {
+    this.retryAt = 0
+    this.#crashes.length = 0
+  }
+
+  /** Until when nothing is placed: a block whose instances fail again and again is tried less and less often. */
+  restsUntil(now: Millis, { windowMs, first, most }: CrashPolicy): Millis {
+    const recent = this.#crashesSince(now - windowMs)
+    const last = recent.at(-1)
+    return last === undefined || recent.length < 2 ? 0 : last.at + Math.min(most, first * 2 ** Math.min(16, recent.length - 2))
+  }
+
+  /** Why this block counts as failing, when it does. */
+  failing(now: Millis, policy: CrashPolicy): string | undefined {
+    const recent = this.#crashesSince(now - policy.windowMs)
+    const again = this.restsUntil(now, policy)
+    if (recent.length < policy.budget) return undefined
+    return `${recent.length} instances failed in ${Math.round(policy.windowMs / 60_000)} min, the last one because ${recent.at(-1)?.because ?? ''}${again > now ? `; the next is tried in ${Math.ceil((again - now) / 1_000)} s` : ''}`
+  }
+
+  #crashesSince(then: Millis): readonly Crash[] {
+    return this.#crashes.filter(({ at }) => at > then)
   }
 
   get empty(): boolean {

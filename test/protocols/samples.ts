@@ -3,6 +3,7 @@ import { capacityAd, capacityDelta, capacityPull, distances, livenessBody, probe
 import { contentHave } from '../../protocols/content.ts'
 import { generationAsk, generationKeep } from '../../protocols/generation-log.ts'
 import { capability, genesis, hello, helloBody, invite, membersPull, bearerBody } from '../../protocols/membership.ts'
+import { blockControl } from '../../protocols/block-control.ts'
 import { ask, askForBid, award, awardBody, bid, contract, lease, leaseBody, stewardBody, stewardMirror } from '../../protocols/placement.ts'
 import { clusterGroup, clusterInvite, clusterRecord, clusterTalk, clusterTicket, networkAdmins, networkDocument, nodeRecord } from '../../protocols/cluster.ts'
 import { vdagController } from '../../protocols/controller.ts'
@@ -62,6 +63,10 @@ export const samples: Readonly<Record<string, Sample>> = {
   'lease body': { protocol: 'lease', schema: leaseBody, value: { do: 'renew', block: 'classify', contract: 'c-1', epoch: 4, leaseMs: 20_000, because: 'took over', issuedAt: T } },
   'lease refusal': { protocol: '/aios/lease/1', schema: lease.response, value: { refusal: { because: 'epoch 5 was seen', retryable: false, highestEpoch: 5 } } },
   'steward body': { protocol: 'steward', schema: stewardBody, value: { block: 'classify', epoch: 4, contracts: [seal('contract')], issuedAt: T } },
+  'steward body that tells what was asked for': { protocol: 'steward', schema: stewardBody, value: { block: 'classify', epoch: 4, contracts: [seal('contract')], issuedAt: T, desired: 3, scaledAgoMs: 1_500 } },
+  'block control scale': { protocol: '/aios/block-control/1', schema: blockControl.request, value: { block: 'classify', order: { do: 'scale', count: 2, at: [{ host: B, gpus: ['gpu-0'] }] } } },
+  'block control command': { protocol: '/aios/block-control/1', schema: blockControl.request, value: { block: 'classify', order: { do: 'command', service: 'autoscaler', action: 'run', data: null } } },
+  'block control answer': { protocol: '/aios/block-control/1', schema: blockControl.response, value: { answer: { operation: 'upscale', instances: 3 } } },
   'steward answer': { protocol: '/aios/steward/1', schema: stewardMirror.response, value: { highestEpoch: 4 } },
   'cluster join': { protocol: '/aios/cluster/1', schema: clusterTalk.request, value: { do: 'join', cluster: 'lab', node: { id: B, memory: 1_000 }, ticket: seal('cluster-ticket') } },
   'cluster manage': { protocol: '/aios/cluster/1', schema: clusterTalk.request, value: { do: 'manage', cluster: 'lab', action: 'relax', data: { by: 2 } } },

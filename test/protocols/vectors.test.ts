@@ -40,6 +40,7 @@ const generated: readonly GenerationEvent[] = [
 const frames: Readonly<Record<string, { readonly protocol: string; readonly bytes: Uint8Array }>> = {
   'invoke call': { protocol: invoke.id, bytes: invoke.encode({ header: { kind: 'call', block: 'b', instance: 'in-1', epoch: 2, method: 'infer', deadlineMs: 1_000, key: 'k' }, body: Uint8Array.of(1, 2) }) },
   'invoke output': { protocol: invoke.id, bytes: invoke.encode({ header: { kind: 'output', last: true }, body: Uint8Array.of() }) },
+  'invoke error of a full queue': { protocol: invoke.id, bytes: invoke.encode({ header: { kind: 'error', code: 'OVERLOADED', message: 'busy', retryable: true, retryAfterMs: 250 }, body: Uint8Array.of() }) },
   'invoke error': { protocol: invoke.id, bytes: invoke.encode({ header: { kind: 'error', code: 'OVERLOADED', message: 'busy', retryable: true }, body: Uint8Array.of() }) },
   ...Object.fromEntries(stageFrames.map(frame => [`stage ${frame.kind}`, { protocol: stageStream.id, bytes: stageStream.encode(frame) }])),
   'stage step with activations': { protocol: stageStream.id, bytes: stageStream.encode({ ...head, kind: 'step', position: 7, count: 1, loose: 0, want: 'logits', rows: 'last', input: { hidden: Uint8Array.of(8, 8) } }) },

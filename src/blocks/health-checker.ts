@@ -1,0 +1,82 @@
+import { granted } from '../../protocols/errors.ts'
+import type { BlockId, InstanceId, Json } from '../../protocols/ids.ts'
+import { isJsonObject } from '../lib/json.ts'
+import type { Telemetry } from '../ports.ts'
+import type { MeshView, PolicyCalls } from '../roles.ts'
+import type { BlockDocuments } from './block-documents.ts'
+import { healthRound, healthSettings, namedByRule, toReplace, type Checked, type InstanceHealth } from './health-round.ts'
+import type { BlockInvoker } from './invoker.ts'
+import type { BlockDesk } from './upkeep.ts'
+
+/** Crashes within a minute from which an instance counts as unhealthy, though it has come up again. */
+const CRASH_LOOP = 2
+
+type Parts = { readonly desk: BlockDesk; readonly view: MeshView; readonly invoker: Pick<BlockInvoker, 'health'>; readonly policies: PolicyCalls; readonly documents: BlockDocuments; readonly onUnhealthy: (block: BlockId, instance: InstanceId, because: string) => void }
+
+/** Asks every instance of a block how it is, round by round, tells the block's stability rule, and has those replaced that stay unhealthy. */
+export class HealthChecker {
+  readonly #telemetry: Telemetry
+  readonly #parts: Parts
+  readonly #health = new Map<BlockId, ReadonlyMap<InstanceId, InstanceHealth>>()
+
+  constructor(telemetry: Telemetry, parts: Parts) {
+    this.#telemetry = telemetry
+    this.#parts = parts
+  }
+
+  forget(block: BlockId): void {
+    this.#health.delete(block)
+  }
+
+  of(block: BlockId): ReadonlyMap<InstanceId, InstanceHealth> {
+    return this.#health.get(block) ?? new Map()
+  }
+
+  /** One round. */
+  async round(block: BlockId): Promise<ReadonlyMap<InstanceId, InstanceHealth>> {
+    const { desk, view, policies, documents, onUnhealthy } = this.#parts
+    const tended = desk.tended(block)
+    if (tended === undefined) return new Map()
+    const { record } = tended
+    const { timeoutMs, rounds } = healthSettings(record)
+    const ads = view.instancesOf(block).map(({ ad }) => ad)
+    const answers = await this.#ask(block, timeoutMs, ads.some(({ state }) => state === 'ready'))
+    const looping = new Map(ads.flatMap(ad => {
+      if (ad.state === 'failed') return [[ad.instance, ad.because ?? 'it failed'] as const]
+      if (ad.state === 'starting' && (ad.crashes ?? 0) > 0) return [[ad.instance, `it crashed ${ad.crashes} times in a minute and starts again`] as const]
+      return []
+    }))
+    for (const { instance, crashes = 0 } of ads) if (crashes >= CRASH_LOOP && answers.has(instance)) answers.set(instance, { healthy: false, because: `it crashed ${crashes} times in a minute` })
+    const after = healthRound(this.#health.get(block) ?? new Map(), answers, looping)
+    this.#health.set(block, after)
+    const sick = [...after].filter(([, { healthy }]) => !healthy)
+    this.#telemetry.gauge('block_unhealthy_instances', sick.length, { block })
+    const { value: named } = await policies.decide<readonly string[]>({
+      hook: 'stabilityChecker', rule: record.policies['stabilityChecker'], scope: block,
+      input: { block_data: documents.block(record), cluster_data: documents.cluster(), health_check_data: Object.fromEntries([...after].map(([instance, { healthy }]) => [instance, healthy])), instances: [...after.keys()] },
+      settings: { block_data: documents.block(record), cluster_data: documents.cluster(), get_metrics: { block_metrics: documents.metrics(record, {}), cluster_metrics: documents.clusterMetrics() } },
+      accept: answer => granted(namedByRule(answer)),
+      fallback: () => [],
+    })
+    for (const instance of new Set([...toReplace(after, new Set(answers.keys()), rounds), ...named.filter(one => after.has(one))])) {
+      const { misses = 0, because = '' } = after.get(instance) ?? {}
+      const why = named.includes(instance) ? 'its stability rule wants another' : `unhealthy in ${misses} rounds: ${because}`
+      this.#telemetry.event('warn', 'instance.unhealthy', { block, instance, because: why })
+      desk.send(block, [instance], 'replaced', why)
+      onUnhealthy(block, instance, why)
+    }
+    return after
+  }
+
+  async #ask(block: BlockId, timeoutMs: number, any: boolean): Promise<Map<InstanceId, Checked>> {
+    const answers = any ? await this.#parts.invoker.health(block, { deadlineMs: timeoutMs }) : {}
+    return new Map(Object.entries(answers).map(([instance, { healthy, detail }]) => [instance, { healthy, because: healthy ? '' : reasonOf(detail) }]))
+  }
+}
+
+function reasonOf(detail: Json): string {
+  if (!isJsonObject(detail)) return 'it said so'
+  const error: Json | undefined = detail['error']
+  const said = isJsonObject(error) ? error['message'] : error ?? detail['reason'] ?? detail['status']
+  return typeof said === 'string' ? said.slice(0, 200) : 'it said so'
+}
