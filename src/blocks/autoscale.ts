@@ -11,7 +11,7 @@ const settingsOf = z.object({
   firstRunSeconds: seconds.optional(),
   idleSeconds: seconds.default(300),
   upCooldownSeconds: z.coerce.number().nonnegative().max(86_400).default(0),
-  downCooldownSeconds: z.coerce.number().nonnegative().max(86_400).default(60),
+  downCooldownSeconds: z.coerce.number().nonnegative().max(86_400).optional(),
   targetLoad: z.coerce.number().min(0.05).max(1).default(0.7),
   targetLatencyMs: z.coerce.number().positive().optional(),
   spareInstances: z.coerce.number().int().min(0).max(100).default(0),
@@ -32,9 +32,9 @@ export type AutoscaleSettings = {
   readonly spare: number
 }
 
-/** AIOS asks a rule every 30 s, first after 60 s. The built-in rule costs nothing, so it is asked sooner. */
-const RULE = { intervalSeconds: 30, firstRunSeconds: 60 }
-const BUILT_IN = { intervalSeconds: 10, firstRunSeconds: 10 }
+/** AIOS asks a rule every 30 s, first after 60 s, and leaves it to it how often to change. The built-in rule costs nothing, so it is asked sooner. */
+const RULE = { intervalSeconds: 30, firstRunSeconds: 60, downCooldownSeconds: 0 }
+const BUILT_IN = { intervalSeconds: 10, firstRunSeconds: 10, downCooldownSeconds: 60 }
 
 /** `settings` and `parameters` of the block's `autoscaler`; what cannot be read is as if it was not there. */
 export function autoscaleSettings({ policies }: Pick<BlockRecord, 'policies'>, builtIn: boolean): AutoscaleSettings {
@@ -45,7 +45,7 @@ export function autoscaleSettings({ policies }: Pick<BlockRecord, 'policies'>, b
   const intervalMs = 1_000 * (said.intervalSeconds ?? usual.intervalSeconds)
   return {
     intervalMs, firstMs: 1_000 * (said.firstRunSeconds ?? usual.firstRunSeconds), idleMs: 1_000 * said.idleSeconds,
-    upCooldownMs: 1_000 * said.upCooldownSeconds, downCooldownMs: 1_000 * said.downCooldownSeconds,
+    upCooldownMs: 1_000 * said.upCooldownSeconds, downCooldownMs: 1_000 * (said.downCooldownSeconds ?? usual.downCooldownSeconds),
     targetLoad: said.targetLoad, targetLatencyMs: said.targetLatencyMs, spare: said.spareInstances,
   }
 }
