@@ -128,7 +128,7 @@ export function createPeer(ports: Ports, config: PeerConfig): Peer {
   const placement = new Placement(ports, { view: capacity, catalogue, policies, instances, metrics, governance: { clusters: book, prechecks, bids: () => stability.bids() } }, { ...PLACEMENT, ...config.placement, maySteward: peer => admission.may(peer, 'host') })
   const calls = new Calls(ports, instances, placement, (peer, right) => admission.may(peer, right), (block, command) => governed.command(block, command))
   const invoker = new BlockInvoker(ports, capacity, calls, catalogue, policies, metrics)
-  const upkeep = new Upkeep(ports, { desk: placement, view: capacity, invoker, policies, onUnhealthy: () => undefined, onFailing: () => undefined })
+  const upkeep = new Upkeep(ports, { desk: placement, view: capacity, invoker, policies, metrics, onUnhealthy: () => undefined, onFailing: () => undefined })
   const control = new BlockControl(ports, { upkeep, view: capacity, stewardOf: block => placement.stewardOf(block), may: (peer, right) => admission.may(peer, right) })
   invoker.wakeBy(block => control.wake(block))
   const runs = new RunEngine(ports, { view: capacity, invoker, policies, catalogue, compatible }, config.runs)

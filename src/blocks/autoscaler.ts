@@ -1,7 +1,7 @@
 import { MeshError, granted } from '../../protocols/errors.ts'
 import type { BlockId, InstanceId, Json, Millis } from '../../protocols/ids.ts'
 import type { Clock, Telemetry } from '../ports.ts'
-import type { PolicyCalls } from '../roles.ts'
+import type { MetricsSource, PolicyCalls } from '../roles.ts'
 import { DEFAULT_RULE } from '../specs/policy-refs.ts'
 import { autoscaleSettings, cooledDown, defaultScale, demandSince, grow, readScaling, shrink, type Demand, type Scaling, type Spots } from './autoscale.ts'
 import type { BlockDocuments } from './block-documents.ts'
@@ -19,16 +19,18 @@ export class Autoscaler {
   readonly #invoker: Pick<BlockInvoker, 'load'>
   readonly #policies: PolicyCalls
   readonly #documents: BlockDocuments
+  readonly #metrics: MetricsSource
   /** By block: what its instances had done when they were last asked. */
   readonly #before = new Map<BlockId, ReadonlyMap<InstanceId, { readonly at: Millis; readonly load: InstanceLoad }>>()
 
-  constructor(ports: { readonly clock: Clock; readonly telemetry: Telemetry }, parts: { readonly desk: BlockDesk; readonly invoker: Pick<BlockInvoker, 'load'>; readonly policies: PolicyCalls; readonly documents: BlockDocuments }) {
+  constructor(ports: { readonly clock: Clock; readonly telemetry: Telemetry }, parts: { readonly desk: BlockDesk; readonly invoker: Pick<BlockInvoker, 'load'>; readonly policies: PolicyCalls; readonly documents: BlockDocuments; readonly metrics: MetricsSource }) {
     this.#clock = ports.clock
     this.#telemetry = ports.telemetry
     this.#desk = parts.desk
     this.#invoker = parts.invoker
     this.#policies = parts.policies
     this.#documents = parts.documents
+    this.#metrics = parts.metrics
   }
 
   forget(block: BlockId): void {
@@ -64,7 +66,7 @@ export class Autoscaler {
     const { value } = await this.#policies.decide<Scaling>({
       hook: 'autoscaler', rule, scope: block,
       input: { block_data: this.#documents.block(record), cluster_data: this.#documents.cluster(), current_instances: [...instances] },
-      settings: { get_metrics: { block_metrics: this.#documents.metrics(record, loads), cluster_metrics: this.#documents.clusterMetrics() } },
+      settings: { get_metrics: builtIn ? {} : await this.#metrics.fresh({ block }) },
       accept: said => {
         const read = readScaling(said, { want, min, max, instances })
         return read.ok ? granted(read.value) : read

@@ -2,7 +2,7 @@ import { granted } from '../../protocols/errors.ts'
 import type { BlockId, InstanceId, Json } from '../../protocols/ids.ts'
 import { isJsonObject } from '../lib/json.ts'
 import type { Telemetry } from '../ports.ts'
-import type { MeshView, PolicyCalls } from '../roles.ts'
+import type { MeshView, MetricsSource, PolicyCalls } from '../roles.ts'
 import type { BlockDocuments } from './block-documents.ts'
 import { healthRound, healthSettings, namedByRule, toReplace, type Checked, type InstanceHealth } from './health-round.ts'
 import type { BlockInvoker } from './invoker.ts'
@@ -11,7 +11,7 @@ import type { BlockDesk } from './upkeep.ts'
 /** Crashes within a minute from which an instance counts as unhealthy, though it has come up again. */
 const CRASH_LOOP = 2
 
-type Parts = { readonly desk: BlockDesk; readonly view: MeshView; readonly invoker: Pick<BlockInvoker, 'health'>; readonly policies: PolicyCalls; readonly documents: BlockDocuments; readonly onUnhealthy: (block: BlockId, instance: InstanceId, because: string) => void }
+type Parts = { readonly desk: BlockDesk; readonly view: MeshView; readonly invoker: Pick<BlockInvoker, 'health'>; readonly policies: PolicyCalls; readonly documents: BlockDocuments; readonly metrics: MetricsSource; readonly onUnhealthy: (block: BlockId, instance: InstanceId, because: string) => void }
 
 /** Asks every instance of a block how it is, round by round, tells the block's stability rule, and has those replaced that stay unhealthy. */
 export class HealthChecker {
@@ -34,7 +34,7 @@ export class HealthChecker {
 
   /** One round. */
   async round(block: BlockId): Promise<ReadonlyMap<InstanceId, InstanceHealth>> {
-    const { desk, view, policies, documents, onUnhealthy } = this.#parts
+    const { desk, view, policies, metrics, documents, onUnhealthy } = this.#parts
     const tended = desk.tended(block)
     if (tended === undefined) return new Map()
     const { record } = tended
@@ -51,10 +51,11 @@ export class HealthChecker {
     this.#health.set(block, after)
     const sick = [...after].filter(([, { healthy }]) => !healthy)
     this.#telemetry.gauge('block_unhealthy_instances', sick.length, { block })
+    const rule = record.policies['stabilityChecker']
     const { value: named } = await policies.decide<readonly string[]>({
-      hook: 'stabilityChecker', rule: record.policies['stabilityChecker'], scope: block,
+      hook: 'stabilityChecker', rule, scope: block,
       input: { block_data: documents.block(record), cluster_data: documents.cluster(), health_check_data: Object.fromEntries([...after].map(([instance, { healthy }]) => [instance, healthy])), instances: [...after.keys()] },
-      settings: { block_data: documents.block(record), cluster_data: documents.cluster(), get_metrics: { block_metrics: documents.metrics(record, {}), cluster_metrics: documents.clusterMetrics() } },
+      settings: { block_data: documents.block(record), cluster_data: documents.cluster(), get_metrics: rule === undefined ? {} : await metrics.fresh({ block }) },
       accept: answer => granted(namedByRule(answer)),
       fallback: () => [],
     })

@@ -4,7 +4,7 @@ import type { BlockOrder } from '../../protocols/block-control.ts'
 import type { PolicyRef } from '../../protocols/specs.ts'
 import type { Placement } from '../placement/placement.ts'
 import type { Ports, Random } from '../ports.ts'
-import type { HookName, MeshView, PolicyCalls } from '../roles.ts'
+import type { HookName, MeshView, MetricsSource, PolicyCalls } from '../roles.ts'
 import { DEFAULT_RULE } from '../specs/policy-refs.ts'
 import { Autoscaler, scalingJson } from './autoscaler.ts'
 import type { Scaling } from './autoscale.ts'
@@ -22,6 +22,7 @@ export type UpkeepParts = {
   readonly view: MeshView
   readonly invoker: Pick<BlockInvoker, 'load' | 'health'>
   readonly policies: PolicyCalls & { management(rule: PolicyRef, action: string, data: Json, hook: HookName, scope?: string): Promise<Json> }
+  readonly metrics: MetricsSource
   readonly onUnhealthy: (block: BlockId, instance: InstanceId, because: string) => void
   readonly onFailing: (block: BlockId, because: string) => void
 }
