@@ -63,7 +63,7 @@ export class Town {
         const ports: Ports = { ...given, backend: { runtimes: () => ['node'], start: (request, signal) => this.#start(given.clock, request, signal) } }
         host.rights = { mayWrite: () => refused('the peer is still starting', true) }
         const peer = createPeer(ports, { membership, bearerKey: undefined, onGranted: async () => {}, clusterId: ports.identity.peer, labels: labels(host.index), ...config })
-        host.rights = { mayWrite: (writer, registry) => peer.mayWrite(writer, registry), mayOperate: writer => peer.admission.may(writer, 'operate') }
+        host.rights = { mayWrite: (writer, registry, key) => peer.mayWrite(writer, registry, key), mayOperate: (writer, registry, key) => peer.mayOperate(writer, registry, key) }
         await peer.admission.start()
         keepConnected({ clock: ports.clock, network: ports.network, random: ports.random.fork('overlay') }, { addresses: this.world.hosts.map(({ address }) => address), degree: 6, everyMs: 1_000 })
         await peer.start()
