@@ -25,6 +25,9 @@ export const REGISTRIES = {
   nodes: 'owner',
   groups: 'owner',
   networks: 'owner',
+  tasks: 'owner',
+  records: 'owner',
+  annotations: 'owner',
 } as const
 export type RegistryName = keyof typeof REGISTRIES
 export const registryName = z.enum(Object.keys(REGISTRIES) as [RegistryName, ...RegistryName[]])

@@ -57,14 +57,18 @@ export class Actions {
     this.#controllers = parts.controllers
   }
 
-  /** Throws SPEC_INVALID, NOT_FOUND (component), ALREADY_EXISTS, FORBIDDEN. The block is durable here when it resolves. */
-  async createBlock(document: Json, options: { readonly dryRun?: boolean } = {}): Promise<CreatedBlock> {
+  /**
+   * Throws SPEC_INVALID, NOT_FOUND (component), ALREADY_EXISTS, FORBIDDEN. The block is durable here when it resolves. `name`: eight
+   * letters or digits for a block without an id; `again`: the same block that is there already is what was made before.
+   */
+  async createBlock(document: Json, options: { readonly dryRun?: boolean; readonly name?: string; readonly again?: boolean } = {}): Promise<CreatedBlock> {
     this.#need('operate')
     const component = await this.#catalogue.component(blockComponentUri(document), this.#ports.clock.deadline(FETCH_MS))
-    const block = parseBlock(document, component, { owner: this.#ports.identity.peer, newId: () => this.#letters(8) })
+    const block = parseBlock(document, component, { owner: this.#ports.identity.peer, newId: () => options.name ?? this.#letters(8) })
     const dryRun = options.dryRun === true || blockMode(document) !== 'allocate'
     if (dryRun) return { block, dryRun, explanation: await this.#placement.explain(block) }
     const known = await this.#catalogue.block(block.blockId)
+    if (known !== undefined && options.again === true && known.owner === block.owner && termsOf(known) === termsOf(block)) return { block: known, dryRun, explanation: undefined }
     if (known !== undefined) throw new MeshError('ALREADY_EXISTS', `a block is called ${block.blockId} already: choose another blockId, change that one with \`aios block update\`, or remove it first`)
     await this.#governed.add(block)
     await this.#catalogue.putBlock(block)
@@ -144,12 +148,26 @@ export class Actions {
     this.#need('publish')
     const spec: VdagSpec = parseVdag(document, { author: this.#ports.identity.peer })
     checkGraph(await this.#withProtocols(spec), compatible)
+    await this.#checkNamed(spec)
     const mode = vdagMode(document)
     const checked = { uri: spec.vdagURI, cid: null, nodes: spec.nodes.length }
     if (mode === 'dry_run_assignment' || mode === 'dry_run') return { ...checked, assignment: await this.#runs.assignment(spec) }
     if (options.dryRun === true || mode === 'validate') return checked
     const { cid } = await this.#catalogue.publishVdag({ ...spec, author: await this.#firstAuthor(spec.vdagURI) })
     return { uri: spec.vdagURI, cid, nodes: spec.nodes.length }
+  }
+
+  /** Whatever a node names must be there: one that can never run is refused now, not at its first input. */
+  async #checkNamed(spec: VdagSpec): Promise<void> {
+    const signal = this.#ports.clock.deadline(FETCH_MS)
+    const missing = (label: string, what: string, fix: string): never => {
+      throw new MeshError('GRAPH_INVALID', `node "${label}": ${what}; ${fix}`, { details: { node: label } })
+    }
+    for (const { label, blockId, vdagURI, componentURI } of spec.nodes) {
+      if (blockId !== undefined && await this.#catalogue.block(blockId) === undefined) missing(label, `no block is called ${blockId}`, 'create it first, or name one that `aios block list` shows')
+      if (vdagURI !== undefined && vdagURI !== spec.vdagURI) await this.#catalogue.vdag(vdagURI, signal).catch(unlessThere(() => missing(label, `no vDAG is called ${vdagURI}`, 'create it first, or name one that `aios vdag list` shows')))
+      if (componentURI !== undefined) await this.#catalogue.component(componentURI, signal).catch(unlessThere(() => missing(label, `no component is called ${componentURI}`, 'publish it first, or name one that `aios component list` shows')))
+    }
   }
 
   /** The same again is not new, whoever publishes it. */
@@ -225,4 +243,11 @@ export class Actions {
 
 function said(protocol: Template): Template | undefined {
   return Object.keys(protocol).length === 0 ? undefined : protocol
+}
+
+/** Only a name that nobody knows; what cannot be fetched now may be there. */
+function unlessThere(missing: () => never): (error: unknown) => void {
+  return error => {
+    if (error instanceof MeshError && error.code === 'NOT_FOUND') missing()
+  }
 }

@@ -1,41 +1,70 @@
+import { granted, refused } from '../protocols/errors.ts'
 import type { Json } from '../protocols/ids.ts'
 import type { PolicyRef } from '../protocols/specs.ts'
-import { refused, granted } from '../protocols/errors.ts'
-import { isJsonObject, toJson, type JsonObject } from './lib/json.ts'
+import { isJsonObject, type JsonObject } from './lib/json.ts'
 import type { MeshMetrics } from './metrics/mesh-metrics.ts'
-import type { MeshView, PolicyCalls } from './roles.ts'
 import type { ArtefactCatalogue } from './registries/catalogue.ts'
+import type { MeshView, PolicyCalls } from './roles.ts'
+import { BlockTable } from './search/block-table.ts'
+import { ClusterTable, type KnownClusters } from './search/cluster-table.ts'
 import { parseFilter, type FilterIR, type MatchType } from './specs/filter.ts'
-import { evaluate, parseSearch, type SearchSources } from './specs/search.ts'
+import { askedAbout, evaluate } from './specs/join.ts'
+import { parseSearch, type SearchSources } from './specs/search.ts'
+import type { Library } from './stores/library.ts'
+
+/** Documents that somebody else keeps, by the name under which a search looks through them. */
+export type MoreSources = { readonly [Source in 'policyFunctions' | 'policyGraphs']?: () => Promise<readonly JsonObject[]> | readonly JsonObject[] }
 
 /** Answers AIOS's search and filter from the local view, in AIOS's document shapes. */
 export class Inventory {
-  readonly #view: MeshView
-  readonly #catalogue: ArtefactCatalogue
   readonly #policies: PolicyCalls
+  readonly #library: Library
   readonly #metrics: MeshMetrics
-  readonly #allClusters: { list(): readonly JsonObject[] }
+  readonly #blocks: BlockTable
+  readonly #clusters: ClusterTable
+  #more: MoreSources = {}
 
-  constructor(view: MeshView, catalogue: ArtefactCatalogue, policies: PolicyCalls, metrics: MeshMetrics, clusters: { list(): readonly JsonObject[] }) {
+  constructor(view: MeshView, catalogue: Pick<ArtefactCatalogue, 'blocks' | 'onBlock'>, policies: PolicyCalls, { library, metrics, clusters }: { readonly library: Library; readonly metrics: MeshMetrics; readonly clusters: KnownClusters }) {
     this.#metrics = metrics
-    this.#allClusters = clusters
-    this.#view = view
-    this.#catalogue = catalogue
     this.#policies = policies
+    this.#library = library
+    this.#blocks = new BlockTable(view, catalogue, library.documents.components)
+    this.#clusters = new ClusterTable(view, clusters)
+  }
+
+  /** Further documents to look through. */
+  lookThrough(more: MoreSources): void {
+    this.#more = { ...this.#more, ...more }
+  }
+
+  /** Every block, with what is known of its metrics. */
+  async blocks(): Promise<readonly JsonObject[]> {
+    return this.#measured(await this.#blocks.documents())
+  }
+
+  clusters(): readonly JsonObject[] {
+    return this.#clusters.documents()
   }
 
   /** Throws SPEC_INVALID. */
   async filter(document: Json): Promise<readonly JsonObject[]> {
-    const rule = parseFilter(document)
-    return evaluate(rule, await this.#sources(rule))
+    return this.#find(parseFilter(document))
   }
 
   /** The filter's finds, put in order by the ranking rule. Throws SPEC_INVALID. */
   async search(document: Json): Promise<readonly Json[]> {
     const { filterRule, rankingPolicyRule, limit } = parseSearch(document)
-    const found = evaluate(filterRule, await this.#sources(filterRule))
-    const ranked = await this.#rank(rankingPolicyRule, found)
+    const ranked = await this.#rank(rankingPolicyRule, await this.#find(filterRule))
     return limit === undefined ? ranked : ranked.slice(0, limit)
+  }
+
+  async #find(rule: FilterIR): Promise<readonly JsonObject[]> {
+    const found = evaluate(rule, await this.#sources(rule))
+    return rule.matchType === 'block' ? this.#measured(found) : found
+  }
+
+  #measured(blocks: readonly JsonObject[]): readonly JsonObject[] {
+    return blocks.map(block => ({ ...block, metrics: this.#metrics.knownBlock(idOf(block)) }))
   }
 
   async #rank(rule: PolicyRef, found: readonly JsonObject[]): Promise<readonly Json[]> {
@@ -49,61 +78,34 @@ export class Inventory {
     return decision.value
   }
 
-  async #sources({ matchType, filter }: FilterIR): Promise<SearchSources> {
-    const wants = (kind: MatchType, ...queries: readonly (keyof typeof filter)[]): boolean => matchType === kind || queries.some(query => filter[query] !== undefined)
-    const clusters = wants('cluster', 'clusterQuery', 'clusterMetricsQuery')
-    const blocks = wants('block', 'blockQuery', 'blockMetricsQuery')
-    return {
-      ...(clusters ? { clusters: this.#clusters() } : {}),
-      // Who asks for metrics wants them of now; else what is known goes with the documents.
-      ...(filter.clusterMetricsQuery !== undefined ? { clusterMetrics: await this.#metrics.clusters() } : clusters ? { clusterMetrics: this.#metrics.knownClusters() } : {}),
-      ...(blocks ? await this.#blocks(filter.blockMetricsQuery !== undefined) : {}),
-      ...(wants('component', 'componentQuery') ? { components: await this.#components() } : {}),
-      ...(wants('vdag', 'vdagQuery') ? { vdags: await this.#vdags() } : {}),
-      ...(filter.vdagMetricsQuery !== undefined ? { vdagMetrics: await this.#metrics.vdags() } : {}),
-      ...(wants('policy', 'policyQuery') ? { policies: await this.#policyRules() } : {}),
+  async #sources(rule: FilterIR): Promise<SearchSources> {
+    const kinds: readonly MatchType[] = [rule.matchType, ...askedAbout(rule)]
+    const { documents } = this.#library
+    const { policyFunctions, policyGraphs } = this.#more
+    const { clusterMetricsQuery, blockMetricsQuery, vdagMetricsQuery } = rule.filter
+    const sources: SearchSources = {
+      ...(kinds.includes('cluster') ? { clusters: this.clusters() } : {}),
+      // Who asks for metrics wants them of now.
+      ...(clusterMetricsQuery !== undefined ? { clusterMetrics: await this.#metrics.clusters() } : {}),
+      ...(kinds.includes('block') ? { blocks: await this.#blocks.documents() } : {}),
+      ...(kinds.includes('vdag') ? { vdags: await documents.vdags.documents() } : {}),
+      ...(vdagMetricsQuery !== undefined ? { vdagMetrics: await this.#metrics.vdags() } : {}),
+      ...(kinds.includes('component') ? { components: await documents.components.documents() } : {}),
+      ...(kinds.includes('policy') ? { policies: await documents.policies.documents() } : {}),
+      ...(kinds.includes('policyFunction') && policyFunctions !== undefined ? { policyFunctions: await policyFunctions() } : {}),
+      ...(kinds.includes('policyGraph') && policyGraphs !== undefined ? { policyGraphs: await policyGraphs() } : {}),
     }
+    return blockMetricsQuery === undefined ? sources : { ...sources, blockMetrics: await this.#metrics.blocks(this.#wanted(rule, sources)) }
   }
 
-  /** One document a cluster; a lone peer is a cluster of one. */
-  #clusters(): readonly JsonObject[] {
-    return this.#allClusters.list()
-  }
-
-  async #blocks(now: boolean): Promise<{ readonly blocks: readonly JsonObject[]; readonly blockMetrics: readonly JsonObject[] }> {
-    const records = await this.#catalogue.blocks()
-    const ids = records.map(({ blockId }) => blockId)
-    const blockMetrics = now ? await this.#metrics.blocks(ids) : ids.map(id => this.#metrics.knownBlock(id))
-    const blocks = records.map((block, at) => {
-      const hosts = [...new Set(this.#view.instancesOf(block.blockId).map(({ host }) => host))]
-      return object({ ...block, id: block.blockId, componentUri: block.componentURI, cluster: hosts.map(peer => ({ id: this.#view.ad(peer)?.cluster ?? peer })), metrics: blockMetrics[at] })
-    })
-    return { blocks, blockMetrics }
-  }
-
-  async #components(): Promise<readonly JsonObject[]> {
-    return Promise.all((await this.#catalogue.components()).map(async ({ uri, cid }) => {
-      const found = await this.#catalogue.componentByCid(cid).catch(() => undefined)
-      return found === undefined ? { componentURI: uri } : object({ ...found, files: undefined })
-    }))
-  }
-
-  async #vdags(): Promise<readonly JsonObject[]> {
-    return Promise.all((await this.#catalogue.vdags()).map(async ({ uri }) => {
-      const found = await this.#catalogue.vdag(uri).catch(() => undefined)
-      return found === undefined ? { vdagURI: uri } : object(found.spec)
-    }))
-  }
-
-  async #policyRules(): Promise<readonly JsonObject[]> {
-    return Promise.all((await this.#catalogue.policies()).map(async ({ uri }) => {
-      const found = await this.#catalogue.policy(uri).catch(() => undefined)
-      return found === undefined ? { policy_rule_uri: uri } : object({ ...found.rule, policy_rule_uri: uri })
-    }))
+  /** Blocks that pass all but their metrics: only their hosts need to be asked. */
+  #wanted({ filter }: FilterIR, sources: SearchSources): readonly string[] {
+    const { blockMetricsQuery, ...rest } = filter
+    return blockMetricsQuery === undefined ? [] : evaluate({ matchType: 'block', filter: rest }, sources).map(idOf)
   }
 }
 
-function object(value: unknown): JsonObject {
-  const made = toJson(value)
-  return isJsonObject(made) ? made : {}
+function idOf(block: JsonObject): string {
+  const id = block['id']
+  return typeof id === 'string' ? id : ''
 }

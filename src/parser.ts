@@ -1,127 +1,220 @@
-import { z } from 'zod'
-import { MeshError } from '../protocols/errors.ts'
+import { encode, hex, digest, utf8 } from '../protocols/codec.ts'
+import { asMeshError, MeshError } from '../protocols/errors.ts'
 import type { Cid, Json, Millis } from '../protocols/ids.ts'
 import type { ComponentManifest } from '../protocols/specs.ts'
+import type { StoredSpec } from '../protocols/stores.ts'
+import type { TaskRecord } from '../protocols/tasks.ts'
 import type { Actions } from './actions.ts'
+import type { BlockControl } from './blocks/control.ts'
 import type { Clusters } from './clusters/clusters.ts'
-import { toJson } from './lib/json.ts'
-import { Lru } from './lib/lru.ts'
-import type { Clock, Random } from './ports.ts'
 import type { Inventory } from './inventory.ts'
+import { background } from './lib/background.ts'
+import { toJson } from './lib/json.ts'
+import { nearestName } from './lib/nearest-name.ts'
 import { layerObjects, splitJob } from './llm/serve/split-job.ts'
 import type { ModelServing } from './llm/serve/serving.ts'
-import type { Invoker } from './roles.ts'
+import { ACTIONS, actionNamed, type ActionName } from './parser/action-names.ts'
+import { checkCommand, executorCommand, parseCommand } from './parser/command.ts'
+import { createLlm, joinLlm } from './parser/models.ts'
+import { parseUpdate } from './parser/parameters.ts'
+import type { Ports } from './ports.ts'
 import type { ArtefactCatalogue } from './registries/catalogue.ts'
-import { specValues } from './specs/envelope.ts'
-import { hex } from '../protocols/codec.ts'
+import type { Artefacts } from './registries/artefacts.ts'
+import type { Invoker } from './roles.ts'
+import { unwrap } from './specs/envelope.ts'
+import type { Templates } from './stores/templates.ts'
+import { isOpen, type TaskBook } from './tasks/task-book.ts'
 
-const TASKS_BOUND = 10_000
-const COMMAND_MS = 30_000
-const READY_MS = 60_000
+const COMMAND_MS: Millis = 30_000
+const READY_MS: Millis = 60_000
+const FETCH_MS: Millis = 30_000
+/** What nobody waits for may take this long. */
+const BACKGROUND_MS: Millis = 900_000
 /** One step of a splitter. */
-const SPLIT_MS = 600_000
+const SPLIT_MS: Millis = 600_000
 
-export type Task = { readonly id: string; readonly action: string; readonly createdAt: Millis; status: 'in_progress' | 'completed' | 'failed'; result: Json }
+export type PerformOptions = {
+  /** The same key is the same task, from whichever peer; after a failure it may be used again. */
+  readonly key?: string | undefined
+  /** False: answer with the task's id at once, and go on. */
+  readonly wait?: boolean
+  readonly replays?: string | undefined
+}
+export type Performed = { readonly taskId: string; readonly status: TaskRecord['task_status']; readonly result: Json; readonly existing: boolean }
 
-const command = z.object({
-  blockId: z.string().optional(), clusterId: z.string().optional(), instanceId: z.string().optional(),
-  service: z.enum(['instances', 'executor', 'autoscaler', 'health', 'stability_checker']).default('instances'),
-  mgmtCommand: z.string().min(1), mgmtData: z.json().default(null),
-})
+type Parts = {
+  readonly actions: Actions; readonly clusters: Clusters; readonly control: Pick<BlockControl, 'order'>; readonly invoker: Invoker; readonly inventory: Inventory; readonly models: ModelServing; readonly catalogue: ArtefactCatalogue
+  readonly templates: Templates; readonly specs: Artefacts<StoredSpec>; readonly tasks: TaskBook
+}
 
 /** AIOS's one declarative door: an action name and a spec, in any of its dialects. Every action is a task with an id. */
 export class Parser {
-  readonly #clock: Clock
-  readonly #random: Random
-  readonly #actions: Actions
-  readonly #clusters: Clusters
-  readonly #invoker: Invoker
-  readonly #inventory: Inventory
-  readonly #models: ModelServing
-  readonly #catalogue: ArtefactCatalogue
-  readonly #tasks = new Lru<string, Task>(TASKS_BOUND)
+  readonly #ports: Pick<Ports, 'clock' | 'identity' | 'telemetry'>
+  readonly #parts: Parts
+  /** Keys whose task began here a moment ago. */
+  readonly #keyed = new Map<string, Promise<Performed>>()
 
-  constructor(ports: { readonly clock: Clock; readonly random: Random }, parts: { readonly actions: Actions; readonly clusters: Clusters; readonly invoker: Invoker; readonly inventory: Inventory; readonly models: ModelServing; readonly catalogue: ArtefactCatalogue }) {
-    this.#clock = ports.clock
-    this.#random = ports.random.fork('parser')
-    this.#actions = parts.actions
-    this.#clusters = parts.clusters
-    this.#invoker = parts.invoker
-    this.#inventory = parts.inventory
-    this.#models = parts.models
-    this.#catalogue = parts.catalogue
+  constructor(ports: Pick<Ports, 'clock' | 'identity' | 'telemetry'>, parts: Parts) {
+    this.#ports = ports
+    this.#parts = parts
   }
 
-  /** Throws what the action throws; the task records it. NOT_FOUND names the actions there are. */
-  async perform(action: string, document: Json, signal: AbortSignal): Promise<{ readonly taskId: string; readonly result: Json }> {
-    const task: Task = { id: `task-${hex(this.#random.bytes(8))}`, action, createdAt: this.#clock.unix(), status: 'in_progress', result: null }
-    this.#tasks.set(task.id, task)
+  /**
+   * Throws what the action throws, with the task's id in its details; the task records it. NOT_FOUND names the actions there are;
+   * CONFLICT: the key was used for something else.
+   */
+  async perform(asked: string, document: Json, signal: AbortSignal, options: PerformOptions = {}): Promise<Performed> {
+    const action = actionNamed(asked)
+    if (action === undefined) {
+      const near = nearestName(asked, ACTIONS.keys())
+      throw new MeshError('NOT_FOUND', `there is no action ${asked.slice(0, 60)}${near === undefined ? '' : `; did you mean ${near}?`}: the actions are ${[...ACTIONS.keys()].join(', ')}`)
+    }
+    const { key } = options
+    if (key === undefined) return this.#begin(action, document, signal, options)
+    const underWay = this.#keyed.get(key)
+    if (underWay !== undefined) await underWay.catch(() => undefined)
+    const before = await this.#parts.tasks.keyed(key)
+    if (before !== undefined && before.task_status !== 'failed') return this.#same(before, action, document, signal)
+    const doing = this.#begin(action, document, signal, { ...options, replays: before?.task_id })
+    this.#keyed.set(key, doing)
+    return doing.finally(() => this.#keyed.delete(key))
+  }
+
+  /** Runs an action with a spec of the spec store; fields of `over` stand in for the spec's own. Throws NOT_FOUND, SPEC_INVALID. */
+  async performStored(asked: string, uri: string, over: Json, signal: AbortSignal, options: PerformOptions = {}): Promise<Performed> {
+    const { document: spec } = await this.#parts.specs.get(uri, this.#ports.clock.deadline(FETCH_MS, signal))
+    const action = actionNamed(asked)
+    const takes = action === undefined ? undefined : ACTIONS.get(action)?.spec
+    if (takes !== undefined && takes !== spec.specType) throw new MeshError('SPEC_INVALID', `${spec.specURI} is a ${spec.specType} spec, and ${asked} takes a ${takes} spec: name another specUri, or use ${[...ACTIONS].find(([, { spec: kind }]) => kind === spec.specType)?.[0] ?? 'another action'}`)
+    const changed = over !== null && typeof over === 'object' && !Array.isArray(over) && Object.keys(over).length > 0
+    return this.perform(asked, changed ? { ...unwrap(spec.data).values, ...unwrap(over).values } : spec.data, signal, options)
+  }
+
+  /** Does a task again, with the document it was asked with. Throws NOT_FOUND, CONTENT_UNAVAILABLE, BAD_INPUT. */
+  async again(id: string, signal: AbortSignal, options: PerformOptions = {}): Promise<Performed> {
+    const { tasks } = this.#parts
+    const task = await tasks.get(id)
+    if (task.action === undefined) throw new MeshError('BAD_INPUT', `task ${id} was not asked of the parser: whoever keeps it must do it again`)
+    return this.perform(task.action, await tasks.input(task, this.#ports.clock.deadline(FETCH_MS, signal)), signal, { ...options, replays: id })
+  }
+
+  /** Takes up a task of this peer that was open when its process ended. */
+  async resume(id: string): Promise<void> {
+    const { tasks } = this.#parts
+    const task = await tasks.get(id)
+    const action = actionNamed(task.action ?? '')
+    if (action === undefined || ACTIONS.get(action)?.resumes !== true) {
+      await tasks.change(id, { status: 'failed', data: { error: { code: 'CANCELLED', message: `the peer stopped while it ran, and it may have been carried out: look, and ask again if it was not`, retryable: false } } })
+      return
+    }
+    const signal = this.#ports.clock.deadline(BACKGROUND_MS)
+    await this.#finish(action, task, await tasks.input(task, signal), signal)
+  }
+
+  async #begin(action: ActionName, document: Json, signal: AbortSignal, { key, wait = true, replays }: PerformOptions): Promise<Performed> {
+    const { type = action, looks } = ACTIONS.get(action) ?? {}
+    const task = await this.#parts.tasks.begin({ type, action, input: document, key, replays, looks: looks === true })
+    if (wait) return this.#finish(action, task, document, signal)
+    background(this.#ports.telemetry, 'task.failed', this.#finish(action, task, document, this.#ports.clock.deadline(BACKGROUND_MS)))
+    return { taskId: task.task_id, status: task.task_status, result: null, existing: false }
+  }
+
+  async #finish(action: ActionName, task: TaskRecord, document: Json, signal: AbortSignal): Promise<Performed> {
+    const { tasks, templates } = this.#parts
+    const { task_id: id } = task
     try {
-      task.result = await this.#run(action, document, signal)
-      task.status = 'completed'
-      return { taskId: task.id, result: task.result }
+      const spec = await templates.plain(document)
+      const result = await this.#run(action, spec, task, signal)
+      await tasks.change(id, { status: 'completed', output: result })
+      return { taskId: id, status: 'completed', result, existing: false }
     } catch (error) {
-      task.status = 'failed'
-      task.result = error instanceof MeshError ? toJson(error.toJSON()) : String(error)
-      throw error
+      const failure = asMeshError(error)
+      await tasks.change(id, { status: 'failed', data: { error: toJson(failure.toJSON()) } })
+      throw new MeshError(failure.code, failure.message, { details: { ...failure.details, task: id }, cause: error, retryable: failure.retryable })
     }
   }
 
-  tasks(): readonly Task[] {
-    return [...this.#tasks].map(([, task]) => task)
+  /** A task that was asked for with this key before: what came of it, once it has. */
+  async #same(before: TaskRecord, action: ActionName, document: Json, signal: AbortSignal): Promise<Performed> {
+    const { tasks } = this.#parts
+    const input = await this.#parts.tasks.input(before, this.#ports.clock.deadline(FETCH_MS, signal))
+    if (before.action !== action || !alike(input, document)) throw new MeshError('CONFLICT', `the key ${before.key} was used for another ${before.action === action ? 'spec' : `action (${before.action})`}: use a new one`)
+    let task = before
+    while (isOpen(task) && !signal.aborted) {
+      await this.#ports.clock.sleep(100, signal).catch(() => undefined)
+      task = await tasks.get(task.task_id)
+    }
+    if (task.task_status === 'failed') throw new MeshError('RUN_FAILED', `task ${task.task_id} of this key failed: ${JSON.stringify(task.task_status_data).slice(0, 500)}`, { details: { task: task.task_id } })
+    const result = task.output === undefined ? task.task_status_data : await tasks.content(task.output, this.#ports.clock.deadline(FETCH_MS, signal))
+    return { taskId: task.task_id, status: task.task_status, result, existing: true }
   }
 
-  async #run(action: string, document: Json, signal: AbortSignal): Promise<Json> {
+  async #run(action: ActionName, document: Json, task: TaskRecord, signal: AbortSignal): Promise<Json> {
+    const { actions, clusters, inventory, models, invoker, catalogue } = this.#parts
+    const looks = ACTIONS.get(action)?.looks === true
+    const step = (done: number, total: number, what: string, subject?: string): Promise<unknown> => (looks ? Promise.resolve() : this.#parts.tasks.change(task.task_id, { status: 'in_progress', progress: { done, total, what }, subject }))
+    if (!looks) await step(0, 1, 'begun')
     switch (action) {
       case 'createBlock': {
-        const made = await this.#actions.createBlock(document)
+        // What it is called does not depend on how often it is tried.
+        const again = task.task_status === 'in_progress' || (task.key !== undefined && task.replays !== undefined)
+        const made = await actions.createBlock(document, { name: nameOf(task), again })
         if (made.dryRun) return toJson({ blockId: made.block.blockId, dry_run: made.explanation })
-        await this.#actions.waitReady(made.block, made.block.minInstances, this.#clock.deadline(READY_MS, signal))
+        await step(1, 2, 'registered; waiting for its instances', `block ${made.block.blockId}`)
+        await actions.waitReady(made.block, made.block.minInstances, this.#ports.clock.deadline(READY_MS, signal))
         return toJson({ blockId: made.block.blockId, block: made.block })
       }
-      case 'createvDAG':
-      case 'createVDAG':
-        return toJson(await this.#actions.createVdag(document))
-      case 'addComponent':
-        return toJson(await this.#actions.addComponent(document))
-      case 'createCluster':
-        return toJson(await this.#clusters.create(document))
-      case 'addNode':
-        return toJson(await this.#clusters.addNode(document))
-      case 'search':
-        return this.#inventory.search(document)
-      case 'filter':
-        return this.#inventory.filter(document)
-      case 'executeMgmtCommand':
-        return this.#command(document, signal)
+      case 'createvDAG': return toJson(await actions.createVdag(document))
+      case 'addComponent': return toJson(await actions.addComponent(document))
+      case 'createCluster': return toJson(await clusters.create(document))
+      case 'addNode': return toJson(await clusters.addNode(document))
+      case 'search': return inventory.search(document)
+      case 'filter': return inventory.filter(document)
+      case 'executeMgmtCommand': return this.#command(document, signal)
+      case 'parameterUpdate': {
+        const { block, parameters } = await parseUpdate(document, catalogue, this.#ports.clock.deadline(FETCH_MS, signal))
+        return toJson(await invoker.update(block.blockId, parameters, { deadlineMs: COMMAND_MS, signal }))
+      }
       case 'startModelSplitJob':
-      case 'start_model_split_job':
-        return splitJob(this.#models, document, async (block, step, data) => Object.values(await this.#invoker.management(block, undefined, step, data, { deadlineMs: SPLIT_MS, signal }))[0] ?? null)
-      case 'queryLayers':
-        return toJson(layerObjects(await this.#stages(), document))
-      default:
-        throw new MeshError('NOT_FOUND', `there is no action ${action}: createBlock, createCluster, createvDAG, addComponent, addNode, search, filter, executeMgmtCommand, startModelSplitJob and queryLayers are`)
+        return splitJob(models, document, async (block, step, data) => Object.values(await invoker.management(block, undefined, step, data, { deadlineMs: SPLIT_MS, signal }))[0] ?? null)
+      case 'queryLayers': return toJson(layerObjects(await this.stages(), document))
+      case 'llmCreate': case 'llmVDAGCreate': {
+        const { served, blocks, result } = await createLlm(models, document)
+        await step(1, 2, 'placed; waiting for its instances', `service ${served.service}`)
+        for (const block of blocks) await actions.waitReady(block, 1, this.#ports.clock.deadline(READY_MS, signal))
+        return result
+      }
+      case 'llmVDAGCreateManual': return joinLlm(catalogue, this.#ports.clock, this.#ports.identity.peer, document)
     }
   }
 
   /** Parts of models, from their names: no other component needs to be read. */
-  async #stages(): Promise<readonly { readonly manifest: ComponentManifest; readonly cid: Cid }[]> {
-    const signal = this.#clock.deadline(COMMAND_MS)
-    const stages = (await this.#catalogue.components()).filter(({ uri }) => uri.startsWith('llm.'))
-    return Promise.all(stages.map(async ({ cid }) => ({ cid, manifest: await this.#catalogue.componentByCid(cid, signal) })))
+  async stages(): Promise<readonly { readonly manifest: ComponentManifest; readonly cid: Cid }[]> {
+    const { catalogue } = this.#parts
+    const signal = this.#ports.clock.deadline(COMMAND_MS)
+    const stages = (await catalogue.components()).filter(({ uri }) => uri.startsWith('llm.'))
+    return Promise.all(stages.map(async ({ cid }) => ({ cid, manifest: await catalogue.componentByCid(cid, signal) })))
   }
 
   async #command(document: Json, signal: AbortSignal): Promise<Json> {
-    const parsed = command.safeParse(specValues(document, 'management command'))
-    if (!parsed.success) throw new MeshError('SPEC_INVALID', `management command: ${parsed.error.issues.map(({ path, message }) => `${path.join('.')}: ${message}`).join('; ')}`)
-    const { blockId, clusterId, instanceId, service, mgmtCommand, mgmtData } = parsed.data
-    if (clusterId !== undefined && blockId === undefined) {
-      if (instanceId !== undefined) throw new MeshError('SPEC_INVALID', 'management command: instanceId: an instance is one of a block: name its blockId, not a clusterId')
-      if (parsed.data.service !== 'stability_checker') throw new MeshError('SPEC_INVALID', 'management command: service: a cluster has one that takes commands, "stability_checker"')
-      return this.#clusters.manage(clusterId, mgmtCommand, mgmtData)
-    }
-    if (blockId === undefined) throw new MeshError('SPEC_INVALID', 'management command: blockId: name the block, or a clusterId')
-    if (service !== 'instances') throw new MeshError('SPEC_INVALID', `management command: service: ${service} takes no commands here; use "instances"`)
-    return { ...(await this.#invoker.management(blockId, instanceId, mgmtCommand, mgmtData, { deadlineMs: COMMAND_MS, signal })) }
+    const { catalogue, clusters, invoker } = this.#parts
+    const asked = parseCommand(document)
+    const { blockId, clusterId, instanceId, service, name } = asked
+    if (blockId === undefined && clusterId !== undefined) return { ...(await clusters.manage(clusterId, name, asked.data)) }
+    const block = blockId === undefined ? undefined : await catalogue.block(blockId)
+    if (blockId === undefined || block === undefined) throw new MeshError('NOT_FOUND', `no block is called ${blockId}: \`aios block list\` shows those there are`)
+    if (service === 'executor') return executorCommand(invoker, asked, { deadlineMs: COMMAND_MS, signal })
+    if (service !== 'instances') return this.#parts.control.order(blockId, { do: 'command', service, action: name, data: asked.data }, { deadlineMs: COMMAND_MS, signal })
+    const data = checkCommand(asked, await catalogue.componentByCid(block.component, this.#ports.clock.deadline(FETCH_MS, signal)))
+    return { ...(await invoker.management(blockId, instanceId, name, data, { deadlineMs: COMMAND_MS, signal })) }
   }
+}
+
+/** Eight letters or digits that every try of one task gives a block without a name; of one key, on every peer. */
+function nameOf({ task_id, key }: TaskRecord): string {
+  return hex(digest(utf8(key === undefined ? task_id : `key ${key}`))).slice(0, 8)
+}
+
+function alike(a: Json, b: Json): boolean {
+  return hex(digest(encode(a))) === hex(digest(encode(b)))
 }

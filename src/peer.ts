@@ -1,4 +1,4 @@
-import { refused, type Verdict } from '../protocols/errors.ts'
+import type { Verdict } from '../protocols/errors.ts'
 import type { Millis, PeerId } from '../protocols/ids.ts'
 import type { Right } from '../protocols/membership.ts'
 import type { RegistryName } from '../protocols/registry.ts'
@@ -12,7 +12,7 @@ import { BlockInvoker } from './blocks/invoker.ts'
 import { Upkeep } from './blocks/upkeep.ts'
 import { Belonging } from './clusters/belonging.ts'
 import { BlockGovernance } from './clusters/block-governance.ts'
-import { ClusterBook, readNodeKey } from './clusters/cluster-book.ts'
+import { ClusterBook } from './clusters/cluster-book.ts'
 import { Clusters } from './clusters/clusters.ts'
 import { ClusterGroups } from './clusters/groups.ts'
 import { NetworkBook } from './clusters/network-book.ts'
@@ -35,7 +35,13 @@ import { Placement, PLACEMENT, type PlacementConfig } from './placement/placemen
 import { Policies } from './policies/calls.ts'
 import type { Ports } from './ports.ts'
 import { ArtefactCatalogue } from './registries/catalogue.ts'
+import { mayOperateKey, mayWriteKey } from './registries/rights.ts'
 import { compatible } from './specs/template.ts'
+import { Library } from './stores/library.ts'
+import { openShelves, type Shelves } from './stores/shelves.ts'
+import { Templates } from './stores/templates.ts'
+import { Caretaker } from './tasks/caretaker.ts'
+import { TaskBook } from './tasks/task-book.ts'
 import { Admission } from './trust/admission.ts'
 import { readGenesis, type Membership } from './trust/invitation.ts'
 import { RunEngine, type RunConfig } from './vdag/engine.ts'
@@ -85,6 +91,10 @@ export type Peer = {
   readonly network: NetworkBook
   readonly prechecks: Prechecks
   readonly stability: Stability
+  readonly library: Library
+  readonly shelves: Shelves
+  readonly templates: Templates
+  readonly tasks: TaskBook
   /** Tokenizers and chat templates of the network's models. */
   readonly texts: ModelTexts
   /** The right a registry asks of its writers. */
@@ -97,17 +107,10 @@ export type Peer = {
   stop(drainMs: Millis): Promise<void>
 }
 
-/** What a registry asks of whoever writes into it. */
-const RIGHT_TO_WRITE: Readonly<Record<RegistryName, Right>> = {
-  components: 'publish', policies: 'publish', vdags: 'publish', specs: 'publish', templates: 'publish', assets: 'publish', layers: 'publish', images: 'publish', replicas: 'publish', yanks: 'publish', stores: 'publish',
-  blocks: 'operate', services: 'operate', controllers: 'operate', clusters: 'operate', lifecycles: 'operate', members: 'join', nodes: 'operate', groups: 'operate', networks: 'operate',
-}
-/** Keys that nobody but their owner changes. */
-const OWNERS_ALONE: ReadonlySet<RegistryName> = new Set(['clusters', 'nodes', 'groups'])
-
 /** The whole peer, minus the outside world. The daemon and the simulator call this and nothing else. */
 export function createPeer(ports: Ports, config: PeerConfig): Peer {
   const admission = new Admission(ports, config.membership, config.bearerKey, config.onGranted)
+  const may = (peer: PeerId, right: Right): Verdict<true> => admission.may(peer, right)
   const isMember = (peer: PeerId): boolean => admission.rights(peer).length > 0
   const self = ports.identity.peer
   const founded = readGenesis(ports.identity, config.membership.genesis)
@@ -133,27 +136,27 @@ export function createPeer(ports: Ports, config: PeerConfig): Peer {
   invoker.wakeBy(block => control.wake(block))
   const runs = new RunEngine(ports, { view: capacity, invoker, policies, catalogue, compatible }, config.runs)
   const generations = new SplitGenerations(ports, { view: capacity, models: catalogue, instances: { stage: (...asked) => instances.stage(...asked), onExit: hear => instances.onExit(hear) }, book: placement, answers: config.answers ?? new TextAnswers(texts), may: peer => admission.may(peer, 'join') }, config.generations)
-  const inventory = new Inventory(capacity, catalogue, policies, metrics, clusters)
+  const library = new Library(ports)
+  const inventory = new Inventory(capacity, catalogue, policies, { library, metrics, clusters: book })
   const gate = new Gate(ports, { view: capacity, catalogue, policies })
   const controllers = new Controllers(ports, { admission, view: capacity, catalogue, gate, clusters: book, prechecks, metrics })
   const actions = new Actions(ports, { admission, gate, controllers, view: capacity, catalogue, placement, runs, governed })
   const models = new ModelServing(ports, { view: capacity, catalogue, placement, may: (peer, right) => admission.may(peer, right) })
   const replicas = new Replicas(ports, { view: capacity, catalogue }, config.replicas)
-  const assets = new Assets(ports, { catalogue, replicas, may: (peer, right) => admission.may(peer, right) })
-  const parser = new Parser(ports, { actions, clusters, invoker, inventory, models, catalogue })
+  const assets = new Assets(ports, { catalogue, replicas, may })
+  const templates = new Templates(ports.clock, library.templates, policies)
+  const tasks = new TaskBook(ports)
+  const caretaker = new Caretaker(ports, { book: tasks, view: capacity, mayClose: peer => admission.may(peer, 'operate').ok })
+  const parser = new Parser(ports, { actions, clusters, control, invoker, inventory, models, catalogue, templates, specs: library.specs, tasks })
+  const shelves = openShelves(ports, { library, actions, inventory, catalogue, stages: () => parser.stages() })
   const inference = new Inference(ports, { actions, invoker, inventory, runs, catalogue, gate })
   return {
-    ports, admission, view: capacity, catalogue, policies, instances, invoker, placement, control, runs, generations, actions, models, parser, inference, inventory, assets, texts, gate, controllers, metrics, clusters, groups: new ClusterGroups(ports, (peer, right) => admission.may(peer, right)), network, prechecks, stability,
+    ports, admission, view: capacity, catalogue, policies, instances, invoker, placement, control, runs, generations, actions, models, parser, inference, inventory, assets, texts, gate, controllers, metrics, clusters, groups: new ClusterGroups(ports, may), network, prechecks, stability, library, shelves, templates, tasks,
     mayWrite(writer, registry, key) {
-      const may = admission.may(writer, RIGHT_TO_WRITE[registry])
-      if (!may.ok) return may
-      if (registry === 'nodes' && readNodeKey(key).owner !== writer) return refused(`${key} is another owner's to list`)
-      return registry === 'networks' ? network.mayWrite(writer, key) : may
+      const verdict = mayWriteKey(may, writer, registry, key)
+      return verdict.ok && registry === 'networks' ? network.mayWrite(writer, key) : verdict
     },
-    mayOperate(writer, registry, key) {
-      if (OWNERS_ALONE.has(registry)) return refused(`${registry} ${key} is its owner's alone`)
-      return registry === 'networks' ? network.mayWrite(writer, key) : admission.may(writer, 'operate')
-    },
+    mayOperate: (writer, registry, key) => (registry === 'networks' ? network.mayWrite(writer, key) : mayOperateKey(may, writer, registry, key)),
     async start() {
       await Promise.all([book.open(), network.open(), placement.open()])
       await belonging.open(() => placement.contracts().length)
@@ -173,8 +176,10 @@ export function createPeer(ports: Ports, config: PeerConfig): Peer {
       await runs.resume()
       await generations.open()
       replicas.start()
+      await caretaker.start(id => parser.resume(id))
     },
     async stop(drainMs) {
+      caretaker.stop()
       replicas.stop()
       stability.stop()
       belonging.stop()

@@ -1,17 +1,42 @@
-import type { Hono } from 'hono'
-import { json } from '../../protocols/ids.ts'
+import type { Context, Hono } from 'hono'
+import { MeshError } from '../../protocols/errors.ts'
+import { json, type Json } from '../../protocols/ids.ts'
+import type { Performed, PerformOptions } from '../../src/parser.ts'
+import { taskList } from './task-routes.ts'
 import type { GatewayParts } from './server.ts'
 import { body } from './request-body.ts'
 
-/** AIOS's parser: `POST /api/{action}` with an envelope or a bare spec, answered as AIOS answers. */
+/**
+ * AIOS's parser: `POST /api/{action}` with an envelope or a bare spec, answered as AIOS answers. `Idempotency-Key` (or `?key=`) makes
+ * the same request one task; with `?wait=false` the answer is the task's id, and its state is asked for.
+ */
 export function addAiosRoutes(app: Hono, { peer }: GatewayParts): void {
+  const { parser } = peer
+  app.get('/api/tasks', taskList(peer))
+  app.post('/api/reinitiate/:task', async context => answer(context, await parser.again(context.req.param('task'), context.req.raw.signal, optionsOf(context))))
+  app.post('/api/with-spec/:action', async context => {
+    const uri = context.req.query('specUri') ?? context.req.query('spec_uri')
+    if (uri === undefined || uri === '') throw new MeshError('BAD_INPUT', 'name the stored spec: ?specUri=name:version-tag')
+    const over = await optionalBody(context)
+    return answer(context, await parser.performStored(context.req.param('action'), uri, over, context.req.raw.signal, optionsOf(context)))
+  })
   app.post('/api/:action', async context => {
     const document = await body(context, json)
-    const { taskId, result } = await peer.parser.perform(context.req.param('action'), document, context.req.raw.signal)
-    return context.json({ success: true, task_id: taskId, result })
+    return answer(context, await parser.perform(context.req.param('action'), document, context.req.raw.signal, optionsOf(context)))
   })
-  app.get('/api/tasks', context => {
-    const { action, status } = context.req.query()
-    return context.json({ success: true, result: peer.parser.tasks().filter(task => (action === undefined || task.action === action) && (status === undefined || task.status === status)) })
-  })
+}
+
+function answer(context: Context, { taskId, status, result, existing }: Performed): Response {
+  return context.json({ success: true, task_id: taskId, status, result, ...(existing ? { existing } : {}) }, status === 'pending' ? 202 : 200)
+}
+
+function optionsOf(context: Context): PerformOptions {
+  const key = context.req.header('idempotency-key') ?? context.req.query('key')
+  if (key !== undefined && (key === '' || key.length > 200)) throw new MeshError('BAD_INPUT', 'an idempotency key has 1 to 200 characters')
+  const wait = context.req.query('wait')
+  return { ...(key === undefined ? {} : { key }), wait: wait !== 'false' && wait !== '0' }
+}
+
+async function optionalBody(context: Context): Promise<Json> {
+  return context.req.header('content-length') === '0' || context.req.raw.body === null ? {} : body(context, json)
 }

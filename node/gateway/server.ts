@@ -10,6 +10,9 @@ import type { Authoring } from '../authoring/authoring.ts'
 import { addAiosRoutes } from './aios-routes.ts'
 import { addAssetRoutes, addAssetUpload } from './asset-routes.ts'
 import { addClusterRoutes, addNetworkRoutes } from './cluster-routes.ts'
+import { addComponentRoutes } from './component-routes.ts'
+import { addRegistryRoutes } from './registry-routes.ts'
+import { addTaskRoutes } from './task-routes.ts'
 import { addGenerationRoutes } from './generation-routes.ts'
 import { guard } from './guard.ts'
 import { openInferStreams } from './infer-stream.ts'
@@ -48,6 +51,9 @@ export async function openGateway(parts: Omit<GatewayParts, 'url'>, at: string):
   addMeshRoutes(app, full)
   addMetricsRoutes(app, full)
   addModelRoutes(app, full)
+  addComponentRoutes(app, full)
+  addTaskRoutes(app, full)
+  addRegistryRoutes(app, full)
   addAiosRoutes(app, full)
   addInferRoutes(app, full)
   addGenerationRoutes(app, full)

@@ -7,6 +7,7 @@ import { isJsonObject, toJson, type JsonObject } from '../lib/json.ts'
 import { rendezvous } from '../lib/rendezvous.ts'
 import type { Ports, Random, Registry } from '../ports.ts'
 import type { Catalogue, ClusterDocuments, MeshView, MetricsSource, PrecheckCalls } from '../roles.ts'
+import { amend, touched } from '../specs/amend.ts'
 import { unwrap } from '../specs/envelope.ts'
 import type { Admission } from '../trust/admission.ts'
 import type { Gate } from './gate.ts'
@@ -121,6 +122,20 @@ export class Controllers {
     const cluster = this.#view.ad(host)?.cluster ?? host
     const ads = this.#view.ads().filter(ad => ad.cluster === cluster)
     return this.#prechecks.ask({ action, cluster, input: { ...input, cluster_data: this.#clusters.document(cluster, ads), cluster_metrics: this.#metrics.known({ cluster }).cluster_metrics, node_id: host } })
+  }
+
+  /** Mongo's update operators on what may change: its settings, tags and metadata. Throws NOT_FOUND, FORBIDDEN, IMMUTABLE, SPEC_INVALID. */
+  async update(id: string, change: Json): Promise<VdagController> {
+    this.#mayOperate()
+    const before = await this.#known(id)
+    const fixed = touched(change).filter(field => !['config', 'search_tags', 'metadata'].includes(field))
+    if (fixed.length > 0) throw new MeshError('IMMUTABLE', `vDAG controller ${id}: ${fixed.join(', ')} cannot be changed: create another controller`)
+    const parsed = vdagController.safeParse(amend({ ...before }, change))
+    if (!parsed.success) throw new MeshError('SPEC_INVALID', `vDAG controller: ${parsed.error.issues.slice(0, 5).map(({ path, message }) => `${path.map(String).join('.')}: ${message}`).join('; ')}`)
+    const custom: Json | undefined = parsed.data.config['custom_data']
+    controllerSettings((await this.#catalogue.vdag(before.vdag_uri)).spec.controller, isJsonObject(custom) ? custom : {})
+    await this.#records.put(id, parsed.data)
+    return parsed.data
   }
 
   get(id: string): Promise<VdagController> {

@@ -33,6 +33,13 @@ export class Yanks {
     await this.#entries.put(keyOf(kind, key, writer), reason)
   }
 
+  onChange(hear: (kind: string, uri: string) => void): () => void {
+    return this.#entries.onChange(key => {
+      const [kind = '', ...rest] = key.split('/')
+      hear(kind, rest.slice(0, -1).join('/'))
+    })
+  }
+
   /** It was published again, by its author. */
   async lift(kind: Yankable, named: Named): Promise<void> {
     if (await this.has(kind, named)) await this.#entries.withdraw(keyOf(kind, named.key, named.writer))

@@ -1,4 +1,5 @@
 import type { Json } from '../../protocols/ids.ts'
+import { compilePath, equal, numberOf, order, someAt } from './compare.ts'
 import { isList, isObject, type JsonObject } from './document.ts'
 import { specValues } from './envelope.ts'
 import { Fields } from './fields.ts'
@@ -110,88 +111,79 @@ function readOperator(fields: Fields): Operator {
   return operator ?? '=='
 }
 
-/** A condition as a test of one document. Paths are dotted, and reach into every element of a list. */
-export function compileCondition(condition: Condition): (document: Json) => boolean {
+/**
+ * A condition as a test of one document. Paths are dotted, and reach into every element of a list; one that starts with
+ * `entity` ("block.component…" of a block) may leave that out, as the document does.
+ */
+export function compileCondition(condition: Condition, entity?: string): (document: Json) => boolean {
   if ('logicalOperator' in condition) {
-    const tests = condition.conditions.map(compileCondition)
+    const tests = condition.conditions.map(inner => compileCondition(inner, entity))
     return condition.logicalOperator === 'AND' ? document => tests.every(test => test(document)) : document => tests.some(test => test(document))
   }
   if ('aggOperator' in condition) {
-    const path = condition.target.split('.')
     const { aggOperator, operator, value } = condition
+    const some = reach(condition.target, entity)
+    const test = comparison(operator, value)
     return document => {
-      const found = aggregate(aggOperator, resolve(document, path))
-      return found !== undefined && compare(operator, found, value)
+      const found = aggregate(aggOperator, document, some)
+      return found !== undefined && test(found)
     }
   }
-  const path = condition.variable.split('.')
   const { operator, value } = condition
-  if (operator === 'LIKE') {
-    const like = glob(String(value))
-    return document => resolve(document, path).some(found => typeof found !== 'object' && like(String(found)))
-  }
+  const some = reach(condition.variable, entity)
   // As in Mongo, a negation holds when no element equals, also where the field is absent.
-  if (operator === '!=') return document => !resolve(document, path).some(found => equal(found, value))
-  if (operator === 'IN') return document => resolve(document, path).some(found => isList(value) && value.some(one => equal(found, one)))
-  return document => resolve(document, path).some(found => compare(operator, found, value))
+  if (operator === '!=') return document => !some(document, found => equal(found, value))
+  const test = comparison(operator, value)
+  return document => some(document, test)
 }
 
-const MOST_FOUND = 10_000
+type Reach = (document: Json, test: (value: Json) => boolean) => boolean
 
-/** Every value at a path; a list counts as its elements (and as itself, for comparing with lists). */
-function resolve(document: Json, path: readonly string[]): readonly Json[] {
-  let found: Json[] = [document]
-  for (const name of path) {
-    const next: Json[] = []
-    for (const value of found.flatMap(one => (isList(one) ? one : [one]))) {
-      const inner = isObject(value) ? property(value, name) : undefined
-      if (inner !== undefined && next.length < MOST_FOUND) next.push(inner)
+function reach(dotted: string, entity: string | undefined): Reach {
+  const path = compilePath(dotted)
+  if (entity === undefined || path.length < 2 || path[0]?.name !== entity) return (document, test) => someAt(document, path, test)
+  const inner = path.slice(1)
+  return (document, test) => someAt(document, isObject(document) && Object.hasOwn(document, entity) ? path : inner, test)
+}
+
+function comparison(operator: Operator, value: Json): (found: Json) => boolean {
+  switch (operator) {
+    case '==': return found => equal(found, value)
+    case '!=': return found => !equal(found, value)
+    case 'LIKE': {
+      const like = glob(String(value))
+      return found => typeof found !== 'object' && like(String(found))
     }
-    found = next
+    case 'IN': {
+      const wanted: readonly Json[] = isList(value) ? value : [value]
+      return found => wanted.some(one => equal(found, one))
+    }
+    case '>': return found => (order(found, value) ?? 0) > 0
+    case '>=': return found => (order(found, value) ?? -1) >= 0
+    case '<': return found => (order(found, value) ?? 0) < 0
+    case '<=': return found => (order(found, value) ?? 1) <= 0
   }
-  return found.flatMap(value => (isList(value) ? [value, ...value] : [value]))
 }
 
-/** `load_15m` in one place of AIOS is `load15m` in another. */
-function property(value: JsonObject, name: string): Json | undefined {
-  if (Object.hasOwn(value, name)) return value[name]
-  const alias = /_\d/.test(name) ? name.replace(/_(\d)/, '$1') : name.replace(/([a-z])(\d+[smhd])$/, '$1_$2')
-  return alias !== name && Object.hasOwn(value, alias) ? value[alias] : undefined
-}
-
-function aggregate(kind: Aggregate, found: readonly Json[]): number | undefined {
-  const leaves = found.filter(value => !isList(value))
-  if (kind === 'count') return leaves.length
-  const numbers = leaves.map(number).filter(value => value !== undefined)
-  if (kind === 'sum') return numbers.reduce((sum, value) => sum + value, 0)
-  if (numbers.length === 0) return undefined
-  if (kind === 'avg') return numbers.reduce((sum, value) => sum + value, 0) / numbers.length
-  return numbers.reduce((best, value) => (kind === 'min' ? Math.min(best, value) : Math.max(best, value)))
-}
-
-function compare(operator: Operator, found: Json, value: Json): boolean {
-  if (operator === '==') return equal(found, value)
-  if (operator === '!=') return !equal(found, value)
-  const [a, b] = [number(found), number(value)]
-  const order = a !== undefined && b !== undefined ? a - b : typeof found === 'string' && typeof value === 'string' ? (found < value ? -1 : found > value ? 1 : 0) : undefined
-  if (order === undefined) return false
-  return operator === '>' ? order > 0 : operator === '>=' ? order >= 0 : operator === '<' ? order < 0 : order <= 0
-}
-
-/** Numbers and numeric texts are equal when their numbers are; everything else by its JSON. */
-function equal(found: Json, value: Json): boolean {
-  if (found === value) return true
-  if (typeof found === 'number' || typeof value === 'number') {
-    const [a, b] = [number(found), number(value)]
-    return a !== undefined && a === b
-  }
-  if (typeof found === 'boolean' && typeof value === 'string') return String(found) === value.toLowerCase()
-  return typeof found === 'object' && typeof value === 'object' && JSON.stringify(found) === JSON.stringify(value)
-}
-
-function number(value: Json): number | undefined {
-  if (typeof value === 'number') return value
-  return typeof value === 'string' && /^\s*-?\d+(\.\d+)?([eE][+-]?\d{1,3})?\s*$/.test(value.slice(0, 40)) && value.length <= 40 ? Number(value) : undefined
+/** Over the values that are no lists; undefined where there is nothing to take a mean, least or most of. */
+function aggregate(kind: Aggregate, document: Json, some: Reach): number | undefined {
+  let [count, numbers, sum, least, most] = [0, 0, 0, Infinity, -Infinity]
+  some(document, value => {
+    if (isList(value)) return false
+    count += 1
+    const number = numberOf(value)
+    if (number !== undefined) {
+      numbers += 1
+      sum += number
+      least = Math.min(least, number)
+      most = Math.max(most, number)
+    }
+    return false
+  })
+  if (kind === 'count') return count
+  if (kind === 'sum') return sum
+  if (numbers === 0) return undefined
+  return kind === 'avg' ? sum / numbers : kind === 'min' ? least : most
 }
 
 /** `*` stands for anything; a text without `*` may stand anywhere, as in AIOS. Linear: each piece is looked for once. */

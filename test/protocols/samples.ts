@@ -15,6 +15,8 @@ import { registryDigest, registryLog, registryPage, registryRecord } from '../..
 import { signed } from '../../protocols/signed.ts'
 import { keptPlan, stageOpen } from '../../protocols/stage.ts'
 import { blockRecord, componentManifest, policyRule, vdagSpec, assetRecord } from '../../protocols/specs.ts'
+import { annotation, storedSpec, storedTemplate } from '../../protocols/stores.ts'
+import { taskRecord } from '../../protocols/tasks.ts'
 
 const A = '12D3KooWAbCdEfGhJkLmNpQrStUvWxYz123456789abcdefghijkm'
 const B = '12D3KooWBbCdEfGhJkLmNpQrStUvWxYz123456789abcdefghijkm'
@@ -142,4 +144,8 @@ export const samples: Readonly<Record<string, Sample>> = {
   'metrics pull answer': { protocol: '/aios/metrics-pull/1', schema: metricsPull.response, value: { at: T, node: { nodeId: A, metrics: { resource: { node: { vcpu: { load1m: 0.5 } } } } }, instances: [{ block: 'classify', instance: 'in-a1b2', metrics: { tasks_processed: 3, latency: 0.25 } }], vdags: [{ vdag: 'v:1.0-stable', metrics: { inference_requests_total: 4 } }], left: 0 } },
   'policy rule': { protocol: 'policies', schema: policyRule, value: { policyRuleURI: 'lb:1.0-stable', name: 'lb', version: '1.0', releaseTag: 'stable', description: '', tags: [], code: CID, codeType: 'js_module_v1', settings: {}, parameters: {}, inputSchema: {}, outputSchema: {}, managementCommands: {}, author: A } },
   'asset': { protocol: 'assets', schema: assetRecord, value: { assetURI: 'w:1.0-stable', name: 'w', version: '1.0', releaseTag: 'stable', content: CID, size: 5, mediaType: 'text/plain', metadata: {}, tags: [], author: A } },
+  'stored spec': { protocol: 'specs', schema: storedSpec, value: { specURI: 's:1.0-stable', specType: 'block', name: 's', version: '1.0', releaseTag: 'stable', description: '', metadata: { team: 'x' }, tags: ['a'], data: { blockComponentURI: 'model.c:1.0.0-stable' }, author: A } },
+  'stored template': { protocol: 'templates', schema: storedTemplate, value: { templateURI: 't:1.0-stable', name: 't', version: '1.0', releaseTag: 'stable', description: '', metadata: {}, tags: [], data: { size: { type: 'number' } }, policyRuleURI: 'p:1.0-stable', author: A } },
+  'annotation': { protocol: 'annotations', schema: annotation, value: { fields: { tags: ['old'] } } },
+  'task': { protocol: 'tasks', schema: taskRecord, value: { task_id: 'task-1', task_type: 'block_allocation', action: 'createBlock', task_status: 'in_progress', task_create_timestamp: T, task_update_timestamp: T, task_status_data: null, task_data: { blockId: 'b' }, progress: { done: 1, total: 2, what: 'registered' }, owner: A, input: CID, subject: 'block b', key: 'k', replays: 'task-0' } },
 }

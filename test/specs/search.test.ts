@@ -2,7 +2,8 @@ import assert from 'node:assert/strict'
 import { MeshError } from '../../protocols/errors.ts'
 import type { JsonObject } from '../../src/specs/document.ts'
 import { compileCondition, parseFilter, parseQueries } from '../../src/specs/filter.ts'
-import { evaluate, parseSearch, type SearchSources } from '../../src/specs/search.ts'
+import { evaluate } from '../../src/specs/join.ts'
+import { parseSearch, type SearchSources } from '../../src/specs/search.ts'
 
 const specInvalid = (pattern: RegExp) => (error: unknown): boolean => error instanceof MeshError && error.code === 'SPEC_INVALID' && pattern.test(error.message)
 const condition = (value: JsonObject) => parseQueries({ clusterQuery: value }, 'clusterQuery').clusterQuery!

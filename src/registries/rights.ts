@@ -1,0 +1,31 @@
+import { refused, type Verdict } from '../../protocols/errors.ts'
+import type { PeerId } from '../../protocols/ids.ts'
+import type { Right } from '../../protocols/membership.ts'
+import type { RegistryName } from '../../protocols/registry.ts'
+
+type May = (peer: PeerId, right: Right) => Verdict<true>
+
+/** What a registry asks of whoever writes into it. */
+const RIGHT_TO_WRITE: Readonly<Record<RegistryName, Right>> = {
+  components: 'publish', policies: 'publish', vdags: 'publish', specs: 'publish', templates: 'publish', assets: 'publish', layers: 'publish', images: 'publish', annotations: 'publish', records: 'publish', replicas: 'publish', yanks: 'publish', stores: 'publish',
+  blocks: 'operate', services: 'operate', controllers: 'operate', clusters: 'operate', lifecycles: 'operate', members: 'join', tasks: 'join', nodes: 'operate', groups: 'operate', networks: 'operate',
+}
+
+/** Keys that begin with the peer whose they are: nobody else may claim them. */
+const PERSONAL: ReadonlySet<RegistryName> = new Set(['annotations', 'tasks', 'nodes'])
+/** Keys that nobody but their owner changes. */
+const OWNERS_ALONE: ReadonlySet<RegistryName> = new Set(['records', 'clusters', 'nodes', 'groups'])
+
+/** May this peer write this key at all? */
+export function mayWriteKey(may: May, writer: PeerId, registry: RegistryName, key: string): Verdict<true> {
+  const right = may(writer, RIGHT_TO_WRITE[registry])
+  if (!right.ok || !PERSONAL.has(registry) || key.startsWith(`${writer}/`)) return right
+  // A task whose peer is gone is closed by somebody.
+  return registry === 'tasks' ? may(writer, 'operate') : refused(`${registry} ${key.slice(0, 80)} is another peer's to write`)
+}
+
+/** May this peer change a key that another claimed? */
+export function mayOperateKey(may: May, writer: PeerId, registry: RegistryName, key: string): Verdict<true> {
+  if (OWNERS_ALONE.has(registry)) return refused(`${registry} ${key.slice(0, 80)} was made by another peer: only that one may change or remove it`)
+  return may(writer, 'operate')
+}
