@@ -51,8 +51,8 @@ type Parts = {
 export class Parser {
   readonly #ports: Pick<Ports, 'clock' | 'identity' | 'telemetry'>
   readonly #parts: Parts
-  /** Keys whose task began here a moment ago. */
-  readonly #keyed = new Map<string, Promise<Performed>>()
+  /** Requests with one key follow one another. */
+  readonly #keyed = new Map<string, Promise<void>>()
 
   constructor(ports: Pick<Ports, 'clock' | 'identity' | 'telemetry'>, parts: Parts) {
     this.#ports = ports
@@ -71,13 +71,20 @@ export class Parser {
     }
     const { key } = options
     if (key === undefined) return this.#begin(action, document, signal, options)
-    const underWay = this.#keyed.get(key)
-    if (underWay !== undefined) await underWay.catch(() => undefined)
+    const before = this.#keyed.get(key)
+    const doing = (before ?? Promise.resolve()).then(() => this.#once(key, action, document, signal, options))
+    const settled = doing.then(() => undefined, () => undefined)
+    this.#keyed.set(key, settled)
+    void settled.then(() => {
+      if (this.#keyed.get(key) === settled) this.#keyed.delete(key)
+    })
+    return doing
+  }
+
+  async #once(key: string, action: ActionName, document: Json, signal: AbortSignal, options: PerformOptions): Promise<Performed> {
     const before = await this.#parts.tasks.keyed(key)
     if (before !== undefined && before.task_status !== 'failed') return this.#same(before, action, document, signal)
-    const doing = this.#begin(action, document, signal, { ...options, replays: before?.task_id })
-    this.#keyed.set(key, doing)
-    return doing.finally(() => this.#keyed.delete(key))
+    return this.#begin(action, document, signal, { ...options, replays: before?.task_id })
   }
 
   /** Runs an action with a spec of the spec store; fields of `over` stand in for the spec's own. Throws NOT_FOUND, SPEC_INVALID. */

@@ -113,7 +113,7 @@ export class TaskBook {
 
   /** What the task was asked with. Throws NOT_FOUND, CONTENT_UNAVAILABLE. */
   async input(task: TaskRecord, signal: AbortSignal): Promise<Json> {
-    return task.input === undefined ? task.task_data : this.content(task.input, signal)
+    return task.input === undefined || task.task_data !== null ? task.task_data : this.content(task.input, signal)
   }
 
   content(cid: Cid, signal: AbortSignal): Promise<Json> {
