@@ -103,7 +103,7 @@ describe('a mesh of three real peers', function () {
       ['the logs of an unknown block', client.get('/mesh/blocks/none/logs'), /NOT_FOUND/, /none/],
       ['an unknown action', client.send('POST', '/api/frobnicate', {}), /NOT_FOUND/, /frobnicate/],
       ['a field there is not', client.send('POST', '/mesh/blocks', { spec: { blockComponentURI: component, minInstances: 1, maxInstances: 1, maxInstance: 2 } }), /SPEC_INVALID/, /maxInstance.*did you mean "maxInstances"/],
-      ['a template', client.send('POST', '/api/createvDAG', { header: { templateUri: 'mine:1-x' }, body: { spec: { values: vdag(['a'], []) } } }), /SPEC_INVALID/, /templateUri.*mine:1-x/],
+      ['a template', client.send('POST', '/api/createvDAG', { header: { templateUri: 'mine:1-x' }, body: { spec: { values: vdag(['a'], []) } } }), /NOT_FOUND/, /template is called mine:1-x/],
       ['a graph to try on a block that is not there', client.send('POST', '/api/createvDAG', { vdagName: 'tried', mode: 'dryRun', nodes: [{ nodeLabel: 'a', manualBlockId: 'nowhere' }] }), /GRAPH_INVALID/, /node "a".*nowhere/],
       ['a request with an unknown field', client.send('POST', '/v1/infer', { model: 'triage-report', data: {}, sesion: 'x' }), /BAD_INPUT/, /sesion/],
       ['a graph made up for one request that has no blocks', client.send('POST', '/v1/infer', { model: 'triage-report', data: {}, graph: {} }), /SPEC_INVALID/, /graph.*first-block/],
