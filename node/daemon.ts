@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto'
 import { mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { z } from 'zod'
+import manifest from '../package.json' with { type: 'json' }
 import { decode, encode } from '../protocols/codec.ts'
 import { MeshError, asMeshError, refused } from '../protocols/errors.ts'
 import { bytes, cid } from '../protocols/ids.ts'
@@ -16,6 +17,7 @@ import { openIdentity } from './adapters/identity.ts'
 import { openJournal } from './adapters/journal.ts'
 import { createLibp2pNetwork } from './adapters/libp2p.ts'
 import { createMachine } from './adapters/machine.ts'
+import { otlpOptions } from './adapters/otlp.ts'
 import { QuickjsSandbox } from './adapters/quickjs.ts'
 import { createRegistryStore } from './adapters/registry/store.ts'
 import { SystemClock, SystemRandom } from './adapters/system.ts'
@@ -46,6 +48,8 @@ export type UpOptions = {
   readonly relay: boolean
   readonly isolation: 'L0' | 'L1'
   readonly json: boolean
+  /** Base address of an OpenTelemetry collector, for traces; the standard variables of the environment otherwise. */
+  readonly otlp?: string | undefined
 }
 
 export type Daemon = {
@@ -84,10 +88,12 @@ export async function up(options: UpOptions, far: (network: Network) => Network 
 
 async function assemble(options: UpOptions, startedAt: number, closers: Closers, far: (network: Network) => Network): Promise<Daemon> {
   const { dataDir } = options
-  const telemetry = createTelemetry({ level: process.env['AIOS_LOG'] ?? 'info', destination: join(dataDir, 'daemon.log') })
+  const identity = openIdentity(join(dataDir, 'peer.key'))
+  const otlp = otlpOptions(options.otlp, process.env)
+  const telemetry = createTelemetry({ level: process.env['AIOS_LOG'] ?? 'info', destination: join(dataDir, 'daemon.log'), otlp: otlp === undefined ? undefined : { ...otlp, resource: { ...otlp.resource, 'service.instance.id': identity.peer, 'service.version': manifest.version } } })
+  closers.add('traces', () => telemetry.stop())
   const clock = new SystemClock()
   const random = new SystemRandom()
-  const identity = openIdentity(join(dataDir, 'peer.key'))
   const journal = openJournal(dataDir)
   closers.add('journal', () => journal[Symbol.asyncDispose]())
 

@@ -1,5 +1,6 @@
 import { z } from 'zod'
 import { json, peerId } from './ids.ts'
+import { traceparent } from './trace.ts'
 
 /** One LLM generation. Random, so that whoever holds it may reconnect with it. */
 export const sessionId = z.string().max(80).regex(/^gen-[a-z0-9]+$/)
@@ -51,6 +52,8 @@ export const generationRequest = z.object({
   form: answerForm.optional(),
   /** How many alternatives to report at each position. */
   topLogprobs: z.int().min(0).max(20).optional(),
+  /** The trace it is part of. Decides nothing. */
+  trace: traceparent.optional(),
 })
 export type GenerationRequest = z.infer<typeof generationRequest>
 

@@ -3,6 +3,7 @@ import { check, defineStream } from './codec.ts'
 import { MeshError } from './errors.ts'
 import { decodeFlat, encodeFlat } from './flat-cbor.ts'
 import { blockId, bytes, cid, epoch, instanceId, json, millis } from './ids.ts'
+import { traceparent } from './trace.ts'
 
 /** A file that travels with a packet: inline when small, by CID when large. */
 export const packetFile = z.object({
@@ -33,7 +34,9 @@ const call = z.object({
   deadlineMs: millis,
   /** Idempotency key: a host that has finished this key answers again without running again. */
   key: z.string().max(200).optional(),
-  trace: z.string().max(60).optional(),
+  trace: traceparent.optional(),
+  /** The caller gives answers on as they come: AIOS's blocks are told so (`is_ws`). */
+  streams: z.boolean().optional(),
   /** vDAG context for node policies and for `vdag::` sessions. */
   vdag: z.object({ uri: z.string().max(300), label: z.string().max(400), run: z.string().max(80) }).optional(),
   /** The body is the content of this file instead of the frame's. */

@@ -2,12 +2,15 @@ import { z } from 'zod'
 import { defineProtocol } from './codec.ts'
 import { bytes, cid, epoch, json, peerId, runId } from './ids.ts'
 import { signed } from './signed.ts'
+import { traceparent } from './trace.ts'
 
 /** What a coordinator journals, before it acts. Replaying a run's events rebuilds the run. */
 export const runEvent = z.discriminatedUnion('type', [
   z.object({ type: z.literal('began'), run: runId, key: z.string().max(200), vdag: z.string().max(300), plan: cid, input: cid, submitter: peerId, at: z.int(),
     /** Fingerprint of what was submitted, to tell a key that is used again for something else. */
-    asked: z.string().max(80).optional() }),
+    asked: z.string().max(80).optional(),
+    /** The trace it is part of. */
+    trace: traceparent.optional() }),
   z.object({ type: z.literal('coordinator'), peer: peerId, epoch, at: z.int() }),
   z.object({ type: z.literal('started'), label: z.string().max(400), attempt: z.int(), block: z.string().max(300), instance: z.string().max(80), host: peerId, at: z.int() }),
   z.object({ type: z.literal('finished'), label: z.string().max(400), attempt: z.int(), output: cid, host: peerId, ms: z.number(), at: z.int(),

@@ -4,6 +4,7 @@ import { MeshError } from './errors.ts'
 import { sessionId, stagePlan, type SessionId } from './generation.ts'
 import { blockId, epoch, instanceId } from './ids.ts'
 import { FrameReader, FrameWriter } from './stage-bytes.ts'
+import { traceparent } from './trace.ts'
 
 /** Tokens of a prompt that one prefix hash covers beyond the one before it. */
 export const PREFIX_BLOCK = 64
@@ -22,6 +23,7 @@ const open = z.object({
   known: z.int().nonnegative(),
   /** A chained hash for each full block of prompt tokens. */
   prefix: z.array(z.string().max(64)).max(16_384),
+  trace: traceparent.optional(),
 })
 export type StageOpen = z.infer<typeof open>
 

@@ -14,6 +14,8 @@ export type AiosPacket = {
   readonly ts: number
   readonly data: Json
   readonly files: readonly { readonly metadata: Json; readonly file_data: Uint8Array | undefined }[]
+  /** W3C trace context of the call, for whatever the block calls itself. */
+  readonly traceparent?: string
 }
 
 /** What `on_preprocess` makes of a packet and `on_data` is given. */
@@ -21,10 +23,12 @@ export class PreProcessResult {
   readonly packet: AiosPacket
   readonly extra_data: unknown
   readonly session_id: string
-  constructor(packet: AiosPacket, extra_data: unknown = {}, session_id: string = packet.session_id) {
-    this.packet = packet
-    this.extra_data = extra_data
-    this.session_id = session_id
+  /** `(packet, extra_data, session_id)`, or one object with these names, as Python names arguments. */
+  constructor(packet: AiosPacket | { readonly packet: AiosPacket; readonly extra_data?: unknown; readonly session_id?: string }, extra_data: unknown = {}, session_id?: string) {
+    const named = 'packet' in packet ? packet : { packet, extra_data, session_id }
+    this.packet = named.packet
+    this.extra_data = named.extra_data ?? {}
+    this.session_id = named.session_id ?? named.packet.session_id
   }
 }
 
@@ -36,7 +40,12 @@ export type AiosContext = Context & {
   readonly block_init_parameters: Fields
   readonly allocation_info: Context['allocationInfo']
   readonly side_cars: { push_to_sidecar(name: string, data: unknown): void; push_to_all_sidecars(data: unknown): void }
-  write_ws(output: unknown): Promise<void>
+  readonly events: Context['events'] & { push_event(name: string | { readonly event_name: string; readonly event_data?: unknown }, data?: unknown): void }
+  readonly block_path: string
+  readonly instance_path: string
+  readonly common_path: string
+  /** AIOS's `(session_id, data)`: to the caller whose call of that session is under way; with one argument, to the only caller there is. */
+  write_ws(session: unknown, data?: unknown): Promise<void>
 }
 
 /** Every callback may answer `[ok, value]`, the plain value, or a promise of either. */
@@ -51,19 +60,25 @@ export interface AiosBlock {
 export type AiosBlockClass = new (context: AiosContext) => AiosBlock
 
 export function fromAiosClass(Author: AiosBlockClass): BlockDefinition<AiosBlock> {
+  const callers = new Callers()
   return {
-    load: context => new Author(aiosContext(context)),
+    load: context => new Author(aiosContext(context, callers)),
     async preprocess(packet, context) {
-      const view = aiosPacket(packet)
+      const view = aiosPacket(packet, context.traceparent)
       const result = context.state.on_preprocess === undefined ? new PreProcessResult(view) : settle('on_preprocess', await context.state.on_preprocess(view))
       if (result === null || result === undefined) return undefined
       const results: readonly unknown[] = Array.isArray(result) ? result : [result]
       return results.map(one => asEntry(one, view))
     },
     async data(entry, context) {
-      const given = entry.extra instanceof PreProcessResult ? entry.extra : new PreProcessResult(aiosPacket(entry.packet), entry.extra, entry.sessionId)
-      const answer = await context.state.on_data(given, false)
-      return isIterator(answer) ? answer : settle('on_data', answer)
+      const given = entry.extra instanceof PreProcessResult ? entry.extra : new PreProcessResult(aiosPacket(entry.packet, context.traceparent), entry.extra, entry.sessionId)
+      const leave = callers.enter(given.session_id, output => context.stream(output))
+      try {
+        const answer = await context.state.on_data(given, context.streams)
+        return isIterator(answer) ? answer : settle('on_data', answer)
+      } finally {
+        leave()
+      }
     },
     async update(parameters, context) {
       return context.state.on_update === undefined ? undefined : settle('on_update', await context.state.on_update(parameters))
@@ -113,15 +128,33 @@ function isIterator(value: unknown): boolean {
   return value !== null && typeof value === 'object' && !Array.isArray(value) && (Symbol.asyncIterator in value || (Symbol.iterator in value && 'next' in value))
 }
 
-function aiosPacket(packet: Packet): AiosPacket {
-  return { session_id: packet.sessionId, seq_no: packet.seqNo, ts: packet.ts, data: packet.data, files: packet.files.map(file => ({ metadata: file.metadata, file_data: file.bytes })) }
+function aiosPacket(packet: Packet, traceparent: string | undefined): AiosPacket {
+  return { ...(traceparent === undefined ? {} : { traceparent }), session_id: packet.sessionId, seq_no: packet.seqNo, ts: packet.ts, data: packet.data, files: packet.files.map(file => ({ metadata: file.metadata, file_data: file.bytes })) }
 }
 
 function toPacketFile(file: AiosPacket['files'][number]): PacketFile {
   return { metadata: file.metadata, ...(file.file_data === undefined ? {} : { bytes: file.file_data }) }
 }
 
-function aiosContext(context: Context<undefined>): AiosContext {
+/** Knows who waits for what a class writes: its context is one for all calls. */
+class Callers {
+  readonly #streams: { readonly session: string; readonly stream: (output: unknown) => Promise<void> }[] = []
+
+  enter(session: string, stream: (output: unknown) => Promise<void>): () => void {
+    const caller = { session, stream }
+    this.#streams.push(caller)
+    return () => void this.#streams.splice(this.#streams.indexOf(caller), 1)
+  }
+
+  write(given: readonly unknown[]): Promise<void> {
+    const [session, data] = given
+    const caller = given.length > 1 ? this.#streams.findLast(one => one.session === session) : this.#streams.length === 1 ? this.#streams[0] : undefined
+    if (caller === undefined) throw new ComponentError(given.length > 1 ? `nobody waits for session ${String(session)}: write_ws works while on_data runs` : `${this.#streams.length} callers wait: write_ws(session_id, data) says which`)
+    return caller.stream(given.length > 1 ? data : session)
+  }
+}
+
+function aiosContext(context: Context<undefined>, callers: Callers): AiosContext {
   const names = {
     block_data: context.blockData,
     block_init_data: context.blockInitData,
@@ -129,7 +162,11 @@ function aiosContext(context: Context<undefined>): AiosContext {
     block_init_parameters: context.blockInitParameters,
     allocation_info: context.allocationInfo,
     side_cars: { push_to_sidecar: context.sideCars.push, push_to_all_sidecars: context.sideCars.pushAll },
-    write_ws: (output: unknown) => context.stream(output),
+    events: { ...context.events, push_event: (name: string | { readonly event_name: string; readonly event_data?: unknown }, data?: unknown) => (typeof name === 'string' ? context.events.push(name, data) : context.events.push(name.event_name, name.event_data)) },
+    block_path: context.blockPath,
+    instance_path: context.instancePath,
+    common_path: context.commonPath,
+    write_ws: async (...given: readonly unknown[]) => callers.write(given),
   }
   return Object.create(context, Object.getOwnPropertyDescriptors(names)) as AiosContext
 }

@@ -17,6 +17,8 @@ export type BlockStart = {
   readonly blockInitSettings: Fields
   readonly blockInitParameters: Fields
   readonly allocationInfo: { readonly gpus: readonly string[]; readonly node_id: string; readonly cluster_id: string; readonly instance_id: string }
+  /** Folders it may write in, where its manifest asks for disk: its own, and its block's, which instances on the same host share. */
+  readonly folders?: { readonly block: string; readonly instance: string }
 }
 
 /** Files of the bundle, by the path they were published under. */
@@ -47,6 +49,9 @@ export type Call = {
   readonly signal: AbortSignal
   /** Where in a vDAG run this call stands, when it does. */
   readonly vdag: Json
+  readonly traceparent?: string
+  /** The caller takes each answer as it comes. */
+  readonly streams?: boolean
 }
 
 /** What a block may use. The same object for its whole life; `signal`, `vdag` and `stream` belong to the current call. */
@@ -60,6 +65,12 @@ export interface Context<State = unknown> {
   readonly allocationInfo: BlockStart['allocationInfo']
   /** What `load` or `init` returned. */
   readonly state: State
+  /** Folder of the instance, which goes with it; empty text where there is none. */
+  readonly instancePath: string
+  /** Folder that the block's instances on this host share, for as long as its daemon runs. */
+  readonly blockPath: string
+  /** AIOS's folder of all blocks of a host. Here blocks of different authors share nothing: it is the block's. */
+  readonly commonPath: string
   readonly clock: BlockClock
   readonly metrics: Metrics
   readonly sessions: SessionsManager
@@ -71,6 +82,10 @@ export interface Context<State = unknown> {
   log(line: string): void
   readonly signal: AbortSignal
   readonly vdag: Json
+  /** W3C trace context of this call, for whatever the block calls itself. Undefined where the caller sent none and nobody collects traces. */
+  readonly traceparent: string | undefined
+  /** Whether the caller takes each answer as it comes: AIOS's `is_ws`. */
+  readonly streams: boolean
   /** Sends a result now, before `data` returns; resolves when the caller has taken it. */
   stream(output: unknown): Promise<void>
   /** AIOS's name for `stream`. */
@@ -93,6 +108,9 @@ export function createContext<State>(start: BlockStart, host: BlockHost, shared:
     blockInitSettings: start.blockInitSettings,
     blockInitParameters: start.blockInitParameters,
     allocationInfo: start.allocationInfo,
+    instancePath: start.folders?.instance ?? '',
+    blockPath: start.folders?.block ?? '',
+    commonPath: start.folders?.block ?? '',
     get parameters() { return shared.parameters },
     get state() { return shared.state },
     clock: host.clock,
@@ -118,6 +136,8 @@ export function createContext<State>(start: BlockStart, host: BlockHost, shared:
     log: line => host.log(line),
     signal: new AbortController().signal,
     vdag: null,
+    traceparent: undefined,
+    streams: false,
     stream: outside,
     writeWs: outside,
   }
@@ -125,7 +145,7 @@ export function createContext<State>(start: BlockStart, host: BlockHost, shared:
 
 /** The context of one call: everything shared, plus what is the call's own. */
 export function forCall<State>(context: Context<State>, call: Call, stream: (output: unknown) => Promise<void>): Context<State> {
-  const own = { signal: call.signal, vdag: call.vdag, stream, writeWs: stream }
+  const own = { signal: call.signal, vdag: call.vdag, traceparent: call.traceparent, streams: call.streams === true, stream, writeWs: stream }
   return Object.create(context, Object.getOwnPropertyDescriptors(own)) as Context<State>
 }
 

@@ -204,15 +204,15 @@ export class Actions {
     return { componentURI: draft.componentURI, cid }
   }
 
-  submit(vdag: string, input: Json, options: { readonly key?: string | undefined; readonly session?: string }): Promise<{ readonly run: RunId; readonly existing: boolean }> {
+  submit(vdag: string, input: Json, options: { readonly key?: string | undefined; readonly session?: string; readonly trace?: string | undefined }): Promise<{ readonly run: RunId; readonly existing: boolean }> {
     return this.submitPacket(vdag, { sessionId: options.session ?? '', seqNo: 0, ts: this.#ports.clock.unix() / 1_000, data: input, files: [] }, options)
   }
 
   /** As `submit`, a packet with its session and files. Throws what the vDAG's controllers say too: RATE_LIMITED, NO_INSTANCE. */
-  async submitPacket(vdag: string, packet: Packet, options: { readonly key?: string | undefined }): Promise<{ readonly run: RunId; readonly existing: boolean }> {
+  async submitPacket(vdag: string, packet: Packet, options: { readonly key?: string | undefined; readonly trace?: string | undefined }): Promise<{ readonly run: RunId; readonly existing: boolean }> {
     this.#need('join')
     await this.#gate.enter(vdag, packet, () => this.#controllers.configOf(vdag))
-    return this.#runs.submit({ vdagUri: vdag, input: packet, submitter: this.#ports.identity.peer, ...(options.key === undefined ? {} : { key: options.key }) })
+    return this.#runs.submit({ vdagUri: vdag, input: packet, submitter: this.#ports.identity.peer, ...(options.key === undefined ? {} : { key: options.key }), ...(options.trace === undefined ? {} : { trace: options.trace }) })
   }
 
   stewardOf(block: BlockId): PeerId | undefined {

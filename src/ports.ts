@@ -201,10 +201,13 @@ export interface StageRunner {
   load(): { readonly sessions: number; readonly freeTokens: number; readonly waiting: number }
 }
 
+/** What an instance is told of whoever calls it: W3C's `traceparent`, and whether answers are given on as they come. */
+export type CallerFacts = { readonly trace?: string; readonly streams?: boolean }
+
 /** One running copy, outside the daemon's process. */
 export interface RunningInstance extends AsyncDisposable {
   /** Yields one packet or more (streaming); throws MeshError COMPONENT_ERROR (terminal) or INSTANCE_FAILED (retryable). */
-  infer(packet: Packet, signal: AbortSignal, vdag?: Json): AsyncIterable<Packet>
+  infer(packet: Packet, signal: AbortSignal, vdag?: Json, caller?: CallerFacts): AsyncIterable<Packet>
   health(signal: AbortSignal): Promise<Health>
   management(action: string, data: Json, signal: AbortSignal): Promise<Json>
   update(parameters: Json, signal: AbortSignal): Promise<Json>
@@ -286,12 +289,22 @@ export interface Machine {
   counters?(): HostCounters
 }
 
+/** One piece of work in a trace, under way. */
+export type TraceSpan = {
+  /** For whoever does a part of it: W3C's `traceparent` naming this span. Undefined where there is no trace. */
+  readonly traceparent: string | undefined
+  /** Counts once. `failure` says what went wrong. */
+  end(failure?: string, attributes?: Readonly<Record<string, string | number | boolean>>): void
+}
+
 export interface Telemetry {
   count(metric: string, labels?: Readonly<Record<string, string>>, by?: number): void
   gauge(metric: string, value: number, labels?: Readonly<Record<string, string>>): void
   observe(metric: string, value: number, labels?: Readonly<Record<string, string>>): void
   /** Structured: a fixed name and fields, no message. */
   event(level: 'debug' | 'info' | 'warn' | 'error', name: string, fields: Readonly<Record<string, unknown>>): void
+  /** Begins a span below `parent` (a W3C `traceparent`), or a trace of its own. Only where spans are collected: see `lib/trace-span.ts`. */
+  span?(name: string, kind: 'server' | 'client' | 'internal', parent: string | undefined, attributes: Readonly<Record<string, string | number | boolean>>): TraceSpan
 }
 
 export interface Ports {

@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto'
 import { mkdirSync, rmSync } from 'node:fs'
 import { mkdir, rm } from 'node:fs/promises'
 import { createRequire } from 'node:module'
@@ -46,9 +47,11 @@ export function createBackend(options: BackendOptions): Backend {
       const folder = join(dir, instance)
       const bundle = join(folder, 'bundle')
       const scratch = join(folder, 'scratch')
+      const shared = join(dir, 'blocks', sharedName(request.block))
       await rm(folder, { recursive: true, force: true })
       await mkdir(bundle, { recursive: true, mode: 0o700 })
       await mkdir(scratch, { recursive: true, mode: 0o700 })
+      await mkdir(shared, { recursive: true, mode: 0o700 })
       const clean = async () => {
         await rm(folder, { recursive: true, force: true, maxRetries: 3 })
         await shelf.release(manifest.files)
@@ -61,15 +64,15 @@ export function createBackend(options: BackendOptions): Backend {
       }
       const { needs } = request.block
       const running = new SupervisedInstance({
-        ...instanceCommand(isolation, { bundle, scratch, memoryMb: needs.memoryMb, spareMb: spareMb(request), diskMb: needs.diskMb, gpus: request.gpus, cpuSeconds: cpuSeconds(request.block), largePages: manifest.runtime.name === 'llm', compileCache }),
+        ...instanceCommand(isolation, { bundle, scratch, shared, memoryMb: needs.memoryMb, spareMb: spareMb(request), diskMb: needs.diskMb, gpus: request.gpus, cpuSeconds: cpuSeconds(request.block), largePages: manifest.runtime.name === 'llm', compileCache }),
         cwd: scratch,
-        limits: { memoryMb: needs.memoryMb + RUNTIME_MB, diskMb: needs.diskMb, scratch },
+        limits: { memoryMb: needs.memoryMb + RUNTIME_MB, diskMb: needs.diskMb, folders: [scratch, shared] },
       }, options.clock, hooksFor(options, request))
       void running.exited.then(async ({ because, crashed }) => {
         telemetry.event(crashed ? 'warn' : 'info', 'instance_exited', { instance, block: request.block.blockId, because, crashed })
         await clean()
       })
-      return await becomeReady(running, await configOf(request, bundle, options.machine), signal)
+      return await becomeReady(running, await configOf(request, bundle, needs.diskMb > 0 ? { instance: scratch, block: shared } : undefined, options.machine), signal)
     },
   }
 }
@@ -84,7 +87,7 @@ async function becomeReady(running: SupervisedInstance, config: InstanceConfig, 
   }
 }
 
-async function configOf(request: InstanceStart, bundle: string, machine: Pick<Machine, 'probe'>): Promise<InstanceConfig> {
+async function configOf(request: InstanceStart, bundle: string, folders: InstanceConfig['folders'], machine: Pick<Machine, 'probe'>): Promise<InstanceConfig> {
   const { block, manifest, gpus } = request
   const probed = gpus.length === 0 ? undefined : (await machine.probe()).runtimes.find(runtime => runtime.name === manifest.runtime.name)
   return {
@@ -93,6 +96,7 @@ async function configOf(request: InstanceStart, bundle: string, machine: Pick<Ma
     blockInitSettings: block.initSettings,
     blockInitParameters: block.parameters,
     allocationInfo: { gpus, node_id: request.peer, cluster_id: request.clusterId, instance_id: request.instance },
+    ...(folders === undefined ? {} : { folders }),
     runtime: manifest.runtime,
     bundle,
     files: manifest.files.map(file => file.path),
@@ -117,6 +121,11 @@ function hooksFor(options: BackendOptions, request: InstanceStart): ConstructorP
 /** A stage sets places for keys and values aside before it fills them, and at times two for the same. V8 does not survive that being refused. */
 function spareMb({ manifest, block }: InstanceStart): number {
   return manifest.runtime.name === 'llm' ? block.needs.memoryMb : 0
+}
+
+/** Whoever takes a block's name later, or publishes another component under it, finds nothing of it. */
+function sharedName({ blockId, owner, component }: BlockRecord): string {
+  return createHash('sha256').update(JSON.stringify([blockId, owner, component])).digest('hex').slice(0, 40)
 }
 
 /** `initSettings.cpuSeconds`: processor time after which the kernel ends the instance; 0 or absent: no such limit. */

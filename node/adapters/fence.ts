@@ -29,6 +29,8 @@ export type FenceOrder = {
 export type FenceRequest = {
   readonly bundle: string
   readonly scratch: string
+  /** Folder that the block's instances share. */
+  readonly shared: string
   readonly memoryMb: number
   /** Memory that may be set aside beyond that, as long as it is not used. */
   readonly spareMb?: number
@@ -102,17 +104,17 @@ function environment({ scratch, gpus, compileCache, largePages = false }: FenceR
   }
 }
 
-function paths({ bundle, scratch, diskMb, gpus, compileCache, largePages = false }: FenceRequest): Pick<FenceOrder, 'read' | 'execute' | 'write' | 'devices'> {
+function paths({ bundle, scratch, shared, diskMb, gpus, compileCache, largePages = false }: FenceRequest): Pick<FenceOrder, 'read' | 'execute' | 'write' | 'devices'> {
   const withGpus = gpus.length > 0
   return {
     read: [
-      bundle, scratch, compileCache, ...runtimeCode(), ...libraries(),
+      bundle, scratch, shared, compileCache, ...runtimeCode(), ...libraries(),
       '/dev/zero', '/dev/urandom', '/proc/cpuinfo', '/proc/meminfo', '/proc/self/stat', '/proc/self/statm', '/sys/devices/system/cpu', '/usr/share/zoneinfo',
       ...(largePages ? [LARGE_PAGES] : []),
       ...(withGpus ? ['/proc/driver/nvidia', '/proc/devices', '/proc/self', '/sys/bus/pci', '/sys/devices', '/sys/class/drm', '/sys/module/nvidia', '/usr/share/vulkan', '/etc/vulkan', '/usr/local/cuda', '/usr/local/nvidia'] : []),
     ],
     execute: [process.execPath, ...loaders()],
-    write: diskMb > 0 ? [scratch] : [],
+    write: diskMb > 0 ? [scratch, shared] : [],
     devices: ['/dev/null', ...(withGpus ? ['/dev/nvidiactl', '/dev/nvidia-uvm', '/dev/nvidia-uvm-tools', '/dev/nvidia-caps', '/dev/dri', '/dev/kfd', ...nvidiaDevices()] : [])],
   }
 }

@@ -10,7 +10,7 @@ const PAGE = 4_096
 const TICK_MS = 10
 const MB = 1_048_576
 
-export type WatchLimits = { readonly memoryMb: number; readonly diskMb: number; readonly scratch: string }
+export type WatchLimits = { readonly memoryMb: number; readonly diskMb: number; readonly folders: readonly string[] }
 
 /** Measures a process and says when it is over what it was given. Everywhere but on Linux it measures nothing. */
 export class Watch {
@@ -50,7 +50,7 @@ export class Watch {
     }
     if (this.#memoryMb > limits.memoryMb) return `it used ${Math.round(this.#memoryMb)} MB of memory; its limit is ${limits.memoryMb} MB`
     if (limits.diskMb > 0 && this.#rounds++ % DISK_EVERY === 0) {
-      const usedMb = await folderMb(limits.scratch)
+      const usedMb = (await Promise.all(limits.folders.map(folderMb))).reduce((sum, mb) => sum + mb, 0)
       if (usedMb > limits.diskMb) return `it filled ${Math.round(usedMb)} MB of disk; its limit is ${limits.diskMb} MB`
     }
     return undefined

@@ -6,7 +6,7 @@ import { asMeshError, MeshError, type ErrorCode } from '../../protocols/errors.t
 import type { Json } from '../../protocols/ids.ts'
 import { packet as packetSchema, type Packet } from '../../protocols/invoke.ts'
 import { stageSpec } from '../../protocols/stage-file.ts'
-import type { Clock, Health, RunningInstance } from '../../src/ports.ts'
+import type { CallerFacts, Clock, Health, RunningInstance } from '../../src/ports.ts'
 import { decodeBody, encodeFrame, FRAME_BYTES, FrameReader, OUTPUT_WINDOW, type Frame, type Hook, type InstanceConfig, type Order } from '../instance/frames.ts'
 import { FENCE_FAILED } from './fence.ts'
 import { InstanceStage } from './instance-stage.ts'
@@ -101,8 +101,8 @@ export class SupervisedInstance implements RunningInstance {
     }
   }
 
-  async *infer(packet: Packet, signal: AbortSignal, vdag: Json = null): AsyncGenerator<Packet, void, undefined> {
-    for await (const body of this.#call('infer', '', packet, vdag, signal)) yield this.#believed(() => check(packetSchema, body, 'answer of the instance'))
+  async *infer(packet: Packet, signal: AbortSignal, vdag: Json = null, caller: CallerFacts = {}): AsyncGenerator<Packet, void, undefined> {
+    for await (const body of this.#call('infer', '', packet, vdag, signal, caller)) yield this.#believed(() => check(packetSchema, body, 'answer of the instance'))
   }
 
   async health(signal: AbortSignal): Promise<Health> {
@@ -149,7 +149,7 @@ export class SupervisedInstance implements RunningInstance {
     throw new MeshError('INSTANCE_FAILED', `the instance ended its ${method} without an answer`)
   }
 
-  async *#call(method: 'infer' | 'health' | 'management' | 'update', action: string, body: unknown, vdag: Json, signal: AbortSignal): AsyncGenerator<unknown, void, undefined> {
+  async *#call(method: 'infer' | 'health' | 'management' | 'update', action: string, body: unknown, vdag: Json, signal: AbortSignal, { trace, streams }: CallerFacts = {}): AsyncGenerator<unknown, void, undefined> {
     if (signal.aborted) throw abortError(signal)
     if (this.#gone !== undefined) throw this.#failure(this.#gone)
     if (this.#calls.size >= CALLS) throw new MeshError('OVERLOADED', `${CALLS} calls are already under way in this instance`)
@@ -159,7 +159,7 @@ export class SupervisedInstance implements RunningInstance {
     this.#calls.set(callId, call)
     signal.addEventListener('abort', give, { once: true })
     try {
-      this.#send({ kind: 'call', id: callId, method, action, vdag }, body)
+      this.#send({ kind: 'call', id: callId, method, action, vdag, ...(trace === undefined ? {} : { trace }), ...(streams === undefined ? {} : { streams }) }, body)
       for (let next = await call.next(); next !== undefined; next = await call.next()) {
         const bytes = next
         yield this.#believed(() => decodeBody(bytes))

@@ -10,6 +10,7 @@ import type { Packet } from '../../protocols/invoke.ts'
 import type { Peer } from '../../src/peer.ts'
 import { dataFrom, packetFrom, type Target } from '../../src/inference/inference.ts'
 import { sameToken } from './guard.ts'
+import { checked } from './trace-door.ts'
 
 const PROTO = fileURLToPath(new URL('../../protocols/proto/inference.proto', import.meta.url))
 /** As the HTTP door; gRPC's own limit of 4 MiB is too little for pictures. */
@@ -42,7 +43,7 @@ export function grpcServices({ peer, token }: GrpcOptions): GrpcServices {
   const add = (service: string, answer: (request: unknown, metadata: Metadata, life: Life) => Promise<object>): void => {
     const implementation: UntypedServiceImplementation = {
       infer: (call: ServerUnaryCall<unknown, object>, reply: sendUnaryData<object>) => {
-        const life = lifeOf(call)
+        const life = { ...lifeOf(call), trace: checked(call.metadata.get('traceparent').map(String)[0]) }
         Promise.resolve().then(() => {
           if (token !== undefined) admit(call.metadata, token)
           return answer(call.request, call.metadata, life)
@@ -81,10 +82,10 @@ export function grpcServices({ peer, token }: GrpcOptions): GrpcServices {
   }
 }
 
-type Life = { readonly deadlineMs: number; readonly signal: AbortSignal }
+type Life = { readonly deadlineMs: number; readonly signal: AbortSignal; readonly trace: string | undefined }
 
 /** A call lives until its client's deadline or until the client leaves. */
-function lifeOf(call: ServerUnaryCall<unknown, object>): Life {
+function lifeOf(call: ServerUnaryCall<unknown, object>): Omit<Life, 'trace'> {
   const controller = new AbortController()
   call.on('cancelled', () => controller.abort(new MeshError('CANCELLED', 'the caller left')))
   const deadline = call.getDeadline()

@@ -7,6 +7,7 @@ import type { Packet } from '../../protocols/invoke.ts'
 import { dataFrom, packetFrom, type InferOptions, type Target } from '../../src/inference/inference.ts'
 import type { GatewayParts } from './server.ts'
 import { body } from './request-body.ts'
+import { traceOf } from './trace-door.ts'
 
 const DEADLINE_MS = 60_000
 export const STREAM_PATH = '/v1/stream'
@@ -57,7 +58,7 @@ export function targetOf({ model, graph, selection_query: search }: InferRequest
 export function addInferRoutes(app: Hono, { peer }: GatewayParts): void {
   const answer = async (context: Context, asked: InferRequest, files: Packet['files']): Promise<Response> => {
     const ts = asked.ts ?? peer.ports.clock.unix() / 1_000
-    const options: InferOptions = { deadlineMs: asked.deadline_ms, signal: context.req.raw.signal, key: asked.key }
+    const options: InferOptions = { deadlineMs: asked.deadline_ms, signal: context.req.raw.signal, key: asked.key, trace: traceOf(context) }
     const target = targetOf(asked)
     const { request, packets, run } = await peer.inference.infer(target, packetFrom({ sessionId: asked.session_id, seqNo: asked.seq_no, ts, data: asked.data, files }), options)
     const shared = { success: true, request_id: request, session_id: asked.session_id, seq_no: asked.seq_no, ts }

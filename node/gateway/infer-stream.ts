@@ -5,6 +5,7 @@ import { asMeshError, MeshError } from '../../protocols/errors.ts'
 import type { Peer } from '../../src/peer.ts'
 import { packetFrom } from '../../src/inference/inference.ts'
 import type { Knock } from './guard.ts'
+import { checked } from './trace-door.ts'
 import { inferRequest, STREAM_PATH, targetOf, type InferRequest } from './infer-routes.ts'
 
 const MESSAGE_BYTES = 16 * 1_048_576
@@ -28,7 +29,7 @@ export function openInferStreams(server: Server, peer: Peer, admit: (knock: Knoc
       const { httpStatus, code, message } = asMeshError(error)
       return socket.end(`HTTP/1.1 ${httpStatus} ${code}\r\ncontent-type: application/json\r\nconnection: close\r\n\r\n${JSON.stringify({ success: false, error: { code, message } })}\n`)
     }
-    sockets.handleUpgrade(request, socket, head, connection => serve(connection, peer))
+    sockets.handleUpgrade(request, socket, head, connection => serve(connection, peer, headerOf(request, 'traceparent')))
     return undefined
   })
   return {
@@ -39,7 +40,8 @@ export function openInferStreams(server: Server, peer: Peer, admit: (knock: Knoc
   }
 }
 
-function serve(connection: WebSocket, peer: Peer): void {
+/** A message's own `traceparent` comes before that of the connection. */
+function serve(connection: WebSocket, peer: Peer, parent: string | undefined): void {
   const gone = new AbortController()
   let pending = 0
   let kept: Partial<InferRequest> = {}
@@ -55,7 +57,8 @@ function serve(connection: WebSocket, peer: Peer): void {
     const answer = async (): Promise<void> => {
       if (pending >= AT_ONCE) throw new MeshError('OVERLOADED', `${AT_ONCE} requests of this connection are under way: wait for answers`)
       const said = read(String(data))
-      const { connect, ...fields } = said
+      const { connect, traceparent, ...fields } = said
+      const trace = checked(typeof traceparent === 'string' ? traceparent : parent)
       const asked = check(inferRequest, { ...kept, ...fields }, 'request', 'BAD_INPUT')
       about = { session_id: asked.session_id, seq_no: asked.seq_no }
       const target = targetOf(asked)
@@ -66,7 +69,7 @@ function serve(connection: WebSocket, peer: Peer): void {
       pending += 1
       try {
         const packet = packetFrom({ sessionId: asked.session_id, seqNo: asked.seq_no, ts: asked.ts ?? peer.ports.clock.unix() / 1_000, data: asked.data, files: [] })
-        for await (const event of peer.inference.stream(target, packet, { deadlineMs: asked.deadline_ms, signal: gone.signal, key: asked.key })) {
+        for await (const event of peer.inference.stream(target, packet, { deadlineMs: asked.deadline_ms, signal: gone.signal, key: asked.key, trace })) {
           say('run' in event ? { ...about, run: event.run } : { ...about, ts: event.packet.ts, data: event.packet.data })
         }
         say({ ...about, last: true })

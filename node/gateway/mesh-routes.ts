@@ -8,6 +8,7 @@ import { ALL_RIGHTS } from '../../src/trust/capability.ts'
 import type { GatewayParts } from './server.ts'
 import { body, lines } from './request-body.ts'
 import { runView } from './run-view.ts'
+import { traceOf } from './trace-door.ts'
 
 const CALL_MS = 10_000
 const WAIT_READY_MS = 120_000
@@ -149,7 +150,7 @@ export function addMeshRoutes(app: Hono, parts: GatewayParts): void {
   app.get('/mesh/vdags/:uri', async context => context.json((await catalogue.vdag(context.req.param('uri'), AbortSignal.timeout(CALL_MS))).spec))
   app.post('/mesh/runs', async context => {
     const asked = await body(context, z.object({ vdag: z.string(), input: json, key: z.string().min(1).max(200).optional(), session: z.string().max(300).default('') }))
-    return context.json(await actions.submit(asked.vdag, asked.input, { key: asked.key, session: asked.session }))
+    return context.json(await actions.submit(asked.vdag, asked.input, { key: asked.key, session: asked.session, trace: traceOf(context) }))
   })
   app.get('/mesh/runs', async context => context.json(await runs.list()))
   app.get('/mesh/runs/:run', async context => context.json(await runView(peer, context.req.param('run'), AbortSignal.timeout(CALL_MS))))

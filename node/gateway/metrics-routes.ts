@@ -1,8 +1,10 @@
 import type { Context, Hono } from 'hono'
 import { MeshError } from '../../protocols/errors.ts'
-import { blockId, type BlockId } from '../../protocols/ids.ts'
+import { blockId, json, type BlockId, type Json } from '../../protocols/ids.ts'
 import { aggregate } from '../../src/metrics/aggregate.ts'
 import { isJsonObject, type JsonObject } from '../../src/lib/json.ts'
+import { mongoQuery } from '../../src/specs/mongo.ts'
+import { body } from './request-body.ts'
 import type { GatewayParts } from './server.ts'
 
 /**
@@ -56,9 +58,24 @@ export function addMetricsRoutes(app: Hono, parts: GatewayParts): void {
       app.get(`${prefix}/${path}/aggregate`, async context => found(context, together(path, await all())))
       // In a cluster of AIOS's, `/cluster` is that cluster; of the whole network, all of them.
       app.get(`${prefix}/${path}`, async context => found(context, path === 'cluster' && prefix === '' ? await metrics.cluster(view.ad(view.self)?.cluster ?? '') : await all()))
+      app.post(`${prefix}/${path}/query`, async context => {
+        const test = mongoQuery(asWritten(await body(context, json)))
+        return found(context, (await all()).filter(test))
+      })
+      app.post(`${prefix}/${path}/aggregate`, async context => {
+        const test = mongoQuery(asWritten(await body(context, json)))
+        return found(context, together(path, (await all()).filter(test)))
+      })
       app.get(`${prefix}/${path}/:id`, async context => found(context, await one(idOf(context))))
     }
   }
+}
+
+/** AIOS's samples ask for `load_15m` where its documents say `load15m`. */
+function asWritten(filter: Json): Json {
+  if (Array.isArray(filter)) return filter.map(asWritten)
+  if (!isJsonObject(filter)) return filter
+  return Object.fromEntries(Object.entries(filter).map(([key, value]) => [key.replace(/\bload_(\d+)m\b/g, 'load$1m'), asWritten(value)]))
 }
 
 /** All documents as one: what is inside a block's instances is aggregated there already. */

@@ -25,6 +25,7 @@ import { addModelRoutes } from './model-routes.ts'
 import { openInferenceDoor } from './open-inference/open-inference-routes.ts'
 import { refuseOpenAi } from './openai/failure.ts'
 import { openAiDoor } from './openai/openai-routes.ts'
+import { traceDoor } from './trace-door.ts'
 
 const OPENAI = /^\/v1\/(?:chat|completions|embeddings|models|tokenize|detokenize)(?:\/|$)/
 const BODY_BYTES = 64 * 1_048_576
@@ -47,6 +48,7 @@ export async function openGateway(parts: Omit<GatewayParts, 'url'>, at: string):
   })
   const full: GatewayParts = { ...parts, url: () => url }
   addAssetUpload(app, full)
+  app.use(traceDoor(parts.peer.ports.telemetry))
   app.use(bodyLimit({ maxSize: BODY_BYTES, onError: context => refuse(context, new MeshError('MESSAGE_TOO_LARGE', `a request may have ${BODY_BYTES} bytes: send larger inputs as assets`)) }))
   addMeshRoutes(app, full)
   addMetricsRoutes(app, full)

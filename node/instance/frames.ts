@@ -30,7 +30,7 @@ export type InstanceConfig = BlockStart & {
 
 export type Order =
   | { readonly kind: 'start' }
-  | { readonly kind: 'call'; readonly id: number; readonly method: 'infer' | 'management' | 'update' | 'health'; readonly action: string; readonly vdag: Json }
+  | { readonly kind: 'call'; readonly id: number; readonly method: 'infer' | 'management' | 'update' | 'health'; readonly action: string; readonly vdag: Json; readonly trace?: string; readonly streams?: boolean }
   | { readonly kind: 'credit'; readonly id: number }
   | { readonly kind: 'cancel'; readonly id: number }
   | { readonly kind: 'policy'; readonly id: number; readonly failure: string | null }

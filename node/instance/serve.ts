@@ -112,7 +112,7 @@ export class InstanceServer {
     if (order.method === 'health') return this.#report({ kind: 'output', id: order.id }, await runner.health())
     if (order.method === 'update') return this.#report({ kind: 'output', id: order.id }, await runner.update(fieldsOf(input as Json)))
     if (order.method === 'management') return this.#report({ kind: 'output', id: order.id }, await runner.management(order.action, input as Json))
-    for await (const packet of runner.infer(input as Packet, { signal: call.abort.signal, vdag: order.vdag })) {
+    for await (const packet of runner.infer(input as Packet, { signal: call.abort.signal, vdag: order.vdag, streams: order.streams === true, ...(order.trace === undefined ? {} : { traceparent: order.trace }) })) {
       while (call.credit === 0 && !call.abort.signal.aborted) await new Promise<void>(resolve => { call.wake = resolve })
       call.abort.signal.throwIfAborted()
       call.credit--

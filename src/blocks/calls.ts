@@ -5,6 +5,7 @@ import type { Json, Millis, PeerId } from '../../protocols/ids.ts'
 import type { Right } from '../../protocols/membership.ts'
 import type { BlockRecord } from '../../protocols/specs.ts'
 import { isJsonObject, toJson } from '../lib/json.ts'
+import { failureText, traceSpan } from '../lib/trace-span.ts'
 import type { Ports, Stream } from '../ports.ts'
 import type { ContractBook } from '../roles.ts'
 import { pack, unpackJson, unpackPacket, type Body } from './bodies.ts'
@@ -54,8 +55,17 @@ export class Calls {
   async * infer(call: Call, packet: Packet, signal: AbortSignal): AsyncGenerator<Packet> {
     this.#fence(call)
     const vdag = call.vdag === undefined ? undefined : toJson(call.vdag)
-    if (call.key === undefined) yield * this.#instances.infer(call.instance, packet, signal, vdag)
-    else yield * await this.#keyed.answer(`${call.block}\0${call.key}`, askedOf(call, packet), lasting(call), signal, life => this.#instances.infer(call.instance, packet, life, vdag))
+    const served = traceSpan(this.#ports.telemetry, `serve ${call.block}`, 'server', call.trace, { block: call.block, instance: call.instance })
+    const caller = { ...(served.traceparent === undefined ? {} : { trace: served.traceparent }), ...(call.streams === undefined ? {} : { streams: call.streams }) }
+    try {
+      if (call.key === undefined) yield * this.#instances.infer(call.instance, packet, signal, vdag, caller)
+      else yield * await this.#keyed.answer(`${call.block}\0${call.key}`, askedOf(call, packet), lasting(call), signal, life => this.#instances.infer(call.instance, packet, life, vdag, caller))
+    } catch (error) {
+      served.end(failureText(error))
+      throw error
+    } finally {
+      served.end()
+    }
   }
 
   /** The other methods: JSON in, JSON out. */

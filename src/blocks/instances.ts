@@ -6,7 +6,7 @@ import type { BlockId, ContractId, InstanceId, Json, Millis } from '../../protoc
 import type { Contract } from '../../protocols/placement.ts'
 import type { BlockRecord, ComponentManifest } from '../../protocols/specs.ts'
 import { isJsonObject, toJson } from '../lib/json.ts'
-import type { Ports, RunningInstance, StageRunner } from '../ports.ts'
+import type { CallerFacts, Ports, RunningInstance, StageRunner } from '../ports.ts'
 import type { Catalogue, InstanceHost, PolicyCalls } from '../roles.ts'
 import { AdmissionQueue } from './admission-queue.ts'
 import { CallRecord } from './call-record.ts'
@@ -195,7 +195,7 @@ export class Instances implements InstanceHost {
   }
 
   /** Runs one packet. Throws OVERLOADED at once when the queue is full, NO_INSTANCE, COMPONENT_ERROR, INSTANCE_FAILED. */
-  async * infer(instance: InstanceId, packet: Packet, signal: AbortSignal, vdag: Json | undefined): AsyncGenerator<Packet> {
+  async * infer(instance: InstanceId, packet: Packet, signal: AbortSignal, vdag: Json | undefined, caller: CallerFacts): AsyncGenerator<Packet> {
     const { entry, running } = this.#ready(instance)
     const { clock, telemetry } = this.#ports
     using call = span([signal, entry.stopping.signal])
@@ -204,7 +204,7 @@ export class Instances implements InstanceHost {
     const began = clock.monotonic()
     let answered = false
     try {
-      yield * running.infer(packet, call.signal, vdag)
+      yield * running.infer(packet, call.signal, vdag, caller)
       entry.record.served(arrived)
       answered = true
       const ms = clock.monotonic() - began

@@ -6,6 +6,7 @@ import type { BlockRecord } from '../../protocols/specs.ts'
 import { Backoff } from '../lib/backoff.ts'
 import { Lru } from '../lib/lru.ts'
 import { isJsonObject, toJson } from '../lib/json.ts'
+import { failureText, traceSpan } from '../lib/trace-span.ts'
 import type { Health, Ports, Random } from '../ports.ts'
 import type { CallOptions, Catalogue, Invoker, MeshView, MetricsSource, PolicyCalls } from '../roles.ts'
 import { namedInstance, pickInstance, type Candidate } from './balance.ts'
@@ -96,10 +97,11 @@ export class BlockInvoker implements Invoker {
     while (true) {
       const chosen = await this.#queued(search)
       let answered = false
+      const called = traceSpan(telemetry, `call ${block}`, 'client', options.trace, { block, instance: chosen.ad.instance, host: chosen.host, tried: search.tried.size })
       try {
         options.onInstance?.(chosen.ad.instance, chosen.host)
         const outputs: Packet[] = []
-        for await (const output of this.#attempt(chosen, search, options, ends - clock.monotonic())) {
+        for await (const output of this.#attempt(chosen, search, called.traceparent === undefined ? options : { ...options, trace: called.traceparent }, ends - clock.monotonic())) {
           if (options.whole === true) {
             if (outputs.push(output) > WHOLE_BOUND) throw new MeshError('COMPONENT_ERROR', `an answer taken whole may have at most ${WHOLE_BOUND} packets: stream it`)
             continue
@@ -111,6 +113,7 @@ export class BlockInvoker implements Invoker {
         yield * outputs
         return
       } catch (error) {
+        called.end(failureText(error))
         if (search.signal.aborted) throw search.signal.reason
         const failure = asMeshError(error)
         search.failure = failure
@@ -124,6 +127,7 @@ export class BlockInvoker implements Invoker {
         // Out of time: the next choice says so, with what went wrong until then.
         await this.#counted(search, clock.sleep(pauseMs, search.signal).catch(() => undefined))
       } finally {
+        called.end()
         this.#giveBack(chosen)
       }
     }
@@ -350,10 +354,10 @@ function unknownBlock(block: BlockId): MeshError {
   return new MeshError('NOT_FOUND', `no block is called ${block}: \`aios block list\` shows those there are`)
 }
 
-function header(chosen: Candidate, block: BlockId, method: Call['method'], { key, trace, vdag }: CallOptions, leftMs: Millis): Call {
+function header(chosen: Candidate, block: BlockId, method: Call['method'], { key, trace, vdag, whole }: CallOptions, leftMs: Millis): Call {
   return {
     kind: 'call', block, instance: chosen.ad.instance, epoch: chosen.ad.epoch, method, deadlineMs: Math.max(1, Math.ceil(leftMs)),
-    ...(key === undefined ? {} : { key }), ...(trace === undefined ? {} : { trace }), ...(vdag === undefined ? {} : { vdag }),
+    ...(key === undefined ? {} : { key }), ...(trace === undefined ? {} : { trace }), ...(whole === true || method !== 'infer' ? {} : { streams: true }), ...(vdag === undefined ? {} : { vdag }),
   }
 }
 

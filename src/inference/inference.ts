@@ -6,6 +6,7 @@ import type { Actions } from '../actions.ts'
 import type { Gate } from '../controllers/gate.ts'
 import { isJsonObject } from '../lib/json.ts'
 import { Lru } from '../lib/lru.ts'
+import { traceSpan } from '../lib/trace-span.ts'
 import type { Inventory } from '../inventory.ts'
 import type { Ports, Random } from '../ports.ts'
 import type { Catalogue, Invoker } from '../roles.ts'
@@ -15,7 +16,7 @@ import { RequestLog } from './request-log.ts'
 
 /** What is to answer: a block, whatever block a search finds (kept for the session), a published vDAG, or a graph of blocks made up for this request. */
 export type Target = { readonly block: BlockId } | { readonly search: Json } | { readonly vdag: string } | { readonly graph: Json }
-export type InferOptions = { readonly deadlineMs: Millis; readonly signal: AbortSignal; readonly key?: string | undefined }
+export type InferOptions = { readonly deadlineMs: Millis; readonly signal: AbortSignal; readonly key?: string | undefined; readonly trace?: string | undefined }
 type Answer = { readonly run: string } | { readonly packet: Packet }
 export type Inferred = { readonly request: string; readonly packets: readonly Packet[]; readonly run?: string }
 
@@ -54,20 +55,22 @@ export class Inference {
     return this.#answer(target, packet, options, `req-${hex(this.#random.bytes(8))}`, false)
   }
 
-  async * #answer(target: Target, packet: Packet, { deadlineMs, signal, key }: InferOptions, request: string, whole: boolean): AsyncGenerator<Answer> {
+  async * #answer(target: Target, packet: Packet, { deadlineMs, signal, key, trace: parent }: InferOptions, request: string, whole: boolean): AsyncGenerator<Answer> {
     const { clock, telemetry } = this.#ports
     const began = clock.monotonic()
     const deadline = clock.deadline(deadlineMs, signal)
     const entry = this.log.begin({ request, session: packet.sessionId, seqNo: packet.seqNo, target: nameOf(target), blocks: 'block' in target ? [target.block] : [], at: clock.unix(), data: packet.data })
+    const span = traceSpan(telemetry, `infer ${nameOf(target)}`, 'internal', parent, { request, target: nameOf(target), session: packet.sessionId })
+    const trace = span.traceparent
     try {
       if ('vdag' in target || 'graph' in target) {
         const uri = 'vdag' in target ? target.vdag : await this.#transient(target.graph)
-        const { run } = await this.#parts.actions.submitPacket(uri, packet, { key })
+        const { run } = await this.#parts.actions.submitPacket(uri, packet, { key, trace })
         yield { run }
         yield * await this.#outcome(uri, run, packet, deadline, began)
       } else {
         const block = 'block' in target ? await this.#known(target.block) : await this.#search(target.search, packet.sessionId)
-        for await (const output of this.#parts.invoker.infer(block, packet, { deadlineMs, signal, whole, ...(key === undefined ? {} : { key }) })) yield { packet: output }
+        for await (const output of this.#parts.invoker.infer(block, packet, { deadlineMs, signal, whole, ...(key === undefined ? {} : { key }), ...(trace === undefined ? {} : { trace }) })) yield { packet: output }
       }
       entry.outcome = 'ok'
     } catch (error) {
@@ -75,6 +78,7 @@ export class Inference {
       throw error
     } finally {
       if (entry.outcome === 'running') entry.outcome = 'CANCELLED'
+      span.end(entry.outcome === 'ok' ? undefined : entry.outcome)
       entry.ms = clock.monotonic() - began
       telemetry.count('inference_requests_total', { outcome: entry.outcome === 'ok' ? 'ok' : 'failed' })
       telemetry.observe('inference_latency_ms', entry.ms)

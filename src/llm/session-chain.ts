@@ -30,6 +30,7 @@ export type Chained = {
   readonly served: ServedModel
   readonly reserve: number
   readonly prefix: readonly string[]
+  readonly trace?: string
   /** Tells this peer's epochs from those of others. */
   readonly mark: number
   /** Positions whose tokens are known now. */
@@ -330,8 +331,8 @@ export class SessionChain {
 
   async #ask(link: Link, stage: number, role: 'primary' | 'standby', place: Place, signal: AbortSignal): Promise<Holding> {
     const { network, clock } = this.#parts.ports
-    const { session, reserve, prefix, known } = this.#of
-    const request: StageOpen = { session, epoch: this.epoch, stage, role, block: link.block, instance: place.instance, contractEpoch: place.contractEpoch, reserve, known: known(), prefix: [...prefix] }
+    const { session, reserve, prefix, known, trace } = this.#of
+    const request: StageOpen = { session, epoch: this.epoch, stage, role, block: link.block, instance: place.instance, contractEpoch: place.contractEpoch, reserve, known: known(), prefix: [...prefix], ...(trace === undefined ? {} : { trace }) }
     if (place.host === network.self) return this.#unlessOver(stage, place, await this.#parts.host.open(request, network.self))
     const giveUp = new AbortController()
     const cancel = clock.after(OPEN_MS, () => giveUp.abort(new MeshError('DEADLINE', `${place.host} did not open stage ${stage} within ${OPEN_MS} ms`)))

@@ -3,6 +3,7 @@ import type { GenerationRequest, SessionId, StagePlan } from '../../protocols/ge
 import type { ModelFacts, ServedModel } from '../../protocols/model.ts'
 import type { Millis, PeerId } from '../../protocols/ids.ts'
 import type { StageFrame } from '../../protocols/stage.ts'
+import { traceSpan } from '../lib/trace-span.ts'
 import type { MeshView } from '../roles.ts'
 import type { Answer, Drawn } from './answer.ts'
 import type { Draft } from './draft.ts'
@@ -76,9 +77,11 @@ export class Session {
     const { promise, resolve } = Promise.withResolvers<SessionEnd>()
     this.done = promise
     this.#finish = resolve
+    const span = traceSpan(parts.ports.telemetry, `generate ${state.request.model}`, 'internal', state.request.trace, { session: this.id, model: state.request.model })
+    void this.done.then(how => span.end(how === 'ended' ? undefined : how, { tokens: this.log.length, epoch: this.epoch }))
     this.#chain = new SessionChain(parts, {
       session: this.id, served: making.served, reserve: this.#reserve, mark: making.mark, known: () => this.#tokens.length - 1,
-      prefix: prefixHashes(making.served.model, state.request.prompt),
+      prefix: prefixHashes(making.served.model, state.request.prompt), ...(span.traceparent === undefined ? {} : { trace: span.traceparent }),
     }, { epoch: state.epoch, plan: state.plan }, () => {
       this.#mirrors.replan()
       this.#changed('plan')

@@ -2,6 +2,7 @@ import { asMeshError, MeshError, type Verdict } from '../../protocols/errors.ts'
 import type { InstanceId, Millis, PeerId } from '../../protocols/ids.ts'
 import { stageOpen, type StageFrame, type StageOpen } from '../../protocols/stage.ts'
 import { Lru } from '../lib/lru.ts'
+import { traceSpan } from '../lib/trace-span.ts'
 import type { Ports, StageRunner } from '../ports.ts'
 import type { ContractBook } from '../roles.ts'
 import { LogBudget } from './boundary-log.ts'
@@ -102,7 +103,7 @@ export class StageHost {
   }
 
   async #open(key: string, request: StageOpen, from: PeerId): Promise<{ readonly have: number; readonly logFrom: number }> {
-    const { session, epoch, stage, role, instance, contractEpoch, reserve, known, prefix } = request
+    const { session, epoch, stage, role, instance, contractEpoch, reserve, known, prefix, trace } = request
     const fence = this.#fences.get(key)
     if (fence !== undefined && (epoch < fence.epoch || (epoch === fence.epoch && from !== fence.origin))) {
       throw new MeshError('EPOCH_FENCED', `${session} is under epoch ${fence.epoch} of ${fence.origin}`, { details: { ...fence } })
@@ -127,7 +128,8 @@ export class StageHost {
       runner.close(session, false)
       throw new MeshError('NO_INSTANCE', 'the host is stopping')
     }
-    const seat = new Seat(this.#around, { session, stage, instance, runner }, from, epoch, now)
+    const span = traceSpan(this.#ports.telemetry, `stage ${stage}`, 'server', trace, { session, stage, role, block: request.block, instance })
+    const seat = new Seat(this.#around, { session, stage, instance, runner, span }, from, epoch, now)
     this.#seats.set(key, seat)
     return seat.settle(role, have, known)
   }
@@ -182,6 +184,7 @@ export class StageHost {
 
   #leave(key: string, seat: Seat, keep: boolean): void {
     if (this.#seats.get(key) === seat) this.#seats.delete(key)
+    seat.terms.span.end(undefined, { positions: seat.have, role: seat.role })
     try {
       seat.close(keep)
     } catch (error) {

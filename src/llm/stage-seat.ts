@@ -1,7 +1,7 @@
 import { asMeshError, MeshError } from '../../protocols/errors.ts'
 import type { InstanceId, Millis, PeerId } from '../../protocols/ids.ts'
 import type { Hop, StageFrame } from '../../protocols/stage.ts'
-import type { StageRunner } from '../ports.ts'
+import type { StageRunner, TraceSpan } from '../ports.ts'
 import { BoundaryLog, type LogBudget } from './boundary-log.ts'
 
 /** A standby is sent what it lacks when that is so many positions, in one frame and not one by one. */
@@ -21,7 +21,7 @@ export type Surroundings = {
   readonly budget: LogBudget
 }
 
-export type Terms = { readonly session: string; readonly stage: number; readonly instance: InstanceId; readonly runner: StageRunner }
+export type Terms = { readonly session: string; readonly stage: number; readonly instance: InstanceId; readonly runner: StageRunner; readonly span: TraceSpan }
 
 /** One session at one stage on this host: what it holds, under which epoch, who comes before and after, and who stands by. */
 export class Seat {

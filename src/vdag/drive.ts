@@ -3,7 +3,8 @@ import type { Millis, RunId } from '../../protocols/ids.ts'
 import type { RunEvent } from '../../protocols/runs.ts'
 import { assert } from '../lib/assert.ts'
 import { retry } from '../lib/backoff.ts'
-import type { Ports } from '../ports.ts'
+import { failureText, traceSpan } from '../lib/trace-span.ts'
+import type { Ports, TraceSpan } from '../ports.ts'
 import type { Slots } from './slots.ts'
 import { RunMirrors } from './mirror.ts'
 import type { NodeCalls } from './node-call.ts'
@@ -42,6 +43,8 @@ export class RunDrive {
   readonly #stopping = new AbortController()
   readonly #done = Promise.withResolvers<DriveEnd>()
   readonly #begun = Promise.withResolvers<void>()
+  /** This peer's part of the run: a successor's has the same parent. */
+  readonly #span: TraceSpan
   #state: Run
   #flushing = false
   #cancelLazy: (() => void) | undefined
@@ -57,6 +60,9 @@ export class RunDrive {
     this.#index = of.index
     this.#state = of.log.reduce<Run>((state, event) => advanceRun(state, event)[0], beginRun(of.index, of.began))
     this.#begun.promise.catch(() => undefined)
+    const { telemetry } = parts.ports
+    this.#span = traceSpan(telemetry, `run ${of.index.plan.vdag}`, 'internal', of.began.trace, { run: this.run, vdag: of.index.plan.vdag, epoch: this.epoch })
+    void this.#done.promise.then(({ how, because }) => this.#span.end(how === 'ended' && because === 'completed' ? undefined : because))
   }
 
   get done(): Promise<DriveEnd> {
@@ -164,21 +170,25 @@ export class RunDrive {
     const { label, attempt, block } = effect
     const signal = this.#stopping.signal
     const vdag = this.#index.plan.vdag
+    const node = traceSpan(telemetry, `node ${label}`, 'internal', this.#span.traceparent, { run: this.run, label, block, attempt })
     try {
       if (effect.delayMs > 0) await clock.sleep(effect.delayMs, signal)
       const result = await slots.within(signal, async () => {
         const began = clock.monotonic()
-        const { output, host, route } = await calls.call(this.run, this.#index, effect, signal, (instance, host) => this.#emitLazily({ type: 'started', label, attempt, block, instance, host, at: clock.unix() }))
+        const { output, host, route } = await calls.call(this.run, this.#index, effect, node.traceparent, signal, (instance, host) => this.#emitLazily({ type: 'started', label, attempt, block, instance, host, at: clock.unix() }))
         return { output, host, route, ms: clock.monotonic() - began }
       })
       const { output, host, ms, route } = result
       telemetry.observe('run_node_ms', ms, { vdag })
       this.#emit({ type: 'finished', label, attempt, output, host, ms, at: clock.unix(), ...(route === undefined ? {} : { route }) })
     } catch (error) {
+      node.end(failureText(error))
       if (signal.aborted) return
       const { code, message, retryable } = asMeshError(error)
       telemetry.count('run_node_failures_total', { vdag, code })
       this.#emit({ type: 'failed', label, attempt, code, message: message.slice(0, 1_000), retryable, at: clock.unix() })
+    } finally {
+      node.end()
     }
   }
 

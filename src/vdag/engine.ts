@@ -50,6 +50,7 @@ export type Submission = {
   /** The same key with the same vDAG is the same run, from any peer. */
   readonly key?: string
   readonly submitter: PeerId
+  readonly trace?: string
 }
 
 export type RunState = 'running' | 'completed' | 'aborted'
@@ -210,7 +211,7 @@ export class RunEngine {
     throw new MeshError('CONFLICT', `the key ${JSON.stringify(key)} belongs to ${run}, which was begun with another input: use a new key for new input, or submit the same input again`, { details: { run } })
   }
 
-  async #submit(run: RunId, { vdagUri, input, key, submitter }: Submission): Promise<{ readonly run: RunId; readonly existing: boolean }> {
+  async #submit(run: RunId, { vdagUri, input, key, submitter, trace }: Submission): Promise<{ readonly run: RunId; readonly existing: boolean }> {
     const held = this.#book.head(run)
     if (held?.end !== undefined || this.#drives.has(run)) return { run, existing: true }
     if (this.#drives.size + this.#beginning.size >= this.#config.activeRuns) throw new MeshError('OVERLOADED', `this peer drives ${this.#drives.size} runs already: submit to another one, or later`)
@@ -226,7 +227,7 @@ export class RunEngine {
           await this.#drive(run, { epoch, log }, first, await this.#plan(first))
           return false
         }
-        const began: Began = { type: 'began', run, key: key ?? '', vdag: plan.vdag, plan: planCid, input: inputCid, submitter, at: this.#ports.clock.unix(), asked: fingerprint(packet) }
+        const began: Began = { type: 'began', run, key: key ?? '', vdag: plan.vdag, plan: planCid, input: inputCid, submitter, at: this.#ports.clock.unix(), asked: fingerprint(packet), ...(trace === undefined ? {} : { trace }) }
         await this.#drive(run, { epoch, log: [] }, began, indexPlan(plan))
         return true
       })

@@ -27,7 +27,7 @@ export class NodeCalls {
   }
 
   /** `onStart` is told each instance that is tried. Throws what the block throws, CONTENT_UNAVAILABLE, POLICY_FAILED, DEADLINE. */
-  async call(run: RunId, index: PlanIndex, effect: Extract<RunEffect, { type: 'invoke' }>, cancelled: AbortSignal, onStart: (instance: InstanceId, host: PeerId) => void): Promise<NodeResult> {
+  async call(run: RunId, index: PlanIndex, effect: Extract<RunEffect, { type: 'invoke' }>, trace: string | undefined, cancelled: AbortSignal, onStart: (instance: InstanceId, host: PeerId) => void): Promise<NodeResult> {
     const { clock, content, identity, telemetry } = this.#ports
     const { plan } = index
     const signal = clock.deadline(plan.limits.deadlineMs, cancelled)
@@ -44,6 +44,7 @@ export class NodeCalls {
       signal,
       key: effect.key,
       whole: true,
+      ...(trace === undefined ? {} : { trace }),
       vdag: { uri: plan.vdag, label: effect.label, run },
       onInstance: (instance, peer) => {
         host = peer

@@ -5,6 +5,7 @@ import { asMeshError, MeshError } from '../../../protocols/errors.ts'
 import { json, type Json } from '../../../protocols/ids.ts'
 import { packet as packetSchema } from '../../../protocols/invoke.ts'
 import { isJsonObject } from '../../../src/lib/json.ts'
+import { traceOf } from '../trace-door.ts'
 import { blockOf, modelView, versionOf, type ModelView, type OpenInferenceParts } from './model-view.ts'
 import { dtypeOf, fromBinary, nestedInput, toBinary, unnest } from './tensors.ts'
 
@@ -52,7 +53,8 @@ export function openInferenceDoor(parts: OpenInferenceParts, version: string): H
     const data = inputsOf(asked, rest, view)
     const packet = packetSchema.parse({ sessionId: String(asked.parameters['sequence_id'] ?? ''), seqNo: 0, ts: 0, data })
     const answers: Json[] = []
-    for await (const output of parts.invoker.infer(view.block.blockId, packet, { deadlineMs: DEADLINE_MS, signal: context.req.raw.signal, whole: true })) answers.push(output.data)
+    const trace = traceOf(context)
+    for await (const output of parts.invoker.infer(view.block.blockId, packet, { deadlineMs: DEADLINE_MS, signal: context.req.raw.signal, whole: true, ...(trace === undefined ? {} : { trace }) })) answers.push(output.data)
     const [answer] = answers
     if (answers.length !== 1 || !isJsonObject(answer)) throw new MeshError('COMPONENT_ERROR', `${view.block.blockId} gave ${answers.length} answers; a model gives one`)
     return written(asked, view, answer)

@@ -5,6 +5,7 @@ import { givesEmbeddings } from '../../../src/llm/embedding-model.ts'
 import { isJsonObject } from '../../../src/lib/json.ts'
 import type { Clock } from '../../../src/ports.ts'
 import type { Catalogue, Invoker, Models } from '../../../src/roles.ts'
+import { traceOf } from '../trace-door.ts'
 import { eventStream, type ServerEvent } from './event-stream.ts'
 import { wrong } from './failure.ts'
 
@@ -26,7 +27,8 @@ export async function blockChat(context: Context, { models, catalogue, invoker, 
   const signal = context.req.raw.signal
   const packet = packetSchema.parse({ sessionId: '', seqNo: 0, ts: clock.unix() / 1_000, data: given })
   const streams = isJsonObject(given) && given['stream'] === true
-  const outputs = invoker.infer(block.blockId, packet, { deadlineMs: DEADLINE_MS, signal, ...(streams ? {} : { whole: true }) })
+  const trace = traceOf(context)
+  const outputs = invoker.infer(block.blockId, packet, { deadlineMs: DEADLINE_MS, signal, ...(trace === undefined ? {} : { trace }), ...(streams ? {} : { whole: true }) })
   async function * events(): AsyncGenerator<ServerEvent> {
     for await (const { data } of outputs) yield { data }
   }

@@ -12,6 +12,9 @@ import { noModel } from './served-model.ts'
 
 export type EmbeddingParts = { readonly catalogue: Pick<Catalogue, 'block' | 'blocks'>; readonly invoker: Pick<Invoker, 'infer'> }
 
+/** Until the caller leaves, in the caller's trace. */
+type Life = { readonly signal: AbortSignal; readonly trace?: string }
+
 const DEADLINE_MS = 120_000
 /** Texts of one call: several calls go to several instances. */
 const TEXTS = 64
@@ -19,7 +22,7 @@ const CALLS = 8
 const answer = z.object({ embeddings: z.array(z.array(z.number())), tokens: z.array(z.int()) })
 
 /** Throws NOT_FOUND, BAD_INPUT naming the parameter, and what the block throws. */
-export async function embeddings({ catalogue, invoker }: EmbeddingParts, asked: z.infer<typeof embeddingRequest>, signal: AbortSignal): Promise<Json> {
+export async function embeddings({ catalogue, invoker }: EmbeddingParts, asked: z.infer<typeof embeddingRequest>, life: Life): Promise<Json> {
   const block = await catalogue.block(asked.model)
   if (block === undefined) throw noModel(asked.model)
   if (!givesEmbeddings(block)) throw wrong('model', `${asked.model} is no model of embeddings: its component is of another type, and its initData declares none`)
@@ -27,7 +30,7 @@ export async function embeddings({ catalogue, invoker }: EmbeddingParts, asked: 
   const groups = Array.from({ length: Math.ceil(inputs.length / TEXTS) }, (_, at) => inputs.slice(at * TEXTS, (at + 1) * TEXTS))
   const answers: z.infer<typeof answer>[] = []
   const call = async (from: number): Promise<void> => {
-    for (let at = from; at < groups.length; at += CALLS) answers[at] = await one(invoker, block.blockId, [...groups[at]!], signal)
+    for (let at = from; at < groups.length; at += CALLS) answers[at] = await one(invoker, block.blockId, [...groups[at]!], life)
   }
   await Promise.all(Array.from({ length: Math.min(CALLS, groups.length) }, (_, from) => call(from)))
   const vectors = answers.flatMap(group => group.embeddings).map(vector => shortened(vector, asked.dimensions ?? undefined, block))
@@ -38,9 +41,9 @@ export async function embeddings({ catalogue, invoker }: EmbeddingParts, asked: 
   }
 }
 
-async function one(invoker: Pick<Invoker, 'infer'>, block: string, input: Json, signal: AbortSignal): Promise<z.infer<typeof answer>> {
+async function one(invoker: Pick<Invoker, 'infer'>, block: string, input: Json, life: Life): Promise<z.infer<typeof answer>> {
   const packet = packetSchema.parse({ sessionId: '', seqNo: 0, ts: 0, data: { input } })
-  for await (const { data } of invoker.infer(block, packet, { deadlineMs: DEADLINE_MS, signal, whole: true })) return answer.parse(data)
+  for await (const { data } of invoker.infer(block, packet, { deadlineMs: DEADLINE_MS, ...life, whole: true })) return answer.parse(data)
   throw new MeshError('COMPONENT_ERROR', `${block} answered nothing`)
 }
 

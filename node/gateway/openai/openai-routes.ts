@@ -14,6 +14,7 @@ import { openAiBody, refuseOpenAi } from './failure.ts'
 import { chatRequest, completionRequest, embeddingRequest } from './requests.ts'
 import { Meter } from './meter.ts'
 import { addModelRoutes, type ModelParts } from './model-routes.ts'
+import { traceOf } from '../trace-door.ts'
 import { seedOf, speaker } from './served-model.ts'
 
 export type OpenAiParts = BlockChatParts & EmbeddingParts & ModelParts & { readonly generations: Generations; readonly random: Pick<Random, 'below'>; readonly clock: Clock; readonly telemetry: Telemetry }
@@ -31,7 +32,10 @@ export function openAiDoor(parts: OpenAiParts): Hono {
   door.onError((error, context) => refuseOpenAi(context, error))
   addAnswers(door, parts)
   addModelRoutes(door, parts)
-  door.post('/embeddings', async context => context.json(await embeddings(parts, await openAiBody(context, embeddingRequest), context.req.raw.signal)))
+  door.post('/embeddings', async context => {
+    const trace = traceOf(context)
+    return context.json(await embeddings(parts, await openAiBody(context, embeddingRequest), { signal: context.req.raw.signal, ...(trace === undefined ? {} : { trace }) }))
+  })
   return door
 }
 
@@ -43,7 +47,8 @@ function addAnswers(door: Hono, parts: OpenAiParts): void {
   /** Starts, and answers whole or in pieces. A client that goes ends its answer, but for one that said it may come back. */
   const answer = async <Shape>(context: Context, asked: { readonly stream?: boolean | null | undefined; readonly resumable?: boolean | null | undefined }, requests: readonly GenerationRequest[], written: Written<Shape>, shape: (id: string) => Shape): Promise<Response> => {
     const signal = context.req.raw.signal
-    const choices = await Choices.start(generations, requests, { key: context.req.header('idempotency-key'), signal })
+    const trace = traceOf(context)
+    const choices = await Choices.start(generations, trace === undefined ? requests : requests.map(request => ({ ...request, trace })), { key: context.req.header('idempotency-key'), signal })
     const left = async (): Promise<void> => {
       if (asked.resumable !== true) await choices.cancel()
     }
