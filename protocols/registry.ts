@@ -28,6 +28,9 @@ export const REGISTRIES = {
   tasks: 'owner',
   records: 'owner',
   annotations: 'owner',
+  executors: 'owner',
+  functions: 'owner',
+  graphs: 'write-once',
 } as const
 export type RegistryName = keyof typeof REGISTRIES
 export const registryName = z.enum(Object.keys(REGISTRIES) as [RegistryName, ...RegistryName[]])

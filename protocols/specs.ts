@@ -140,7 +140,7 @@ export const policyRule = z.object({
   releaseTag: name,
   description: z.string().max(2_000).default(''),
   tags: z.array(z.string()).default([]),
-  /** CID of the UTF-8 source (one bundled ES module or AIOS-style class script). */
+  /** CID of the UTF-8 source (one bundled ES module or AIOS-style class script), or of a WebAssembly module. */
   code: cid,
   codeType: z.enum(['js_module_v1', 'wasm_v1']),
   settings: z.record(z.string(), json).default({}),
@@ -148,6 +148,12 @@ export const policyRule = z.object({
   inputSchema: template.default({}),
   outputSchema: template.default({}),
   managementCommands: z.record(z.string(), json).default({}),
+  /** Optional, so that what was published before they were known keeps its CID. */
+  settingsSchema: template.optional(),
+  parametersSchema: template.optional(),
+  metadata: z.record(z.string(), json).optional(),
+  functionalityData: z.record(z.string(), json).optional(),
+  resourceEstimates: z.record(z.string(), json).optional(),
   author: peerId,
 })
 export type PolicyRule = z.infer<typeof policyRule>

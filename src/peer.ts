@@ -33,6 +33,10 @@ import { TextAnswers } from './llm/text/text-answers.ts'
 import { Parser } from './parser.ts'
 import { Placement, PLACEMENT, type PlacementConfig } from './placement/placement.ts'
 import { Policies } from './policies/calls.ts'
+import { Executors } from './policies/executors.ts'
+import { Functions } from './policies/functions.ts'
+import { Graphs } from './policies/graphs.ts'
+import { Jobs } from './policies/jobs.ts'
 import type { Ports } from './ports.ts'
 import { ArtefactCatalogue } from './registries/catalogue.ts'
 import { mayOperateKey, mayWriteKey } from './registries/rights.ts'
@@ -69,6 +73,11 @@ export type Peer = {
   readonly view: Capacity
   readonly catalogue: ArtefactCatalogue
   readonly policies: Policies
+  /** AIOS's other kinds of execution: rules evaluated elsewhere, once and long, kept running, and in graphs. */
+  readonly executors: Executors
+  readonly jobs: Jobs
+  readonly functions: Functions
+  readonly graphs: Graphs
   readonly instances: Instances
   readonly invoker: BlockInvoker
   readonly placement: Placement
@@ -121,6 +130,10 @@ export function createPeer(ports: Ports, config: PeerConfig): Peer {
   const catalogue = new ArtefactCatalogue(ports.registries, ports.content)
   const texts = new ModelTexts(catalogue, ports.content)
   const policies = new Policies(ports, catalogue)
+  const executors = new Executors(ports, { view: capacity, policies, may })
+  const jobs = new Jobs(ports, { view: capacity, catalogue, policies, executors, may })
+  const functions = new Functions(ports, { view: capacity, catalogue, executors, may })
+  const graphs = new Graphs(ports, { view: capacity, catalogue, functions, may })
   const own = (): string => (book.lists(belonging.cluster, self) ? belonging.cluster : self)
   const instances = new Instances(ports, catalogue, policies, own)
   const metrics = new MeshMetrics(ports, capacity, new HostMetrics(ports, { instances, vdags: { measured: () => gate.measured() } }, own))
@@ -151,7 +164,7 @@ export function createPeer(ports: Ports, config: PeerConfig): Peer {
   const shelves = openShelves(ports, { library, actions, inventory, catalogue, stages: () => parser.stages() })
   const inference = new Inference(ports, { actions, invoker, inventory, runs, catalogue, gate })
   return {
-    ports, admission, view: capacity, catalogue, policies, instances, invoker, placement, control, runs, generations, actions, models, parser, inference, inventory, assets, texts, gate, controllers, metrics, clusters, groups: new ClusterGroups(ports, may), network, prechecks, stability, library, shelves, templates, tasks,
+    ports, admission, view: capacity, catalogue, policies, executors, jobs, functions, graphs, instances, invoker, placement, control, runs, generations, actions, models, parser, inference, inventory, assets, texts, gate, controllers, metrics, clusters, groups: new ClusterGroups(ports, may), network, prechecks, stability, library, shelves, templates, tasks,
     mayWrite(writer, registry, key) {
       const verdict = mayWriteKey(may, writer, registry, key)
       return verdict.ok && registry === 'networks' ? network.mayWrite(writer, key) : verdict
@@ -170,11 +183,14 @@ export function createPeer(ports: Ports, config: PeerConfig): Peer {
       control.start()
       gate.start()
       models.start()
+      executors.start()
+      functions.start()
       await capacity.start({ free: () => placement.uncontracted(), instances: () => placement.instances(), holds: () => placement.holds(), stewards: () => placement.stewards(), cluster: () => belonging.cluster, labels: () => belonging.labels() })
       await placement.start()
       await runs.start()
       await runs.resume()
       await generations.open()
+      await jobs.start()
       replicas.start()
       await caretaker.start(id => parser.resume(id))
     },
@@ -187,6 +203,8 @@ export function createPeer(ports: Ports, config: PeerConfig): Peer {
       await generations.stop()
       upkeep.stop()
       placement.stop()
+      jobs.stop()
+      functions.stop()
       await instances.stopAll(drainMs)
       policies.close()
       await capacity.stop()

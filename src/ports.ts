@@ -244,10 +244,19 @@ export interface SandboxedRule {
   close(): void
 }
 
+/**
+ * What a rule is opened for: to answer at a hook (the default; it may be put aside and started anew), to work once and long
+ * (a job), or to keep its state until it is closed (a function).
+ */
+export type SandboxPurpose = 'hook' | 'job' | 'function'
+
 /** No host, clock, network or randomness inside; bounded in fuel, memory and time. */
 export interface Sandbox {
-  /** Compiles and constructs (`new AIOSv1PolicyRule(ruleId, settings, parameters)` or the module's default export). */
-  open(source: string, init: { readonly ruleId: string; readonly settings: Json; readonly parameters: Json }): Promise<
+  /**
+   * Compiles and constructs (`new AIOSv1PolicyRule(ruleId, settings, parameters)` or the module's default export). A source that
+   * begins with `data:application/wasm;base64,` is a WebAssembly module.
+   */
+  open(source: string, init: { readonly ruleId: string; readonly settings: Json; readonly parameters: Json; readonly purpose?: SandboxPurpose }): Promise<
     | { readonly ok: true; readonly rule: SandboxedRule }
     | { readonly ok: false; readonly error: 'invalid' | 'threw' | 'fuel' | 'memory' | 'deadline'; readonly message: string }
   >

@@ -69,6 +69,7 @@ export type HookName =
   | 'template' | 'precheck' | 'clusterAllocator' | 'resourceAllocator' | 'loadBalancer' | 'autoscaler' | 'stabilityChecker'
   | 'preprocessing' | 'postprocessing' | 'assignment' | 'quotaChecker' | 'qualityChecker' | 'healthChecker' | 'clusterStability'
   | 'blockEvent' | 'failure' | 'ranking' | 'converter' | 'splitPlacement'
+  | 'resourceEstimator' | 'executorAllocator'
 
 export type Decision<T> = { readonly value: T; readonly by: 'policy' | 'default' | 'fallback'; readonly because: string }
 
@@ -80,6 +81,8 @@ export type PolicyCall<T> = {
   readonly input: Json
   /** Values AIOS injects through `settings` (block_data, metrics snapshots…). */
   readonly settings?: Readonly<Record<string, Json>>
+  /** This call's own parameters: they have the last word over those of the rule, the component and the block. */
+  readonly parameters?: Readonly<Record<string, Json>>
   /** Rules keep state for as long as this scope lives (a block id, a vDAG URI). */
   readonly scope?: string
   readonly accept: (answer: Json) => Verdict<T>

@@ -1,7 +1,7 @@
 import { readFile } from 'node:fs/promises'
 import { fileURLToPath } from 'node:url'
 import type { Json } from '../../protocols/ids.ts'
-import type { Sandbox, SandboxedRule, SandboxResult, Telemetry } from '../../src/ports.ts'
+import type { Sandbox, SandboxedRule, SandboxPurpose, SandboxResult, Telemetry } from '../../src/ports.ts'
 import type { GuestLimits } from './sandbox/guest.ts'
 import { Lane } from './sandbox/lane.ts'
 import type { ThreadData } from './sandbox/messages.ts'
@@ -17,6 +17,8 @@ export type QuickjsOptions = GuestLimits & {
   readonly liveBytes: number
   readonly sourceChars: number
   readonly inputChars: number
+  /** What a job may take instead: it works once, in a thread where it holds nobody up. */
+  readonly job: Pick<GuestLimits, 'memoryBytes' | 'fuel'> & { readonly deadlineMs: number }
 }
 
 export const QUICKJS_DEFAULTS: QuickjsOptions = {
@@ -29,14 +31,17 @@ export const QUICKJS_DEFAULTS: QuickjsOptions = {
   deadlineMs: 1_000,
   liveRules: 96,
   liveBytes: 268_435_456,
-  sourceChars: 1_048_576,
+  // A WebAssembly module of 1 MiB, as text.
+  sourceChars: 1_500_000,
   inputChars: 2_097_152,
+  // About ten seconds of plain loops.
+  job: { memoryBytes: 67_108_864, fuel: 15_000, deadlineMs: 60_000 },
 }
 
 export type SandboxStats = { readonly live: number; readonly bytes: number; readonly kills: number; readonly lost: number; readonly evicted: number }
 
 /**
- * Policy rules in QuickJS compiled to WebAssembly, in threads that can be killed. A rule sees the JSON it is given and
+ * Policy rules in QuickJS compiled to WebAssembly, and rules that are WebAssembly themselves, in threads that can be killed. A rule sees the JSON it is given and
  * nothing else: no host functions, one fixed time, the same random draws everywhere.
  */
 export class QuickjsSandbox implements Sandbox, AsyncDisposable {
@@ -44,9 +49,13 @@ export class QuickjsSandbox implements Sandbox, AsyncDisposable {
   readonly #telemetry: Pick<Telemetry, 'count' | 'gauge'> | undefined
   readonly #lanes: Lane[] = []
   readonly #apart: Lane
+  /** Jobs, and functions: neither holds up a hook, nor does a hook's rule that must be killed take them along. */
+  readonly #jobs: Lane
+  readonly #functions: Lane
   /** Least recently used first. */
   readonly #live = new Set<Rule>()
   #data: Promise<ThreadData> | undefined
+  #jobData: Promise<ThreadData> | undefined
   #serial = 0
   #kills = 0
   #lost = 0
@@ -57,9 +66,12 @@ export class QuickjsSandbox implements Sandbox, AsyncDisposable {
     this.#telemetry = telemetry
     for (let i = 0; i < this.#options.threads; i += 1) this.#lanes.push(this.#lane())
     this.#apart = this.#lane()
+    const { job } = this.#options
+    this.#jobs = new Lane(() => (this.#jobData ??= engineOf({ ...this.#options, ...job })), job.deadlineMs, () => this.#threadLost(this.#jobs))
+    this.#functions = this.#lane()
   }
 
-  async open(source: string, init: { readonly ruleId: string; readonly settings: Json; readonly parameters: Json }): ReturnType<Sandbox['open']> {
+  async open(source: string, init: { readonly ruleId: string; readonly settings: Json; readonly parameters: Json; readonly purpose?: SandboxPurpose }): ReturnType<Sandbox['open']> {
     const { sourceChars, inputChars } = this.#options
     if (source.length > sourceChars) return { ok: false, error: 'invalid', message: `the source has ${source.length} characters; the limit is ${sourceChars}` }
     const settings = JSON.stringify(init.settings)
@@ -68,7 +80,8 @@ export class QuickjsSandbox implements Sandbox, AsyncDisposable {
     this.#serial += 1
     const rule = new Rule({ kind: 'open', rule: this.#serial, source, ruleId: init.ruleId, settings, parameters }, {
       inputChars,
-      lane: suspect => this.#choose(suspect),
+      lasting: init.purpose === 'function',
+      lane: suspect => this.#choose(suspect, init.purpose ?? 'hook'),
       used: used => this.#used(used),
       gone: (gone, why) => this.#gone(gone, why),
     })
@@ -87,7 +100,7 @@ export class QuickjsSandbox implements Sandbox, AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    await Promise.all([...this.#lanes, this.#apart].map(lane => lane.close()))
+    await Promise.all([...this.#lanes, this.#apart, this.#jobs, this.#functions].map(lane => lane.close()))
     this.#live.clear()
   }
 
@@ -97,8 +110,10 @@ export class QuickjsSandbox implements Sandbox, AsyncDisposable {
   }
 
   /** The idlest thread that runs already; another one is started only when all are busy. */
-  #choose(suspect: boolean): Lane {
+  #choose(suspect: boolean, purpose: SandboxPurpose): Lane {
+    if (purpose === 'job') return this.#jobs
     if (suspect) return this.#apart
+    if (purpose === 'function') return this.#functions
     const running = this.#lanes.filter(lane => lane.running)
     const idle = running.find(lane => lane.load === 0)
     if (idle !== undefined) return idle
@@ -111,7 +126,7 @@ export class QuickjsSandbox implements Sandbox, AsyncDisposable {
     let { live, bytes } = this.stats()
     for (const oldest of this.#live) {
       if (live <= this.#options.liveRules && bytes <= this.#options.liveBytes) break
-      if (oldest === rule || oldest.busy) continue
+      if (oldest === rule || oldest.busy || oldest.lasting) continue
       live -= 1
       bytes -= oldest.bytes
       this.#live.delete(oldest)

@@ -1,15 +1,17 @@
 import { asMeshError, MeshError } from '../../protocols/errors.ts'
 import type { Json } from '../../protocols/ids.ts'
-import type { PolicyRef, Template } from '../../protocols/specs.ts'
+import type { PolicyRef, PolicyRule, Template } from '../../protocols/specs.ts'
 import { Lru } from '../lib/lru.ts'
 import { isJsonObject } from '../lib/json.ts'
-import type { Clock, Sandbox, SandboxResult, Telemetry } from '../ports.ts'
+import type { Clock, Sandbox, SandboxedRule, SandboxPurpose, SandboxResult, Telemetry } from '../ports.ts'
 import type { Catalogue, Decision, HookName, PolicyCall, PolicyCalls } from '../roles.ts'
 import { DEFAULT_RULE } from '../specs/policy-refs.ts'
 import { validate } from '../specs/template.ts'
 import { Breaker, type BreakerPolicy } from './breaker.ts'
+import { checkCommand } from './commands.ts'
 import { answerOnFailure } from './hooks.ts'
-import { Rules, type RuleLimits } from './rules.ts'
+import { calledWith } from './precedence.ts'
+import { Rules, type OpenRule, type RuleLimits } from './rules.ts'
 
 export type PolicyLimits = RuleLimits & BreakerPolicy & { readonly becauseChars: number }
 
@@ -28,8 +30,8 @@ export const POLICY_LIMITS: PolicyLimits = {
 export type PolicyPorts = { readonly clock: Pick<Clock, 'monotonic' | 'deadline'>; readonly sandbox: Sandbox; readonly telemetry: Telemetry }
 
 /** Why a rule gave no opinion. The first group counts against the rule and, often enough in a row, rests it. */
-type Reason = 'unavailable' | 'invalid' | 'threw' | 'fuel' | 'memory' | 'deadline' | 'output' | 'input' | 'refused' | 'resting'
-const BLAMELESS: ReadonlySet<Reason> = new Set(['input', 'refused', 'resting'])
+type Reason = 'parameters' | 'unavailable' | 'invalid' | 'threw' | 'fuel' | 'memory' | 'deadline' | 'output' | 'input' | 'refused' | 'resting'
+const BLAMELESS: ReadonlySet<Reason> = new Set(['input', 'parameters', 'refused', 'resting'])
 
 type RuleAnswer = SandboxResult | { readonly ok: false; readonly error: Reason; readonly message: string }
 
@@ -42,10 +44,10 @@ export class Policies implements PolicyCalls {
   readonly #telemetry: Telemetry
   readonly #limits: PolicyLimits
   readonly #breakers: Lru<string, Breaker>
-  readonly #validate: (template: Template, value: Json) => readonly string[]
+  readonly #validate: Validate
 
   /** `validate` answers what is wrong with a value under a template; the mesh's own by default. */
-  constructor(ports: PolicyPorts, catalogue: Pick<Catalogue, 'policy'>, options: { readonly limits?: Partial<PolicyLimits>; readonly validate?: (template: Template, value: Json) => readonly string[] } = {}) {
+  constructor(ports: PolicyPorts, catalogue: Pick<Catalogue, 'policy'>, options: { readonly limits?: Partial<PolicyLimits>; readonly validate?: Validate } = {}) {
     this.#limits = { ...POLICY_LIMITS, ...options.limits }
     this.#rules = new Rules(catalogue, ports.sandbox, ports.clock, this.#limits)
     this.#clock = ports.clock
@@ -69,16 +71,20 @@ export class Policies implements PolicyCalls {
   }
 
   /**
+   * Evaluates a rule once, at no hook, on a copy of its own: AIOS's second and third kinds of execution. `settings` are what the
+   * asker injects. Throws BAD_INPUT naming the field that breaks a schema, POLICY_FAILED, and what resolving the rule throws.
+   */
+  async execute(ref: PolicyRef, call: Pick<PolicyCall<Json>, 'input' | 'settings' | 'parameters'>, purpose: SandboxPurpose = 'hook'): Promise<{ readonly value: Json; readonly fuel: number }> {
+    return this.#rules.once(ref, purpose, async open => taken(open.published, await evaluate(open, call, this.#validate)))
+  }
+
+  /**
    * AIOS's `management(action, data)` on the rule that serves `scope`. Throws BAD_INPUT for a command the rule does not
-   * declare, POLICY_FAILED when it fails, and what resolving it throws.
+   * declare or data that does not fit its schema, POLICY_FAILED when it fails, and what resolving it throws.
    */
   async management(ref: PolicyRef, action: string, data: Json, hook: HookName, scope?: string): Promise<Json> {
     return this.#rules.use(ref, scopeOf(hook, scope), async ({ published, rule }) => {
-      const declared = Object.keys(published.managementCommands)
-      if (declared.length > 0 && !declared.includes(action)) throw new MeshError('BAD_INPUT', `${published.policyRuleURI} has no command ${action}: it has ${declared.join(', ')}`)
-      const result = await rule.management(action, data)
-      if (!result.ok) throw new MeshError('POLICY_FAILED', `${published.policyRuleURI}: ${action}: ${result.message}`, { details: { reason: result.error } })
-      return result.value
+      return command(published, rule, action, data)
     })
   }
 
@@ -114,16 +120,10 @@ export class Policies implements PolicyCalls {
     const uri = ref.policyRuleURI
     let result: RuleAnswer
     try {
-      result = await this.#rules.use(ref, scope, async ({ published, parameters, rule }): Promise<RuleAnswer> => {
-        const wrongInput = this.#validate(published.inputSchema, call.input)
-        if (wrongInput.length > 0) return { ok: false, error: 'input', message: `its input does not fit: ${wrongInput.slice(0, 3).join('; ')}` }
-        const answer = await rule.eval(parameters, call.input, null, call.settings)
-        const wrong = answer.ok ? this.#validate(published.outputSchema, answer.value) : []
-        return wrong.length === 0 ? answer : { ok: false, error: 'output', message: `its answer does not fit: ${wrong.slice(0, 3).join('; ')}` }
-      })
+      result = await this.#rules.use(ref, scope, open => evaluate(open, call, this.#validate))
     } catch (error) {
       const failure = asMeshError(error)
-      return this.#none(uri, failure.code === 'POLICY_FAILED' ? 'invalid' : 'unavailable', failure.message)
+      return this.#none(uri, failure.code === 'POLICY_FAILED' ? 'invalid' : failure.code === 'BAD_INPUT' ? 'parameters' : 'unavailable', failure.message)
     }
     if (!result.ok) return this.#none(uri, result.error, result.message)
     const verdict = call.accept(result.value)
@@ -146,6 +146,31 @@ export class Policies implements PolicyCalls {
     this.#breakers.set(key, breaker)
     return breaker
   }
+}
+
+type Validate = (template: Template, value: Json) => readonly string[]
+
+/** One call of an open rule, held against the schemas that the rule declares. Throws BAD_INPUT where the call's parameters break theirs. */
+export async function evaluate({ published, parameters, rule }: OpenRule, call: Pick<PolicyCall<Json>, 'input' | 'settings' | 'parameters'>, check: Validate = validate): Promise<RuleAnswer> {
+  const wrongInput = check(published.inputSchema, call.input)
+  if (wrongInput.length > 0) return { ok: false, error: 'input', message: `its input does not fit: ${wrongInput.slice(0, 3).join('; ')}` }
+  const answer = await rule.eval(calledWith(published, parameters, call.parameters), call.input, null, call.settings)
+  const wrong = answer.ok ? check(published.outputSchema, answer.value) : []
+  return wrong.length === 0 ? answer : { ok: false, error: 'output', message: `its answer does not fit: ${wrong.slice(0, 3).join('; ')}` }
+}
+
+/** An answer where there is nothing to fall back to. Throws BAD_INPUT or POLICY_FAILED. */
+export function taken({ policyRuleURI }: PolicyRule, answer: RuleAnswer): { readonly value: Json; readonly fuel: number } {
+  if (answer.ok) return answer
+  throw new MeshError(answer.error === 'input' ? 'BAD_INPUT' : 'POLICY_FAILED', `${policyRuleURI}: ${answer.message}`, { details: { reason: answer.error } })
+}
+
+/** A management command on a running rule. Throws BAD_INPUT and POLICY_FAILED. */
+export async function command(published: PolicyRule, rule: SandboxedRule, action: string, data: Json): Promise<Json> {
+  checkCommand(published, action, data)
+  const result = await rule.management(action, data)
+  if (!result.ok) throw new MeshError('POLICY_FAILED', `${published.policyRuleURI}: ${action}: ${result.message}`, { details: { reason: result.error } })
+  return result.value
 }
 
 /** Calls that name no scope share one for their hook. */

@@ -178,6 +178,22 @@ export const HOOKS: Readonly<Record<HookName, Hook>> = {
     settings: ['get_cluster_metrics', 'query_cluster_metrics'],
     onFailure: 'default',
   },
+  resourceEstimator: {
+    names: ['resourceEstimator'],
+    asked: 'before an executor takes a job or a function "with estimate"',
+    input: '{ policy, type_: "job" | "function" }',
+    answer: '{ allowed, node_id }',
+    settings: ['get_metrics'],
+    onFailure: 'deny',
+  },
+  executorAllocator: {
+    names: ['alloc.resource_allocator_policy_uri'],
+    asked: 'when a job or a function names no executor but a policy that chooses one',
+    input: '{ cluster_data: { executor: { data, metrics } }, inputs: { policy_rule_uri, type_ } }',
+    answer: '{ executor_id | node_id, replicas? }',
+    settings: [],
+    onFailure: 'default',
+  },
 }
 
 /** The answer AIOS documents for a rule that failed, where the hook has one; the caller's own fallback stands in elsewhere. */

@@ -3,8 +3,9 @@ import { MeshError } from '../../protocols/errors.ts'
 import type { Json } from '../../protocols/ids.ts'
 import type { PolicyRef, PolicyRule } from '../../protocols/specs.ts'
 import { Lru } from '../lib/lru.ts'
-import type { Clock, Sandbox, SandboxedRule } from '../ports.ts'
+import type { Clock, Sandbox, SandboxedRule, SandboxPurpose } from '../ports.ts'
 import type { Catalogue } from '../roles.ts'
+import { startsWith } from './precedence.ts'
 
 export type RuleLimits = { readonly openRules: number; readonly knownRules: number; readonly fetchMs: number; readonly latestMs: number }
 
@@ -39,12 +40,13 @@ export class Rules {
     this.#open = new Lru(limits.openRules, (_, opened) => drop(opened))
   }
 
-  /** Lends the running rule to `run`. Throws NOT_FOUND, CONTENT_UNAVAILABLE, DEADLINE, or POLICY_FAILED when the rule does not open. */
+  /**
+   * Lends the running rule to `run`. Throws NOT_FOUND, CONTENT_UNAVAILABLE, DEADLINE, BAD_INPUT when parameters or settings
+   * do not fit the rule's schemas, or POLICY_FAILED when the rule does not open.
+   */
   async use<T>(ref: PolicyRef, scope: string, run: (open: OpenRule) => Promise<T>): Promise<T> {
     const { rule: published, source } = await this.#fetch(ref.policyRuleURI)
-    // Precedence: what the author of the rule set < the component < the block < the call. `ref` carries the last three already.
-    const parameters = { ...published.parameters, ...ref.parameters }
-    const settings = { ...published.settings, ...ref.settings }
+    const { parameters, settings } = startsWith(published, ref)
     const key = `${scope}\0${published.policyRuleURI}\0${published.code}`
     const opened = this.#enter(key, hex(digest(encode({ parameters, settings }))), () => this.#construct(source, published.policyRuleURI, settings, parameters))
     opened.users += 1
@@ -56,6 +58,18 @@ export class Rules {
     } finally {
       opened.users -= 1
       if (opened.dropped && opened.users === 0) release(opened)
+    }
+  }
+
+  /** As `use`, on a copy of its own that ends with the call: nothing of one caller stays for the next. */
+  async once<T>(ref: PolicyRef, purpose: SandboxPurpose, run: (open: OpenRule) => Promise<T>): Promise<T> {
+    const { rule: published, source } = await this.#fetch(ref.policyRuleURI)
+    const { parameters, settings } = startsWith(published, ref)
+    const rule = await this.#construct(source, published.policyRuleURI, settings, parameters, purpose)
+    try {
+      return await run({ published, parameters, rule })
+    } finally {
+      rule.close()
     }
   }
 
@@ -101,8 +115,8 @@ export class Rules {
     return known
   }
 
-  async #construct(source: string, ruleId: string, settings: Json, parameters: Json): Promise<SandboxedRule> {
-    const opened = await this.#sandbox.open(source, { ruleId, settings, parameters })
+  async #construct(source: string, ruleId: string, settings: Json, parameters: Json, purpose: SandboxPurpose = 'hook'): Promise<SandboxedRule> {
+    const opened = await this.#sandbox.open(source, { ruleId, settings, parameters, purpose })
     if (!opened.ok) throw new MeshError('POLICY_FAILED', `does not open: ${opened.message}`, { details: { reason: opened.error } })
     return opened.rule
   }

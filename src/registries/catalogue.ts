@@ -1,9 +1,11 @@
+import { base64pad } from 'multiformats/bases/base64'
 import { z } from 'zod'
 import type { Yank } from '../../protocols/asset.ts'
 import { check, utf8, type Schema } from '../../protocols/codec.ts'
 import { MeshError } from '../../protocols/errors.ts'
 import { cid as cidSchema, type BlockId, type Cid, type PeerId } from '../../protocols/ids.ts'
 import { modelManifest, servedModel, type ModelManifest, type ServedModel } from '../../protocols/model.ts'
+import { policyGraph, type PolicyGraph } from '../../protocols/policy.ts'
 import { assetRecord, blockRecord, componentManifest, policyRule, vdagSpec, type AssetRecord, type BlockRecord, type ComponentManifest, type PolicyRule, type VdagSpec } from '../../protocols/specs.ts'
 import { Lru } from '../lib/lru.ts'
 import type { ContentStore, Registry, RegistryStore } from '../ports.ts'
@@ -19,6 +21,8 @@ type Published = z.infer<typeof published>
 const CACHED_DOCUMENTS = 512
 const UNNAMED = 'ipld:'
 const POLICY_SOURCE_BYTES = 1_048_576
+/** How a sandbox knows a WebAssembly module: its port takes text. */
+const WASM_SOURCE = 'data:application/wasm;base64,'
 
 export type PublishedArtefact = { readonly uri: string; readonly cid: Cid }
 
@@ -33,6 +37,7 @@ export class ArtefactCatalogue implements Catalogue, Models {
   readonly #models: Registry<Published>
   readonly #services: Registry<ServedModel>
   readonly #yanks: Yanks
+  readonly #graphs: Registry<Published>
   readonly #documents = new Lru<Cid, unknown>(CACHED_DOCUMENTS)
 
   constructor(registries: RegistryStore, content: ContentStore) {
@@ -45,6 +50,7 @@ export class ArtefactCatalogue implements Catalogue, Models {
     this.#models = registries.open('layers', published)
     this.#services = registries.open('services', servedModel)
     this.#yanks = new Yanks(registries)
+    this.#graphs = registries.open('graphs', published)
   }
 
   /** `name:version-tag`, or `name` / `name:latest` for the newest. Throws NOT_FOUND, CONTENT_UNAVAILABLE, CONTENT_CORRUPT. */
@@ -61,10 +67,17 @@ export class ArtefactCatalogue implements Catalogue, Models {
     return this.#listed('components', this.#components)
   }
 
+  /** Also a version that was taken back, by its exact name: what was told to ask it goes on. */
   async policy(uri: string, signal?: AbortSignal): Promise<{ readonly rule: PolicyRule; readonly source: string }> {
-    const { cid, uri: exact } = await this.#resolve('policies', this.#policies, uri)
+    const { cid, uri: exact } = await this.#resolve('policies', this.#policies, uri, true)
     const rule = agree(await this.#document(cid, policyRule, signal), exact, rule => rule.policyRuleURI)
     return { rule, source: await this.#source(rule, signal) }
+  }
+
+  /** The rule by its name, if it stands. Throws as `policy`, and NOT_FOUND where it was taken back. */
+  async publishedPolicy(uri: string, signal?: AbortSignal): Promise<PolicyRule> {
+    await this.#resolve('policies', this.#policies, uri)
+    return (await this.policy(uri, signal)).rule
   }
 
   async policies(): Promise<readonly PublishedArtefact[]> {
@@ -160,12 +173,26 @@ export class ArtefactCatalogue implements Catalogue, Models {
     return this.#publish('vdags', this.#vdags, spec.vdagURI, check(vdagSpec, spec, `vDAG ${spec.vdagURI}`, 'SPEC_INVALID'))
   }
 
-  /** `source` is the bundled script; its CID becomes the rule's `code`. */
-  async publishPolicy(rule: Omit<PolicyRule, 'code'>, source: string): Promise<PublishedArtefact> {
-    const bytes = utf8(source)
+  /** `source` is the bundled script, or a WebAssembly module; its CID becomes the rule's `code`. */
+  async publishPolicy(rule: Omit<PolicyRule, 'code'>, source: string | Uint8Array): Promise<PublishedArtefact> {
+    const bytes = typeof source === 'string' ? utf8(source) : source
     if (bytes.byteLength > POLICY_SOURCE_BYTES) throw new MeshError('SPEC_INVALID', `the bundled source of ${rule.policyRuleURI} is ${bytes.byteLength} bytes; the limit is ${POLICY_SOURCE_BYTES}`)
     const { cid } = await this.#content.add(once(bytes))
     return this.#publish('policies', this.#policies, rule.policyRuleURI, check(policyRule, { ...rule, code: cid }, `policy ${rule.policyRuleURI}`, 'SPEC_INVALID'))
+  }
+
+  /** Functions that feed one another. Throws NOT_FOUND, CONTENT_UNAVAILABLE, CONTENT_CORRUPT. */
+  async graph(uri: string, signal?: AbortSignal): Promise<PolicyGraph> {
+    const { cid, uri: exact } = await this.#resolve('graphs', this.#graphs, uri)
+    return agree(await this.#document(cid, policyGraph, signal), exact, graph => graph.graphURI)
+  }
+
+  async graphs(): Promise<readonly PublishedArtefact[]> {
+    return this.#listed('graphs', this.#graphs)
+  }
+
+  publishGraph(graph: PolicyGraph): Promise<PublishedArtefact> {
+    return this.#publish('graphs', this.#graphs, graph.graphURI, check(policyGraph, graph, `policy graph ${graph.graphURI}`, 'SPEC_INVALID'))
   }
 
   /** The content is already in the content store, under `asset.content`. */
@@ -187,10 +214,23 @@ export class ArtefactCatalogue implements Catalogue, Models {
    * Takes an asset's version back: it is not listed, not `latest` and not found by its name any more; what pinned its content
    * runs on. Publishing the same again brings it back. Throws NOT_FOUND, and FORBIDDEN when another peer published it.
    */
-  async yankAsset(uri: string, by: PeerId, reason: Yank): Promise<void> {
-    const entry = await this.#assets.get(uri)
-    if (entry === undefined) throw unknown('assets', uri)
-    await this.#yanks.add('assets', entry, by, reason)
+  yankAsset(uri: string, by: PeerId, reason: Yank): Promise<void> {
+    return this.#yank('assets', this.#assets, uri, by, reason)
+  }
+
+  /** As `yankAsset`; hooks that name exactly this version go on asking it. */
+  yankPolicy(uri: string, by: PeerId, reason: Yank): Promise<void> {
+    return this.#yank('policies', this.#policies, uri, by, reason)
+  }
+
+  yankGraph(uri: string, by: PeerId, reason: Yank): Promise<void> {
+    return this.#yank('graphs', this.#graphs, uri, by, reason)
+  }
+
+  async #yank(kind: Yankable, registry: Registry<Published>, uri: string, by: PeerId, reason: Yank): Promise<void> {
+    const entry = await registry.get(uri)
+    if (entry === undefined) throw unknown(kind, uri)
+    await this.#yanks.add(kind, entry, by, reason)
   }
 
   async #listed(kind: Yankable, registry: Registry<Published>): Promise<readonly (PublishedArtefact & { readonly writer: PeerId })[]> {
@@ -210,12 +250,12 @@ export class ArtefactCatalogue implements Catalogue, Models {
     return { uri, cid }
   }
 
-  async #resolve(kind: Yankable, registry: Registry<Published>, uri: string): Promise<PublishedArtefact> {
+  async #resolve(kind: Yankable, registry: Registry<Published>, uri: string, yankedToo = false): Promise<PublishedArtefact> {
     const name = asksForLatest(uri)
     const exact = name === undefined ? uri : latest((await this.#yanks.standing(kind, await registry.list(`${name}:`), `${name}:`)).map(entry => entry.key))
     const entry = exact === undefined ? undefined : await registry.get(exact)
     if (exact === undefined || entry === undefined) throw unknown(kind, uri)
-    if (name === undefined && await this.#yanks.has(kind, entry)) throw new MeshError('NOT_FOUND', `${uri} was taken back by its author, ${entry.writer}: use another version`, { details: { uri } })
+    if (name === undefined && !yankedToo && await this.#yanks.has(kind, entry)) throw new MeshError('NOT_FOUND', `${uri} was taken back by its author, ${entry.writer}: use another version`, { details: { uri } })
     return { uri: exact, cid: entry.value.cid }
   }
 
@@ -226,23 +266,28 @@ export class ArtefactCatalogue implements Catalogue, Models {
     return check(schema, document, `artefact ${cid}`)
   }
 
+  async #bytes({ code, policyRuleURI }: PolicyRule, signal: AbortSignal | undefined): Promise<Uint8Array> {
+    const chunks: Uint8Array[] = []
+    let size = 0
+    for await (const chunk of this.#content.cat(code, signal === undefined ? {} : { signal })) {
+      size += chunk.byteLength
+      if (size > POLICY_SOURCE_BYTES) throw new MeshError('MESSAGE_TOO_LARGE', `the source of ${policyRuleURI} is over ${POLICY_SOURCE_BYTES} bytes`)
+      chunks.push(chunk)
+    }
+    const bytes = new Uint8Array(size)
+    let at = 0
+    for (const chunk of chunks) {
+      bytes.set(chunk, at)
+      at += chunk.byteLength
+    }
+    return bytes
+  }
+
   async #source(rule: PolicyRule, signal: AbortSignal | undefined): Promise<string> {
     const known = this.#documents.get(rule.code)
     if (typeof known === 'string') return known
-    const text = new TextDecoder('utf-8', { fatal: true })
-    let size = 0
-    let source = ''
-    try {
-      for await (const chunk of this.#content.cat(rule.code, signal === undefined ? {} : { signal })) {
-        size += chunk.byteLength
-        if (size > POLICY_SOURCE_BYTES) throw new MeshError('MESSAGE_TOO_LARGE', `the source of ${rule.policyRuleURI} is over ${POLICY_SOURCE_BYTES} bytes`)
-        source += text.decode(chunk, { stream: true })
-      }
-      source += text.decode()
-    } catch (error) {
-      if (error instanceof TypeError) throw new MeshError('MESSAGE_INVALID', `the source of ${rule.policyRuleURI} is not UTF-8`, { cause: error })
-      throw error
-    }
+    const bytes = await this.#bytes(rule, signal)
+    const source = rule.codeType === 'wasm_v1' ? `${WASM_SOURCE}${base64pad.baseEncode(bytes)}` : readText(bytes, rule)
     this.#documents.set(rule.code, source)
     return source
   }
@@ -250,6 +295,14 @@ export class ArtefactCatalogue implements Catalogue, Models {
 
 function unknown(kind: Yankable, uri: string): MeshError {
   return new MeshError('NOT_FOUND', `${kind === 'layers' ? 'models' : kind} hold no ${uri} as far as this peer knows: check the spelling and version, or publish it`, { details: { uri } })
+}
+
+function readText(bytes: Uint8Array, { policyRuleURI }: PolicyRule): string {
+  try {
+    return new TextDecoder('utf-8', { fatal: true }).decode(bytes)
+  } catch (cause) {
+    throw new MeshError('MESSAGE_INVALID', `the source of ${policyRuleURI} is not UTF-8`, { cause })
+  }
 }
 
 /** A name may only stand for a document that says the same name of itself. */

@@ -4,7 +4,7 @@ import { blockRecord, type BlockRecord, type ComponentManifest, type Template } 
 import { isObject, type JsonObject } from './document.ts'
 import { specValues } from './envelope.ts'
 import { Fields } from './fields.ts'
-import { parsePolicySet } from './policy-refs.ts'
+import { laidOver, parsePolicySet } from './policy-refs.ts'
 import { Problems } from './problems.ts'
 import { readNeeds } from './runtime.ts'
 import { validate, withDefaults } from './template-check.ts'
@@ -63,7 +63,7 @@ export function parseBlock(document: unknown, component: { readonly manifest: Co
     parameters: filled(parameters, manifest.componentInitParametersProtocol),
     inputProtocol: manifest.componentInputProtocol,
     outputProtocol: manifest.componentOutputProtocol,
-    policies: { ...manifest.policies, ...parsePolicySet(spec, 'policyRulesSpec', 'policies').rules },
+    policies: laidOver(manifest.policies, parsePolicySet(spec, 'policyRulesSpec', 'policies').rules),
     tags: [...new Set([...manifest.tags, ...spec.texts(['tags'])])],
     owner,
     revision: spec.count(['revision'], 0, Number.MAX_SAFE_INTEGER) ?? 0,

@@ -67,6 +67,19 @@ export function parsePolicySet(parent: Fields, ...names: readonly string[]): Pol
   return { rules, hints }
 }
 
+/**
+ * The component's policies under the block's: by name, and where both name the same rule, member by member, so that a block
+ * may set one parameter and keep the others.
+ */
+export function laidOver(component: Readonly<Record<string, PolicyRef>>, block: Readonly<Record<string, PolicyRef>>): Record<string, PolicyRef> {
+  const rules: Record<string, PolicyRef> = { ...component }
+  for (const [name, over] of Object.entries(block)) {
+    const under = Object.hasOwn(component, name) ? component[name] : undefined
+    rules[name] = under?.policyRuleURI === over.policyRuleURI ? { ...over, parameters: { ...under.parameters, ...over.parameters }, settings: { ...under.settings, ...over.settings } } : over
+  }
+  return rules
+}
+
 function readRef(fields: Fields): PolicyRef | undefined {
   const uri = fields.text(['policyRuleURI', 'policy_rule_uri', 'policyRuleUri'])
   const parameters = fields.object('parameters') ?? {}

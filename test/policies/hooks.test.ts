@@ -16,7 +16,7 @@ describe('the hook catalogue', () => {
 
   it('has an answer of its own only where a wrong guess would open or close a door', () => {
     const closed = Object.entries(HOOKS).filter(([, hook]) => hook.onFailure === 'deny').map(([name]) => name)
-    assert.deepEqual(closed.sort(), ['precheck', 'quotaChecker'])
+    assert.deepEqual(closed.sort(), ['precheck', 'quotaChecker', 'resourceEstimator'])
     assert.equal(answerOnFailure('loadBalancer', {}, 'x'), undefined)
     assert.deepEqual(answerOnFailure('quotaChecker', {}, 'x'), { allowed: false, input_data: 'x' })
   })

@@ -14,6 +14,7 @@ import { modelManifest, servedModel } from '../../protocols/model.ts'
 import { registryDigest, registryLog, registryPage, registryRecord } from '../../protocols/registry.ts'
 import { signed } from '../../protocols/signed.ts'
 import { keptPlan, stageOpen } from '../../protocols/stage.ts'
+import { policyCall, policyExecute, policyExecutor, policyFunction, policyGraph, policyJob, policyJobBody, policyResultBody } from '../../protocols/policy.ts'
 import { blockRecord, componentManifest, policyRule, vdagSpec, assetRecord } from '../../protocols/specs.ts'
 import { annotation, storedSpec, storedTemplate } from '../../protocols/stores.ts'
 import { taskRecord } from '../../protocols/tasks.ts'
@@ -143,6 +144,18 @@ export const samples: Readonly<Record<string, Sample>> = {
   'metrics pull': { protocol: '/aios/metrics-pull/1', schema: metricsPull.request, value: { node: true, blocks: ['classify'], vdags: false } },
   'metrics pull answer': { protocol: '/aios/metrics-pull/1', schema: metricsPull.response, value: { at: T, node: { nodeId: A, metrics: { resource: { node: { vcpu: { load1m: 0.5 } } } } }, instances: [{ block: 'classify', instance: 'in-a1b2', metrics: { tasks_processed: 3, latency: 0.25 } }], vdags: [{ vdag: 'v:1.0-stable', metrics: { inference_requests_total: 4 } }], left: 0 } },
   'policy rule': { protocol: 'policies', schema: policyRule, value: { policyRuleURI: 'lb:1.0-stable', name: 'lb', version: '1.0', releaseTag: 'stable', description: '', tags: [], code: CID, codeType: 'js_module_v1', settings: {}, parameters: {}, inputSchema: {}, outputSchema: {}, managementCommands: {}, author: A } },
+  'policy rule with schemas': { protocol: 'policies', schema: policyRule, value: { policyRuleURI: 'lb:1.0-stable', name: 'lb', version: '1.0', releaseTag: 'stable', description: '', tags: [], code: CID, codeType: 'wasm_v1', settings: {}, parameters: {}, inputSchema: {}, outputSchema: {}, managementCommands: {}, settingsSchema: { api: { type: 'string' } }, parametersSchema: { most: { type: 'integer' } }, metadata: { audience: 'all' }, author: A } },
+  'policy executor': { protocol: 'executors', schema: policyExecutor, value: { executorId: 'executor-001', host: A, metadata: { tags: ['amd_64'] }, hardware: {}, resourceEstimator: { policyRuleURI: 'room:1-stable', parameters: {}, settings: {} } } },
+  'policy function': { protocol: 'functions', schema: policyFunction, value: { functionId: 'check-ip', policyRuleURI: 'lb:1.0-stable', parameters: { most: 3 }, settings: {}, minReplicas: 1, maxReplicas: 5, targetUtilisation: 0.5, executor: '', nodeSelector: { region: 'eu' }, metadata: {}, tags: ['network'], replicas: [{ replica: 'fr-ab', host: A }] } },
+  'policy graph': { protocol: 'graphs', schema: policyGraph, value: { graphURI: 'risk:1-stable', name: 'risk', version: '1', releaseTag: 'stable', functionIds: ['a', 'b'], connections: { a: ['b'] }, searchTags: ['ip'], description: '', metadata: {}, inputSchema: { ip: { type: 'string' } }, outputSchema: {}, author: A } },
+  'policy execution': { protocol: '/aios/policy/1', schema: policyExecute.request, value: { policy: 'lb:1.0-stable', parameters: { most: 3 }, settings: { get_metrics: { load: 1 } }, input: { ip: '10.0.0.1' } } },
+  'policy execution answer': { protocol: '/aios/policy/1', schema: policyExecute.response, value: { value: { allowed: true }, fuel: 2 } },
+  'policy job body': { protocol: 'policy-job', schema: policyJobBody, value: { id: 'job-ab', name: 'nightly', policy: 'lb:1.0-stable', parameters: {}, input: { ip: '10.0.0.1' }, nodeSelector: {}, executor: 'executor-001', submittedAt: T } },
+  'policy result body': { protocol: 'policy-result', schema: policyResultBody, value: { job: 'job-ab', epoch: 2, status: 'completed', output: { allowed: true }, startedAt: T, endedAt: T + 5 } },
+  'policy job': { protocol: '/aios/policy-job/1', schema: policyJob.request, value: { do: 'keep', state: { job: seal('policy-job'), executor: A, epoch: 2, result: seal('policy-result') } } },
+  'policy job answer': { protocol: '/aios/policy-job/1', schema: policyJob.response, value: { known: { job: seal('policy-job'), executor: A, epoch: 2 } } },
+  'policy call': { protocol: '/aios/policy-function/1', schema: policyCall.request, value: { do: 'call', function: 'check-ip', replica: 'fr-ab', input: { ip: '10.0.0.1' } } },
+  'policy call answer': { protocol: '/aios/policy-function/1', schema: policyCall.response, value: { value: 1, replicas: [{ replica: 'fr-ab', calls: 4, failures: 1, busy: 0.25 }], lines: ['1 fr-ab started'] } },
   'asset': { protocol: 'assets', schema: assetRecord, value: { assetURI: 'w:1.0-stable', name: 'w', version: '1.0', releaseTag: 'stable', content: CID, size: 5, mediaType: 'text/plain', metadata: {}, tags: [], author: A } },
   'stored spec': { protocol: 'specs', schema: storedSpec, value: { specURI: 's:1.0-stable', specType: 'block', name: 's', version: '1.0', releaseTag: 'stable', description: '', metadata: { team: 'x' }, tags: ['a'], data: { blockComponentURI: 'model.c:1.0.0-stable' }, author: A } },
   'stored template': { protocol: 'templates', schema: storedTemplate, value: { templateURI: 't:1.0-stable', name: 't', version: '1.0', releaseTag: 'stable', description: '', metadata: {}, tags: [], data: { size: { type: 'number' } }, policyRuleURI: 'p:1.0-stable', author: A } },

@@ -289,7 +289,7 @@ describe('specs: policy rules and assets', () => {
   })
 
   it('explains that Python does not run', () => {
-    assert.match(refusal(() => parsePolicyRule({ name: 'a', version: '1', release_tag: 's', type: 'python_class_v1' }, { author: AUTHOR, code: CID })).message, /codeType: "python_class_v1".*AIOSv1PolicyRule/)
+    assert.match(refusal(() => parsePolicyRule({ name: 'a', version: '1', release_tag: 's', code_type: 'python_class_v1' }, { author: AUTHOR, code: CID })).message, /codeType: "python_class_v1".*AIOSv1PolicyRule/)
   })
 
   it('both spellings of an asset are one record', () => {

@@ -14,12 +14,22 @@ export type GuestLimits = {
 type Failure = Extract<SandboxResult, { ok: false }>
 export type GuestAnswer = Failure | { readonly ok: true; readonly text: string; readonly fuel: number }
 
+/** A rule at work in a thread, whatever it was written in. */
+export interface RunningGuest {
+  /** What it left behind cannot be trusted to be consistent. */
+  readonly broken: boolean
+  /** Bytes of linear memory, which only ever grows. */
+  readonly bytes: number
+  call(method: 'eval' | 'management', args: readonly [string, string, string], fresh: string): GuestAnswer
+  close(): void
+}
+
 const MESSAGE_CHARS = 500
 /** The only time a rule can read: 2025-01-01. It also seeds Math.random, so that every peer sees the same draws. */
 const FIXED_NANOSECONDS = 1_735_689_600_000_000_000n
 
 /** One VM with one rule in it. Everything it says is text; nothing of the host is reachable from it. */
-export class Guest {
+export class Guest implements RunningGuest {
   readonly #vm: QuickJS
   readonly #limits: GuestLimits
   readonly #meter: Meter

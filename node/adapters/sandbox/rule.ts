@@ -9,6 +9,8 @@ type Failure = Extract<SandboxResult, { ok: false }>
 /** What a rule asks of the pool that holds it. */
 export type RuleHome = {
   readonly inputChars: number
+  /** It keeps its VM, and so its state, until it is closed. */
+  readonly lasting: boolean
   /** A thread to live in; `suspect` is true for a rule that had its thread killed. */
   lane(suspect: boolean): Lane
   /** It has a VM and was just called. */
@@ -36,6 +38,10 @@ export class Rule {
 
   get lane(): Lane | undefined {
     return this.#lane
+  }
+
+  get lasting(): boolean {
+    return this.#home.lasting
   }
 
   get bytes(): number {

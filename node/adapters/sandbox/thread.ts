@@ -1,10 +1,11 @@
 /** Runs rules in VMs, one request at a time, inside a thread that the pool may terminate at any moment. */
 import { parentPort, workerData } from 'node:worker_threads'
-import { Guest, type GuestAnswer } from './guest.ts'
+import { Guest, type GuestAnswer, type RunningGuest } from './guest.ts'
 import type { ThreadData, ThreadMessage, ThreadRequest } from './messages.ts'
+import { WASM_SOURCE, WasmGuest } from './wasm-guest.ts'
 
 const { engine, limits }: ThreadData = workerData
-const guests = new Map<number, Guest>()
+const guests = new Map<number, RunningGuest>()
 const done: GuestAnswer = { ok: true, text: '', fuel: 0 }
 
 async function serve(request: ThreadRequest): Promise<{ readonly answer: GuestAnswer; readonly missing: boolean }> {
@@ -18,7 +19,7 @@ async function serve(request: ThreadRequest): Promise<{ readonly answer: GuestAn
   }
   drop(rule)
   if (request.kind === 'close') return { answer: done, missing: false }
-  const opened = await Guest.open(engine, request.source, request, limits)
+  const opened = request.source.startsWith(WASM_SOURCE) ? WasmGuest.open(request.source, request, limits) : await Guest.open(engine, request.source, request, limits)
   if (opened.ok) guests.set(rule, opened.guest)
   return { answer: opened.ok ? done : opened, missing: false }
 }
