@@ -15,16 +15,19 @@ import type { Library } from './stores/library.ts'
 /** Documents that somebody else keeps, by the name under which a search looks through them. */
 export type MoreSources = { readonly [Source in 'policyFunctions' | 'policyGraphs']?: () => Promise<readonly JsonObject[]> | readonly JsonObject[] }
 
+/** What is known of blocks, clusters and vDAGs at work. */
+export type Measured = Pick<MeshMetrics, 'blocks' | 'clusters' | 'vdags' | 'knownBlock'>
+
 /** Answers AIOS's search and filter from the local view, in AIOS's document shapes. */
 export class Inventory {
   readonly #policies: PolicyCalls
   readonly #library: Library
-  readonly #metrics: MeshMetrics
+  readonly #metrics: Measured
   readonly #blocks: BlockTable
   readonly #clusters: ClusterTable
   #more: MoreSources = {}
 
-  constructor(view: MeshView, catalogue: Pick<ArtefactCatalogue, 'blocks' | 'onBlock'>, policies: PolicyCalls, { library, metrics, clusters }: { readonly library: Library; readonly metrics: MeshMetrics; readonly clusters: KnownClusters }) {
+  constructor(view: MeshView, catalogue: Pick<ArtefactCatalogue, 'blocks' | 'onBlock'>, policies: PolicyCalls, { library, metrics, clusters }: { readonly library: Library; readonly metrics: Measured; readonly clusters: KnownClusters }) {
     this.#metrics = metrics
     this.#policies = policies
     this.#library = library

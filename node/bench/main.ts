@@ -21,6 +21,7 @@ const BENCHES: Readonly<Record<string, () => Promise<Bench>>> = {
   'llm-speculate': () => import('./llm-speculate.ts'),
   'llm-choose': () => import('./choose.ts'),
   plan: () => import('./plan.ts'),
+  search: () => import('./search.ts'),
   'llm-import': () => import('./llm-import.ts'),
 }
 
