@@ -27,6 +27,7 @@ import { daemonFile } from './cli/daemon-client.ts'
 import { openGrpcDoor } from './gateway/grpc-door.ts'
 import { openGateway } from './gateway/server.ts'
 import { openOciDoor } from './oci/door.ts'
+import { openOtherRuntimes, readContainers, readExternal } from './other-runtimes.ts'
 
 const JOIN_MS = 20_000
 const DRAIN_MS = 3_000
@@ -47,6 +48,10 @@ export type UpOptions = {
   /** Carry connections of members that nobody can dial. */
   readonly relay: boolean
   readonly isolation: 'L0' | 'L1'
+  /** What containers may have here, as `--containers` says it. */
+  readonly containers: string
+  /** Servers that blocks may have this host call. */
+  readonly external: readonly string[]
   readonly json: boolean
   /** Base address of an OpenTelemetry collector, for traces; the standard variables of the environment otherwise. */
   readonly otlp?: string | undefined
@@ -122,7 +127,9 @@ async function assemble(options: UpOptions, startedAt: number, closers: Closers,
   })
   const sandbox = new QuickjsSandbox({}, sink)
   closers.add('sandbox', () => sandbox[Symbol.asyncDispose]())
-  const backend = createBackend({ dir: join(dataDir, 'instances'), content: store.content, clock, telemetry: sink, machine, isolation: options.isolation })
+  const token = randomBytes(24).toString('base64url')
+  const others = openOtherRuntimes({ dir: dataDir, containers: readContainers(options.containers), external: readExternal(options.external), token, machine, clock, telemetry: sink, ports: { content: store.content, journal, registries: registries.store } })
+  const backend = createBackend({ dir: join(dataDir, 'instances'), content: store.content, clock, telemetry: sink, machine, isolation: options.isolation, others: others.runtimes })
   const ports: Ports = { clock, random, identity, network: far(mesh.network), content: store.content, registries: registries.store, journal, backend, sandbox, machine, telemetry: sink }
 
   const peer = createPeer(ports, { membership, bearerKey: joining ? invitation.bearerKey : undefined, onGranted: remember, clusterId: identity.peer, labels: options.labels })
@@ -138,7 +145,6 @@ async function assemble(options: UpOptions, startedAt: number, closers: Closers,
   closers.add('peer', () => peer.stop(DRAIN_MS))
   await peer.start()
 
-  const token = randomBytes(24).toString('base64url')
   const authoring = createAuthoring({ content: store.content, catalogue: peer.catalogue, identity, sandbox, journal })
   const gateway = await openGateway({ peer, authoring, telemetry, token, startedAt }, options.http)
   closers.add('gateway', () => gateway.close())
@@ -146,9 +152,11 @@ async function assemble(options: UpOptions, startedAt: number, closers: Closers,
   closers.add('grpc', () => grpc.close())
   const oci = await openOciDoor({ ports, dir: dataDir, token }, options.oci)
   closers.add('oci', () => oci.close())
+  others.doorAt(oci.address)
   await announce(dataDir, { http: gateway.url, grpc: grpc.address, oci: oci.address, token, pid: process.pid, peer: identity.peer })
   closers.add('daemon.json', () => rm(join(dataDir, 'daemon.json'), { force: true }))
   // Measuring takes seconds of every core: after the doors are open, and only when this hardware was not measured before.
+  void others.found.then(() => peer.view.measured()).catch(error => sink.event('warn', 'containers.not-offered', { because: asMeshError(error).message }))
   void machine.refine().then(() => peer.view.measured()).catch(error => sink.event('warn', 'machine.not-measured', { because: asMeshError(error).message }))
   process.on('unhandledRejection', error => sink.event('error', 'unhandled', { because: asMeshError(error).message, stack: error instanceof Error ? error.stack : undefined }))
 

@@ -34,8 +34,8 @@ export const runtime = z.object({
   /** onnx, tfjs, node, container, external. */
   name: z.string().max(40),
   version: z.string().max(40),
-  /** ONNX Runtime execution providers or TensorFlow.js backends that loaded, best first. */
-  providers: z.array(z.string().max(40)).max(16),
+  /** ONNX Runtime execution providers or TensorFlow.js backends that loaded, best first; what containers may have; servers that may be called. */
+  providers: z.array(z.string().max(200)).max(16),
   /** Measured matrix throughput in GFLOP/s; 0 where not measured. */
   gflops: z.number().nonnegative(),
 })

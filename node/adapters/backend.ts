@@ -20,7 +20,12 @@ export type BackendOptions = {
   readonly machine: Pick<Machine, 'probe'>
   /** L1: behind the fence, or not at all. L0: unfenced, by the operator's choice. */
   readonly isolation: Isolation
+  /** Runtimes whose instances are no fenced processes. */
+  readonly others?: readonly OtherRuntime[]
 }
+
+/** A runtime of its own kind; `start` throws RUNTIME_UNAVAILABLE with the reason where it cannot run. */
+export type OtherRuntime = { readonly name: RuntimeName; available(): boolean; start(request: InstanceStart, signal: AbortSignal): Promise<RunningInstance> }
 
 /** Beyond its budget: the runtime's own code and libraries, which every instance maps. */
 const RUNTIME_MB = 160
@@ -29,7 +34,7 @@ const HOOKS: readonly Hook[] = ['pre_processing', 'post_processing']
 
 /** Starts instances of the onnx, llm, tfjs and node runtimes as fenced child processes. */
 export function createBackend(options: BackendOptions): Backend {
-  const { telemetry, isolation } = options
+  const { telemetry, isolation, others = [] } = options
   const dir = join(options.dir, 'instances')
   rmSync(dir, { recursive: true, force: true })
   mkdirSync(dir, { recursive: true, mode: 0o700 })
@@ -37,13 +42,15 @@ export function createBackend(options: BackendOptions): Backend {
   warmCompileCache(compileCache)
   const shelf = new BundleShelf(options.content, join(dir, 'files'))
   const require = createRequire(import.meta.url)
-  const runtimes: readonly RuntimeName[] = ['node', ...PACKAGES.filter(([, name]) => resolves(require, name)).map(([runtime]) => runtime)]
+  const fenced: readonly RuntimeName[] = ['node', ...PACKAGES.filter(([, name]) => resolves(require, name)).map(([runtime]) => runtime)]
   if (isolation === 'L0') telemetry.event('warn', 'instances_unfenced', { isolation, meaning: 'components run with all of this user’s rights' })
   return {
-    runtimes: () => runtimes,
+    runtimes: () => [...fenced, ...others.filter(other => other.available()).map(({ name }) => name)],
     async start(request, signal) {
       const { manifest, instance } = request
-      if (!runtimes.includes(manifest.runtime.name)) throw new MeshError('RUNTIME_UNAVAILABLE', `this host runs ${runtimes.join(', ')}, not ${manifest.runtime.name}`)
+      const other = others.find(({ name }) => name === manifest.runtime.name)
+      if (other !== undefined) return other.start(request, signal)
+      if (!fenced.includes(manifest.runtime.name)) throw new MeshError('RUNTIME_UNAVAILABLE', `this host runs ${fenced.join(', ')}, not ${manifest.runtime.name}`)
       const folder = join(dir, instance)
       const bundle = join(folder, 'bundle')
       const scratch = join(folder, 'scratch')
@@ -87,7 +94,8 @@ async function becomeReady(running: SupervisedInstance, config: InstanceConfig, 
   }
 }
 
-async function configOf(request: InstanceStart, bundle: string, folders: InstanceConfig['folders'], machine: Pick<Machine, 'probe'>): Promise<InstanceConfig> {
+/** What an instance is told of itself. */
+export async function configOf(request: InstanceStart, bundle: string, folders: InstanceConfig['folders'], machine: Pick<Machine, 'probe'>): Promise<InstanceConfig> {
   const { block, manifest, gpus } = request
   const probed = gpus.length === 0 ? undefined : (await machine.probe()).runtimes.find(runtime => runtime.name === manifest.runtime.name)
   return {
@@ -107,7 +115,8 @@ async function configOf(request: InstanceStart, bundle: string, folders: Instanc
   }
 }
 
-function hooksFor(options: BackendOptions, request: InstanceStart): ConstructorParameters<typeof SupervisedInstance>[2] {
+/** What an instance may ask of its daemon, and tell it. */
+export function hooksFor(options: Pick<BackendOptions, 'telemetry'>, request: InstanceStart): ConstructorParameters<typeof SupervisedInstance>[2] {
   const { instance, block } = request
   return {
     event(sideCar, name, data) {

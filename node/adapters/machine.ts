@@ -26,6 +26,9 @@ type Measurements = z.infer<typeof measurements>
 export interface MeasuredMachine extends Machine {
   /** Loads and measures each runtime in processes of their own (1 to 2 s without a GPU), unless this hardware was measured before. */
   refine(): Promise<MachineReport>
+  /** A runtime that is no package of ours, as it is found and the operator allows it. */
+  offer(runtime: Runtime): void
+  note(text: string): void
 }
 
 /**
@@ -40,14 +43,16 @@ export function createMachine({ dir }: { readonly dir: string }): MeasuredMachin
   let known: Measurements | undefined
   let refining: Promise<MachineReport> | undefined
   const counter = new HostCounter(dir)
+  const offered: Runtime[] = []
+  const notes: string[] = []
 
   const key = (): string => hardwareKey(gpus)
   const report = (): MachineReport => {
     const measured = known ?? { runtimes: [...installedRuntimes()], memoryGBs: 0, landlock: process.platform === 'linux', notes: ['not measured yet'] }
     return {
       total: readResources(dir, gpus.map(withoutLoad)),
-      runtimes: withStages(measured.runtimes), memoryGBs: measured.memoryGBs, os: osName(), cpuModel: cpuModel(),
-      isolation: measured.landlock ? ['L0', 'L1'] : ['L0'], notes: measured.notes,
+      runtimes: [...withStages(measured.runtimes), ...offered], memoryGBs: measured.memoryGBs, os: osName(), cpuModel: cpuModel(),
+      isolation: [...(measured.landlock ? ['L0', 'L1'] : ['L0']), ...(offered.some(({ name }) => name === 'container') ? ['L3'] : [])], notes: [...measured.notes, ...notes],
     }
   }
   const refreshGpus = async (): Promise<void> => {
@@ -72,6 +77,8 @@ export function createMachine({ dir }: { readonly dir: string }): MeasuredMachin
       })().finally(() => { refining = undefined })
       return refining
     },
+    offer: runtime => void offered.push(runtime),
+    note: text => void notes.push(text),
     usage(): MachineUsage {
       if (gpus.length > 0 && performance.now() - gpusReadAt > GPU_EVERY_MS) void refreshGpus()
       return {

@@ -1,5 +1,5 @@
 import { spawn, type ChildProcess } from 'node:child_process'
-import type { Duplex } from 'node:stream'
+import { Duplex } from 'node:stream'
 import { z } from 'zod'
 import { check } from '../../protocols/codec.ts'
 import { asMeshError, MeshError, type ErrorCode } from '../../protocols/errors.ts'
@@ -46,7 +46,11 @@ export type InstanceHooks = {
   readonly event: (sideCar: boolean, name: string, data: Json) => void
   readonly policy: (hook: Hook, packet: Packet) => Promise<Packet>
 }
-export type Launch = { readonly command: string; readonly args: readonly string[]; readonly env: Readonly<Record<string, string>>; readonly cwd: string; readonly limits: WatchLimits }
+export type Launch = { readonly command: string; readonly args: readonly string[]; readonly env: Readonly<Record<string, string>>; readonly cwd: string } & (
+  | { readonly limits: WatchLimits }
+  /** A client whose container does the work: frames go over its input and output, the engine holds it to its limits, and killing the client kills nothing. */
+  | { readonly container: { kill(): void; pid(): Promise<number | undefined> } }
+)
 
 /** Supervises one instance process: calls over its pipe, log, limits, end. Nothing it sends is believed unchecked. */
 export class SupervisedInstance implements RunningInstance {
@@ -57,7 +61,8 @@ export class SupervisedInstance implements RunningInstance {
   readonly #child: ChildProcess
   readonly #pipe: Duplex
   readonly #log = new LogRing()
-  readonly #watch: Watch | undefined
+  readonly #container: { kill(): void; pid(): Promise<number | undefined> } | undefined
+  #watch: Watch | undefined
   readonly #calls = new Map<number, InstanceCall>()
   readonly #ready = Promise.withResolvers<void>()
   #computes = false
@@ -73,9 +78,10 @@ export class SupervisedInstance implements RunningInstance {
   constructor(launch: Launch, clock: Clock, hooks: InstanceHooks) {
     this.#clock = clock
     this.#hooks = hooks
-    this.#child = spawn(launch.command, launch.args, { cwd: launch.cwd, env: { ...launch.env }, stdio: ['ignore', 'pipe', 'pipe', 'pipe'], detached: false })
+    this.#container = 'container' in launch ? launch.container : undefined
+    const { stdin, stdout, stdio } = this.#child = spawn(launch.command, launch.args, { cwd: launch.cwd, env: { ...launch.env }, stdio: this.#container === undefined ? ['ignore', 'pipe', 'pipe', 'pipe'] : ['pipe', 'pipe', 'pipe'], detached: false })
     // spawn's types stop at the third descriptor.
-    this.#pipe = this.#child.stdio[3] as Duplex
+    this.#pipe = stdin !== null && stdout !== null ? Duplex.from({ readable: stdout, writable: stdin }) : stdio[3] as Duplex
     // A start that failed is reported by `loaded`; nobody may be waiting when it does.
     this.#ready.promise.catch(() => undefined)
     this.exited = new Promise(resolve => {
@@ -83,7 +89,7 @@ export class SupervisedInstance implements RunningInstance {
       this.#child.once('close', (code, signal) => resolve(this.#left(this.#reasonFor(code, signal))))
     })
     this.#listen()
-    if (this.#child.pid !== undefined) this.#watch = new Watch(this.#child.pid, launch.limits, clock, because => this.#kill(because))
+    if (this.#child.pid !== undefined && 'limits' in launch) this.#watch = new Watch(this.#child.pid, launch.limits, clock, because => this.#kill(because))
   }
 
   /** Hands the instance its block; resolves when it is ready. Throws what loading failed with. */
@@ -96,9 +102,16 @@ export class SupervisedInstance implements RunningInstance {
     if (signal.aborted) give()
     try {
       await Promise.race([this.#ready.promise, abort.promise])
+      await this.#watchContainer()
     } finally {
       signal.removeEventListener('abort', give)
     }
+  }
+
+  /** Its engine holds it to its limits; it is watched for what it uses. */
+  async #watchContainer(): Promise<void> {
+    const pid = await this.#container?.pid()
+    if (pid !== undefined && this.#gone === undefined) this.#watch = new Watch(pid, { memoryMb: Infinity, diskMb: 0, folders: [] }, this.#clock, () => undefined)
   }
 
   async *infer(packet: Packet, signal: AbortSignal, vdag: Json = null, caller: CallerFacts = {}): AsyncGenerator<Packet, void, undefined> {
@@ -138,7 +151,7 @@ export class SupervisedInstance implements RunningInstance {
     this.#stopping = true
     if (this.#gone === undefined) {
       if (this.#pipe.writable) this.#pipe.write(encodeFrame({ kind: 'stop' }))
-      const late = this.#clock.after(STOP_MS, () => void this.#child.kill('SIGKILL'))
+      const late = this.#clock.after(STOP_MS, () => this.#end())
       await this.exited
       late()
     }
@@ -194,7 +207,7 @@ export class SupervisedInstance implements RunningInstance {
     })
     // Its end is told by the process; a pipe that breaks first is part of that.
     this.#pipe.on('error', () => undefined)
-    for (const stream of [this.#child.stdout, this.#child.stderr]) {
+    for (const stream of this.#container === undefined ? [this.#child.stdout, this.#child.stderr] : [this.#child.stderr]) {
       let budget = { since: this.#clock.monotonic(), bytes: 0 }
       stream?.on('data', (chunk: Uint8Array) => {
         this.#log.push(chunk)
@@ -287,7 +300,12 @@ export class SupervisedInstance implements RunningInstance {
 
   #kill(because: string): void {
     this.#killed ??= because
-    this.#child.kill('SIGKILL')
+    this.#end()
+  }
+
+  #end(): void {
+    this.#container?.kill()
+    if (this.#container === undefined) this.#child.kill('SIGKILL')
   }
 
   /** Runs what reads the instance's words; one that lies about their form is not kept. */
@@ -328,6 +346,7 @@ export class SupervisedInstance implements RunningInstance {
     const fence = lines.find(line => line.startsWith('fence: '))
     if (code === FENCE_FAILED && fence !== undefined) return `this host cannot fence instances in: ${fence.slice(7)}. The operator may allow unfenced ones with --isolation=L0`
     if (lines.some(line => line.includes('heap out of memory') || line.includes('Array buffer allocation failed'))) return 'it ran out of its memory'
+    if (this.#container !== undefined && code === 137) return 'its engine killed it, most likely for its memory'
     const said = lines.findLast(line => /Error\b/.test(line)) ?? lines.at(-1)
     return `it ended with ${signal ?? `code ${code}`}${said === undefined ? '' : `: ${said.trim().slice(0, 300)}`}`
   }

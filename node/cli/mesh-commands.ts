@@ -29,6 +29,8 @@ export const meshCommands: readonly Command[] = [
       { name: 'no-relay', what: 'do not carry connections of members behind a NAT' },
       { name: 'isolation', value: 'LEVEL', what: 'L1 (fence, default) or L0 (none: only for components you wrote)' },
       { name: 'otlp', value: 'URL', what: 'send traces to this OpenTelemetry collector (default: what OTEL_EXPORTER_OTLP_ENDPOINT says)' },
+      { name: 'containers', value: 'WHAT', what: 'what container components may have here, by commas: mesh (images pushed to the mesh, default), local (the engine\'s own), pull (from other registries), network; or none' },
+      { name: 'external', value: 'URL', many: true, what: 'a server that external components may have this host call, such as http://127.0.0.1:8000; * is any (default none)' },
       { name: 'detach', what: 'go on in the background once it is ready (end it with `aios down`)' },
     ],
     async run(context) {
@@ -51,7 +53,7 @@ export const meshCommands: readonly Command[] = [
       const listen = [...(asked.length > 0 ? asked : ['/ip4/0.0.0.0/tcp/0']), ...(flag(context, 'behind-nat') ? ['/p2p-circuit'] : [])]
       const daemon = await up({
         dataDir: context.dataDir, listen, http: text(context, 'http') ?? '127.0.0.1:0', grpc: text(context, 'grpc') ?? '127.0.0.1:0', oci: text(context, 'oci') ?? '127.0.0.1:0', join: text(context, 'join'), labels,
-        networkName: text(context, 'name') ?? 'mesh', mdns: !flag(context, 'no-mdns'), upnp: flag(context, 'upnp'), relay: !flag(context, 'no-relay'), isolation, json: context.out.json, otlp: text(context, 'otlp'),
+        networkName: text(context, 'name') ?? 'mesh', mdns: !flag(context, 'no-mdns'), upnp: flag(context, 'upnp'), relay: !flag(context, 'no-relay'), isolation, containers: text(context, 'containers') ?? 'mesh', external: list(context, 'external'), json: context.out.json, otlp: text(context, 'otlp'),
       })
       context.out.line({ ready: true, peer: daemon.peer, network: daemon.network, http: daemon.http, grpc: daemon.grpc, oci: daemon.oci, addresses: daemon.addresses, joined: daemon.joined, readyMs: daemon.readyMs }, () => [
         `peer      ${daemon.peer}`,

@@ -1,11 +1,14 @@
-/** An instance: one block in a process of its own, spoken to over the pipe inherited as descriptor 3. */
+/** An instance: one block in a process of its own, spoken to over the pipe inherited as descriptor 3, or in a container over its input and output. */
 import { Socket } from 'node:net'
+import type { Duplex } from 'node:stream'
 import { asMeshError } from '../../protocols/errors.ts'
 import { failureOf } from '../../sdk/runner.ts'
 import { decodeBody, encodeFrame, FrameReader, type InstanceConfig, type Order } from './frames.ts'
 import { InstanceServer } from './serve.ts'
+import { inImage, stdioPipe } from './stdio.ts'
 
-const pipe = new Socket({ fd: 3, readable: true, writable: true })
+const overStdio = process.env['AIOS_FRAMES'] === 'stdio'
+const pipe: Duplex = overStdio ? stdioPipe() : new Socket({ fd: 3, readable: true, writable: true })
 const reader = new FrameReader()
 const server = new InstanceServer(bytes => pipe.write(bytes), writeAll)
 
@@ -14,7 +17,7 @@ pipe.on('data', chunk => {
     // The daemon is the one that wrote it.
     const order = header as Order | undefined
     if (order === undefined) server.takeRaw(body)
-    else if (order.kind === 'start') void start(decodeBody(body) as InstanceConfig)
+    else if (order.kind === 'start') void start(configOf(decodeBody(body) as InstanceConfig))
     else if (order.kind === 'stop') void server.stop().finally(() => process.exit(0))
     else server.take(order, body)
   }
@@ -22,6 +25,10 @@ pipe.on('data', chunk => {
 // Without its daemon an instance has nobody to answer.
 pipe.on('close', () => process.exit(0))
 pipe.on('error', () => process.exit(0))
+
+function configOf(config: InstanceConfig): InstanceConfig {
+  return overStdio ? inImage(config) : config
+}
 
 /** In one call to the kernel; the promise is for what it did not take at once. */
 function writeAll(frames: readonly Uint8Array[]): Promise<void> | undefined {

@@ -2,6 +2,7 @@ import type { CapacityAd } from '../../protocols/capacity.ts'
 import { granted, refused, type Verdict } from '../../protocols/errors.ts'
 import type { Millis, PeerId } from '../../protocols/ids.ts'
 import type { BlockRecord } from '../../protocols/specs.ts'
+import { externalServer } from '../blocks/external-server.ts'
 import type { Random } from '../ports.ts'
 import { fits } from './ledger.ts'
 
@@ -32,8 +33,18 @@ export function suits(block: BlockRecord, offer: Offer): Verdict<true> {
     const names = offer.runtimes.map(({ name }) => name).join(', ')
     return refused(`has no ${block.runtime.name} runtime (it has ${names || 'none'})`)
   }
+  const reachable = block.runtime.name === 'external' ? mayCall(block, offer) : granted(true)
+  if (!reachable.ok) return reachable
   const room = fits(block.needs, offer.free)
   return room.ok ? granted(true) : room
+}
+
+/** A host calls only the outside servers that its operator allows, and says which. */
+function mayCall(block: BlockRecord, { runtimes }: Offer): Verdict<true> {
+  const server = externalServer(block)
+  if (!server.ok) return server
+  const allowed = runtimes.find(({ name }) => name === 'external')?.providers ?? []
+  return allowed.includes('*') || allowed.includes(server.value.origin) ? granted(true) : refused(`may not call ${server.value.origin} (its operator allows ${allowed.join(', ') || 'no server'})`)
 }
 
 export type Circumstances = {
