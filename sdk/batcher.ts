@@ -1,4 +1,4 @@
-import type { BlockClock } from './clock.ts'
+import { HERE, type BlockClock } from './clock.ts'
 import { ComponentError } from './error.ts'
 
 /** Collects items and hands them out `size` at a time. Holds fewer than `size`. */
@@ -6,7 +6,9 @@ export class Batcher<Item> {
   readonly size: number
   #items: Item[] = []
 
-  constructor(size: number) {
+  /** `size`: a number, or AIOS's `{ N }`. */
+  constructor(given: number | { readonly N: number }) {
+    const size = typeof given === 'number' ? given : given.N
     if (!Number.isInteger(size) || size < 1) throw new RangeError(`a batch has a whole number of items, at least 1; got ${size}`)
     this.size = size
   }
@@ -21,6 +23,11 @@ export class Batcher<Item> {
     return this.#items.length === this.size ? this.flush() : undefined
   }
 
+  /** AIOS's name for `push`. */
+  add_to_batch(item: Item): readonly Item[] | undefined {
+    return this.push(item)
+  }
+
   /** Whatever has collected so far. */
   flush(): readonly Item[] {
     const items = this.#items
@@ -29,6 +36,8 @@ export class Batcher<Item> {
   }
 }
 
+type Run<Item, Out> = (items: readonly Item[]) => readonly Out[] | Promise<readonly Out[]>
+type BatchOptions = { readonly size: number; readonly waitMs: number; readonly pending?: number }
 type Waiting<Item, Out> = { readonly item: Item; readonly resolve: (out: Out) => void; readonly reject: (error: unknown) => void }
 
 /**
@@ -37,17 +46,20 @@ type Waiting<Item, Out> = { readonly item: Item; readonly resolve: (out: Out) =>
  */
 export class TimeBasedBatcher<Item, Out = unknown> {
   readonly #options: { readonly size: number; readonly waitMs: number; readonly pending: number }
-  readonly #run: (items: readonly Item[]) => readonly Out[] | Promise<readonly Out[]>
+  readonly #run: Run<Item, Out>
   readonly #clock: Pick<BlockClock, 'after'>
   #waiting: Waiting<Item, Out>[] = []
   #held = 0
   #cancel: (() => void) | undefined
 
-  constructor(
-    options: { readonly size: number; readonly waitMs: number; readonly pending?: number },
-    run: (items: readonly Item[]) => readonly Out[] | Promise<readonly Out[]>,
-    clock: Pick<BlockClock, 'after'>,
-  ) {
+  /** AIOS's form is `(N, T, callback)`, T in seconds. */
+  constructor(size: number, seconds: number, run: Run<Item, Out>, clock?: Pick<BlockClock, 'after'>)
+  constructor(options: BatchOptions, run: Run<Item, Out>, clock?: Pick<BlockClock, 'after'>)
+  constructor(given: BatchOptions | number, second: Run<Item, Out> | number, third?: Run<Item, Out> | Pick<BlockClock, 'after'>, fourth?: Pick<BlockClock, 'after'>) {
+    const options = typeof given === 'number' ? { size: given, waitMs: Number(second) * 1_000 } : given
+    const run = typeof second === 'function' ? second : third
+    const clock = (typeof third === 'object' ? third : fourth) ?? HERE
+    if (typeof run !== 'function') throw new TypeError('a batcher needs a function that runs a batch')
     if (!Number.isInteger(options.size) || options.size < 1) throw new RangeError(`a batch has a whole number of items, at least 1; got ${options.size}`)
     this.#options = { size: options.size, waitMs: options.waitMs, pending: options.pending ?? Math.max(1_024, options.size) }
     this.#run = run
@@ -68,6 +80,11 @@ export class TimeBasedBatcher<Item, Out = unknown> {
       if (this.#waiting.length >= this.#options.size) this.flush()
       else this.#cancel ??= this.#clock.after(this.#options.waitMs, () => this.flush())
     })
+  }
+
+  /** AIOS's name for `push`. */
+  add_to_batch(item: Item): Promise<Out> {
+    return this.push(item)
   }
 
   /** Runs what waits now, full or not. */

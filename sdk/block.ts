@@ -22,6 +22,20 @@ export function defineBlock<State>(definition: BlockDefinition<State> | AiosBloc
   return definition
 }
 
+/** AIOS's way to say it: `export default new Block(MyClass).run()`. */
+export class Block {
+  readonly #block: BlockDefinition
+
+  constructor(aiosClass: AiosBlockClass) {
+    this.#block = defineBlock(aiosClass)
+  }
+
+  /** Nothing runs yet: whoever loads the module runs it. */
+  run(): BlockDefinition {
+    return this.#block
+  }
+}
+
 /** The block in a loaded module: its default export, or one named `block`; a definition or an AIOS class. Throws ComponentError. */
 export function blockOf(module: Readonly<Record<string, unknown>>, where: string): BlockDefinition {
   for (const exported of [module.default, module.block]) {

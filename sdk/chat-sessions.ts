@@ -1,26 +1,33 @@
+import { HERE, type BlockClock } from './clock.ts'
 import type { ChatTurn, Generated, GenerateOptions, LanguageModel } from './language-model.ts'
 
 export type ChatSessionOptions = { readonly system?: string; /** Tokens that a conversation may have before its oldest turns are left out; default: the model's context less a quarter. */ readonly contextTokens?: number }
 
-/** Conversations with one model, by id; those that nobody used for a while are forgotten, the longest unused first when there are too many. */
+/** Conversations with one model, by id; those that nobody used for an hour are forgotten, the longest unused first when there are too many. */
 export class ChatSessions {
   readonly #model: LanguageModel
   readonly #limit: number
-  readonly #sessions = new Map<string, { readonly system: string | undefined; readonly contextTokens: number | undefined; turns: ChatTurn[] }>()
+  readonly #idleMs: number
+  readonly #clock: Pick<BlockClock, 'monotonic'>
+  readonly #sessions = new Map<string, { readonly system: string | undefined; readonly contextTokens: number | undefined; turns: ChatTurn[]; usedAt: number }>()
 
-  constructor(model: LanguageModel, limit = 1_000) {
+  constructor(model: LanguageModel, limit = 1_000, idle: { readonly idleMs?: number; readonly clock?: Pick<BlockClock, 'monotonic'> } = {}) {
     this.#model = model
     this.#limit = limit
+    this.#idleMs = idle.idleMs ?? 3_600_000
+    this.#clock = idle.clock ?? HERE
   }
 
   get ids(): readonly string[] {
+    this.#forgetIdle()
     return [...this.#sessions.keys()]
   }
 
   /** Begins a conversation, or begins it again. */
   create(id: string, options: ChatSessionOptions = {}): void {
+    this.#forgetIdle()
     this.#sessions.delete(id)
-    this.#sessions.set(id, { system: options.system, contextTokens: options.contextTokens, turns: [] })
+    this.#sessions.set(id, { system: options.system, contextTokens: options.contextTokens, turns: [], usedAt: this.#clock.monotonic() })
     const [oldest] = this.#sessions.keys()
     if (this.#sessions.size > this.#limit && oldest !== undefined) this.#sessions.delete(oldest)
   }
@@ -59,12 +66,23 @@ export class ChatSessions {
   }
 
   #get(id: string): { readonly system: string | undefined; readonly contextTokens: number | undefined; turns: ChatTurn[] } {
+    this.#forgetIdle()
     const session = this.#sessions.get(id)
     if (session === undefined) throw new RangeError(`there is no conversation ${id}`)
     // Used now: the last to be forgotten.
     this.#sessions.delete(id)
     this.#sessions.set(id, session)
+    session.usedAt = this.#clock.monotonic()
     return session
+  }
+
+  #forgetIdle(): void {
+    const before = this.#clock.monotonic() - this.#idleMs
+    // In order of last use.
+    for (const [id, { usedAt }] of this.#sessions) {
+      if (usedAt > before) return
+      this.#sessions.delete(id)
+    }
   }
 
   /** Leaves out the oldest turns until the rest leaves room for an answer; the last turn always stays. */

@@ -8,6 +8,16 @@ export interface BlockClock {
   after(ms: number, run: () => void): () => void
 }
 
+/** The clock of a program that is no block. */
+export const HERE: BlockClock = {
+  monotonic: () => performance.now(),
+  unix: () => Date.now(),
+  after(ms, run) {
+    const timer = setTimeout(run, ms)
+    return () => clearTimeout(timer)
+  },
+}
+
 /** A clock that stands still until `advance`: tests of batching, windows and expiry need no waiting. */
 export class ManualClock implements BlockClock {
   #now: number

@@ -19,7 +19,9 @@ export class Muxer {
   readonly #groups = new Map<string, { readonly since: number; readonly packets: Packet[] }>()
   #dropped = 0
 
-  constructor(count: number, limits: Partial<MuxerLimits> = {}, clock?: Pick<BlockClock, 'monotonic'>) {
+  /** `count`: a number, or AIOS's `{ N }`. */
+  constructor(given: number | { readonly N: number }, limits: Partial<MuxerLimits> = {}, clock?: Pick<BlockClock, 'monotonic'>) {
+    const count = typeof given === 'number' ? given : given.N
     if (!Number.isInteger(count) || count < 1) throw new RangeError(`a muxer joins a whole number of packets, at least 1; got ${count}`)
     this.count = count
     this.#limits = { pending: limits.pending ?? 1_024, waitMs: limits.waitMs ?? 60_000 }
@@ -62,6 +64,11 @@ export class Muxer {
     }
     if (this.#groups.size > this.#limits.pending) this.#dropOldest()
     return undefined
+  }
+
+  /** AIOS's name for `process`. */
+  process_packet(packet: Packet): Packet | undefined {
+    return this.process(packet)
   }
 
   #expire(now: number): void {

@@ -24,10 +24,12 @@ export class StateDict<Value = unknown> {
     return this.#entries.size
   }
 
-  get(key: string): Value | undefined {
+  get(key: string): Value | undefined
+  get(key: string, fallback: Value): Value
+  get(key: string, fallback?: Value): Value | undefined {
     this.#expire()
     const entry = this.#entries.get(key)
-    if (entry === undefined) return undefined
+    if (entry === undefined) return fallback
     this.#touch(key, entry.value)
     return entry.value
   }
@@ -59,6 +61,47 @@ export class StateDict<Value = unknown> {
     return [...this.#entries.keys()]
   }
 
+  values(): readonly Value[] {
+    this.#expire()
+    return [...this.#entries.values()].map(({ value }) => value)
+  }
+
+  items(): readonly (readonly [string, Value])[] {
+    this.#expire()
+    return [...this.#entries].map(([key, { value }]) => [key, value])
+  }
+
+  [Symbol.iterator](): Iterator<string> {
+    return this.keys()[Symbol.iterator]()
+  }
+
+  /** Takes a key out. Throws RangeError where there is neither the key nor a fallback. */
+  pop(key: string, fallback?: Value): Value {
+    const value = this.get(key) ?? fallback
+    if (value === undefined) throw new RangeError(`there is no ${key}`)
+    this.delete(key)
+    return value
+  }
+
+  /** Takes the least recently used key out. Throws RangeError on an empty dictionary. */
+  popitem(): readonly [string, Value] {
+    const [first] = this.items()
+    if (first === undefined) throw new RangeError('the dictionary is empty')
+    this.delete(first[0])
+    return first
+  }
+
+  update(others: Readonly<Record<string, Value>>): void {
+    for (const [key, value] of Object.entries(others)) this.set(key, value)
+  }
+
+  setdefault(key: string, value: Value): Value {
+    const known = this.get(key)
+    if (known !== undefined) return known
+    this.set(key, value)
+    return value
+  }
+
   #touch(key: string, value: Value): void {
     this.#entries.delete(key)
     this.#entries.set(key, { value, at: this.#clock.monotonic() })
@@ -71,5 +114,12 @@ export class StateDict<Value = unknown> {
       if (entry.at > before) break
       this.#entries.delete(key)
     }
+  }
+}
+
+/** AIOS's second dictionary, which keeps what it is given as it was then: a later change of the object is no change of the state. */
+export class StateDictV2<Value = unknown> extends StateDict<Value> {
+  override set(key: string, value: Value): void {
+    super.set(key, structuredClone(value))
   }
 }

@@ -24,6 +24,16 @@ export type TesterOptions = {
   readonly gpus?: readonly string[]
 }
 
+/** AIOS's context of a test, as far as a test may say it. */
+export type TestContext = {
+  readonly block_data?: Fields
+  readonly block_init_data?: Fields
+  readonly block_init_settings?: Fields
+  readonly block_init_parameters?: Fields
+  readonly allocation_info?: { readonly gpus?: readonly string[] }
+}
+type RunOptions = { readonly files?: readonly PacketFile[]; readonly sessionId?: string; readonly seqNo?: number; readonly signal?: AbortSignal; readonly vdag?: Json }
+
 /**
  * Runs a block as an instance would, in the test's own process and without a mesh. Time stands still unless the clock
  * given says otherwise (`ManualClock.advance`).
@@ -65,8 +75,21 @@ export class BlockTester {
     await this.#loaded()
   }
 
-  /** The data of each answer to one packet. */
-  async run(data: Json, options: { readonly files?: readonly PacketFile[]; readonly sessionId?: string; readonly seqNo?: number; readonly signal?: AbortSignal; readonly vdag?: Json } = {}): Promise<readonly Json[]> {
+  /**
+   * AIOS's form of it: a context that is made before, of which what is there counts (`block_init_data`, `block_init_settings`,
+   * `block_init_parameters`, `block_data`). Metrics, sessions and events are the tester's own.
+   */
+  static init_with_context(block: BlockDefinition | AiosBlockClass, context: TestContext): BlockTester {
+    const id = context.block_data?.['id']
+    return new BlockTester(block, {
+      ...(context.block_init_data === undefined ? {} : { initData: context.block_init_data }), ...(context.block_init_settings === undefined ? {} : { initSettings: context.block_init_settings }),
+      ...(context.block_init_parameters === undefined ? {} : { parameters: context.block_init_parameters }), ...(typeof id === 'string' ? { blockId: id } : {}), ...(context.allocation_info?.gpus === undefined ? {} : { gpus: context.allocation_info.gpus }),
+    })
+  }
+
+  /** The data of each answer to one packet. Second comes what is unusual, or AIOS's list of files: `[metadata, bytes]` each. */
+  async run(data: Json, more: RunOptions | readonly (readonly [metadata: Json, bytes: Uint8Array])[] = {}): Promise<readonly Json[]> {
+    const options: RunOptions = isPairs(more) ? { files: more.map(([metadata, bytes]) => ({ metadata, bytes })) } : more
     const seqNo = options.seqNo ?? this.#seqNo++
     const packet: Packet = { sessionId: options.sessionId ?? 'test', seqNo, ts: 0, data, files: [...(options.files ?? [])] }
     return (await this.packets(packet, options)).map(answer => answer.data)
@@ -121,6 +144,10 @@ export class BlockTester {
       log: line => void this.#logs.push(line),
     }
   }
+}
+
+function isPairs(value: object): value is readonly (readonly [Json, Uint8Array])[] {
+  return Array.isArray(value)
 }
 
 function startOf(options: TesterOptions): BlockStart {

@@ -8,6 +8,7 @@ import { loadSync } from '@grpc/proto-loader'
 import { WebSocket } from 'ws'
 import { z } from 'zod'
 import { Devnet } from '../../node/devnet/devnet.ts'
+import { AssetsRegistry, LLAMAUtils, TransformersUtils } from '../../sdk/index.ts'
 import { makeModel } from '../fixtures/llm/make-model.ts'
 import { Collector, type Collected } from './collector.ts'
 
@@ -148,6 +149,34 @@ describe('a mesh that is looked at', function () {
       return Number(instances[0]?.['llm_prompts_total'] ?? 0) > 0 ? instances : undefined
     })
     for (const name of ['llm_tokens_generated_total', 'llm_prompt_tokens_total', 'llm_active_sessions', 'llm_inference_duration_seconds_count', 'llm_cpu_utilization', 'llm_memory_usage_bytes', 'llm_inference_errors_total']) assert.equal(typeof stage?.[name], 'number', name)
+  })
+
+  it('the SDK\'s LLM classes and its registry of assets speak to any peer under AIOS\'s names', async () => {
+    const llama = new LLAMAUtils('tiny', { url: net.peer(1).http })
+    assert.deepEqual([await llama.load_model(), await new LLAMAUtils('none', { url: net.peer(1).http }).load_model(), await llama.supports_chat()], [true, false, true])
+    llama.set_seed(7)
+    const whole = await llama.run_inference('Licensed', false, { max_tokens: 6, stop: [] })
+    let streamed = ''
+    for await (const piece of llama.run_inference('Licensed', true, { max_tokens: 6, stop: [] })) streamed += piece
+    assert.equal(whole.choices[0]?.text, streamed)
+    assert.equal((await llama.generate_text('Licensed', 2, { max_tokens: 2 })).length, 2)
+    assert.equal(await llama.detokenize(await llama.tokenize('Licensed under')), 'Licensed under')
+    llama.create_chat_session('chat', 'Be brief.')
+    llama.add_message_to_chat('chat', 'Who are you?')
+    assert.equal(typeof await llama.run_chat_inference('chat', { max_tokens: 4 }), 'string')
+    assert.deepEqual([llama.remove_chat_session('chat'), llama.remove_chat_session('chat')], [true, false])
+    const transformers = new TransformersUtils('tiny', { url: net.peer(2).http, generation_config: { max_new_tokens: 3, temperature: 0 } })
+    const { input_ids: [ids] } = await transformers.tokenize('Licensed')
+    assert.equal(await transformers.decode(ids ?? []), 'Licensed')
+    assert.ok((await transformers.generate_tokens('Licensed')).length > (ids?.length ?? 0))
+    assert.deepEqual(await transformers.get_device_info().then(({ device, model, tensor_parallel }) => [device, model, tensor_parallel]), ['mesh', 'tiny', true])
+    const assets = new AssetsRegistry({ url: net.peer(0).http })
+    const bytes = new TextEncoder().encode('labels')
+    await assets.upload_file_by_bytes('labels:1.0-stable', bytes)
+    const there = new AssetsRegistry({ url: net.peer(2).http })
+    assert.deepEqual(await until('the asset on another peer', () => there.download_file_as_bytes('labels:1.0-stable').catch(() => undefined)), bytes)
+    await there.download_file_to_path('labels:1.0-stable', join(dir, 'labels.txt'))
+    await assert.rejects(there.download_file_as_buffer('nothing:1.0-stable'), { code: 'NOT_FOUND' })
   })
 
   it('any peer answers for the metrics of every node, cluster, block and vDAG, in AIOS\'s shapes and within seconds', async () => {

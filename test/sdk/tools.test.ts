@@ -57,11 +57,11 @@ describe('state', () => {
 
   it('keeps what a session writes into its dictionary', () => {
     const sessions = new SessionsManager(new ManualClock())
-    sessions.get_dict_ref('s')['count'] = 2
-    assert.deepEqual(sessions.get_session_data('s'), { count: 2 })
-    sessions.update_session_object('s', 'object')
-    assert.equal(sessions.get_session_object('s'), 'object')
-    sessions.remove_sessions_data('s')
+    sessions.data('s')['count'] = 2
+    assert.deepEqual(sessions.data('s'), { count: 2 })
+    sessions.setObject('s', 'object')
+    assert.equal(sessions.object('s'), 'object')
+    sessions.remove('s')
     assert.equal(sessions.has('s'), false)
   })
 })
