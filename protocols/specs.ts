@@ -80,6 +80,8 @@ export const blockRecord = z.object({
   parameters: z.record(z.string(), json).default({}),
   /** Parameters changed while it runs, laid over `parameters`: instances are told, not replaced, and new ones start with them. */
   updates: z.record(z.string(), json).optional(),
+  /** False: its answers are not to be streamed. */
+  streaming: z.boolean().optional(),
   inputProtocol: template.default({}),
   outputProtocol: template.default({}),
   policies: policyRefs.default({}),

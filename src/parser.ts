@@ -5,7 +5,7 @@ import type { ComponentManifest } from '../protocols/specs.ts'
 import type { StoredSpec } from '../protocols/stores.ts'
 import type { TaskRecord } from '../protocols/tasks.ts'
 import type { Actions } from './actions.ts'
-import type { BlockControl } from './blocks/control.ts'
+import type { BlockActions } from './blocks/block-actions.ts'
 import type { Clusters } from './clusters/clusters.ts'
 import type { Inventory } from './inventory.ts'
 import { background } from './lib/background.ts'
@@ -14,7 +14,7 @@ import { nearestName } from './lib/nearest-name.ts'
 import { layerObjects, splitJob } from './llm/serve/split-job.ts'
 import type { ModelServing } from './llm/serve/serving.ts'
 import { ACTIONS, actionNamed, type ActionName } from './parser/action-names.ts'
-import { checkCommand, executorCommand, parseCommand } from './parser/command.ts'
+import { checkCommand, parseCommand } from './parser/command.ts'
 import { createLlm, joinLlm } from './parser/models.ts'
 import { parseUpdate } from './parser/parameters.ts'
 import type { Ports } from './ports.ts'
@@ -43,7 +43,7 @@ export type PerformOptions = {
 export type Performed = { readonly taskId: string; readonly status: TaskRecord['task_status']; readonly result: Json; readonly existing: boolean }
 
 type Parts = {
-  readonly actions: Actions; readonly clusters: Clusters; readonly control: Pick<BlockControl, 'order'>; readonly invoker: Invoker; readonly inventory: Inventory; readonly models: ModelServing; readonly catalogue: ArtefactCatalogue
+  readonly actions: Actions; readonly clusters: Clusters; readonly blocks: Pick<BlockActions, 'command' | 'updateParameters'>; readonly invoker: Invoker; readonly inventory: Inventory; readonly models: ModelServing; readonly catalogue: ArtefactCatalogue
   readonly templates: Templates; readonly specs: Artefacts<StoredSpec>; readonly tasks: TaskBook
 }
 
@@ -157,7 +157,7 @@ export class Parser {
   }
 
   async #run(action: ActionName, document: Json, task: TaskRecord, signal: AbortSignal): Promise<Json> {
-    const { actions, clusters, inventory, models, invoker, catalogue } = this.#parts
+    const { actions, blocks, clusters, inventory, models, invoker, catalogue } = this.#parts
     const looks = ACTIONS.get(action)?.looks === true
     const step = (done: number, total: number, what: string, subject?: string): Promise<unknown> => (looks ? Promise.resolve() : this.#parts.tasks.change(task.task_id, { status: 'in_progress', progress: { done, total, what }, subject }))
     if (!looks) await step(0, 1, 'begun')
@@ -180,7 +180,7 @@ export class Parser {
       case 'executeMgmtCommand': return this.#command(document, signal)
       case 'parameterUpdate': {
         const { block, parameters } = await parseUpdate(document, catalogue, this.#ports.clock.deadline(FETCH_MS, signal))
-        return toJson(await invoker.update(block.blockId, parameters, { deadlineMs: COMMAND_MS, signal }))
+        return toJson((await blocks.updateParameters(block.blockId, parameters, signal)).instances)
       }
       case 'startModelSplitJob':
         return splitJob(models, document, async (block, step, data) => Object.values(await invoker.management(block, undefined, step, data, { deadlineMs: SPLIT_MS, signal }))[0] ?? null)
@@ -210,8 +210,7 @@ export class Parser {
     if (blockId === undefined && clusterId !== undefined) return { ...(await clusters.manage(clusterId, name, asked.data)) }
     const block = blockId === undefined ? undefined : await catalogue.block(blockId)
     if (blockId === undefined || block === undefined) throw new MeshError('NOT_FOUND', `no block is called ${blockId}: \`aios block list\` shows those there are`)
-    if (service === 'executor') return executorCommand(invoker, asked, { deadlineMs: COMMAND_MS, signal })
-    if (service !== 'instances') return this.#parts.control.order(blockId, { do: 'command', service, action: name, data: asked.data }, { deadlineMs: COMMAND_MS, signal })
+    if (service !== 'instances') return this.#parts.blocks.command({ block: blockId, service, action: name, data: asked.data }, signal)
     const data = checkCommand(asked, await catalogue.componentByCid(block.component, this.#ports.clock.deadline(FETCH_MS, signal)))
     return { ...(await invoker.management(blockId, instanceId, name, data, { deadlineMs: COMMAND_MS, signal })) }
   }

@@ -6,10 +6,10 @@ import { Actions } from './actions.ts'
 import { Assets } from './assets/assets.ts'
 import { Replicas, type ReplicaConfig } from './assets/replicas.ts'
 import { Calls } from './blocks/calls.ts'
-import { BlockControl } from './blocks/control.ts'
+import { composeBlockLife, type BlockLife } from './blocks/block-life.ts'
 import { Instances } from './blocks/instances.ts'
 import { BlockInvoker } from './blocks/invoker.ts'
-import { Upkeep } from './blocks/upkeep.ts'
+import type { Outside } from './blocks/sayings.ts'
 import { Belonging } from './clusters/belonging.ts'
 import { BlockGovernance } from './clusters/block-governance.ts'
 import { ClusterBook } from './clusters/cluster-book.ts'
@@ -63,6 +63,10 @@ export type PeerConfig = {
   readonly runs?: Partial<RunConfig>
   readonly generations?: Partial<GenerationConfig>
   readonly replicas?: Partial<ReplicaConfig>
+  /** How messages to side-cars leave the mesh; none do without. */
+  readonly outside?: Outside
+  /** Where this peer's HTTP door is. */
+  readonly door?: () => string | undefined
   /** What turns logits into tokens and text. */
   readonly answers?: Answers
 }
@@ -81,8 +85,10 @@ export type Peer = {
   readonly instances: Instances
   readonly invoker: BlockInvoker
   readonly placement: Placement
-  /** Brings what is asked of a block to its steward. */
-  readonly control: BlockControl
+  /** What is asked of running blocks, who brings it to their steward, and what is done when something fails. */
+  readonly blocks: BlockLife['actions']
+  readonly control: BlockLife['control']
+  readonly failures: BlockLife['failures']
   readonly runs: RunEngine
   readonly generations: SplitGenerations
   readonly actions: Actions
@@ -144,14 +150,12 @@ export function createPeer(ports: Ports, config: PeerConfig): Peer {
   const placement = new Placement(ports, { view: capacity, catalogue, policies, instances, metrics, governance: { clusters: book, prechecks, bids: () => stability.bids() } }, { ...PLACEMENT, ...config.placement, maySteward: peer => admission.may(peer, 'host') })
   const calls = new Calls(ports, instances, placement, (peer, right) => admission.may(peer, right), (block, command) => governed.command(block, command))
   const invoker = new BlockInvoker(ports, capacity, calls, catalogue, policies, metrics)
-  const upkeep = new Upkeep(ports, { desk: placement, view: capacity, invoker, policies, metrics, onUnhealthy: () => undefined, onFailing: () => undefined })
-  const control = new BlockControl(ports, { upkeep, view: capacity, stewardOf: block => placement.stewardOf(block), may: (peer, right) => admission.may(peer, right) })
-  invoker.wakeBy(block => control.wake(block))
   const runs = new RunEngine(ports, { view: capacity, invoker, policies, catalogue, compatible }, config.runs)
   const generations = new SplitGenerations(ports, { view: capacity, models: catalogue, instances: { stage: (...asked) => instances.stage(...asked), onExit: hear => instances.onExit(hear) }, book: placement, answers: config.answers ?? new TextAnswers(texts), may: peer => admission.may(peer, 'join') }, config.generations)
   const library = new Library(ports)
   const inventory = new Inventory(capacity, catalogue, policies, { library, metrics, clusters: book })
   const gate = new Gate(ports, { view: capacity, catalogue, policies })
+  const blockLife = composeBlockLife(ports, { view: capacity, catalogue, policies, instances, invoker, placement, metrics, governed, clusters: book, network, runs, gate, may: (peer, right) => admission.may(peer, right), outside: config.outside, door: config.door ?? (() => undefined) })
   const controllers = new Controllers(ports, { admission, view: capacity, catalogue, gate, clusters: book, prechecks, metrics })
   const actions = new Actions(ports, { admission, gate, controllers, view: capacity, catalogue, placement, runs, governed })
   const models = new ModelServing(ports, { view: capacity, catalogue, placement, may: (peer, right) => admission.may(peer, right) })
@@ -160,11 +164,11 @@ export function createPeer(ports: Ports, config: PeerConfig): Peer {
   const templates = new Templates(ports.clock, library.templates, policies)
   const tasks = new TaskBook(ports)
   const caretaker = new Caretaker(ports, { book: tasks, view: capacity, mayClose: peer => admission.may(peer, 'operate').ok })
-  const parser = new Parser(ports, { actions, clusters, control, invoker, inventory, models, catalogue, templates, specs: library.specs, tasks })
+  const parser = new Parser(ports, { actions, clusters, blocks: blockLife.actions, invoker, inventory, models, catalogue, templates, specs: library.specs, tasks })
   const shelves = openShelves(ports, { library, actions, inventory, catalogue, stages: () => parser.stages() })
   const inference = new Inference(ports, { actions, invoker, inventory, runs, catalogue, gate })
   return {
-    ports, admission, view: capacity, catalogue, policies, executors, jobs, functions, graphs, instances, invoker, placement, control, runs, generations, actions, models, parser, inference, inventory, assets, texts, gate, controllers, metrics, clusters, groups: new ClusterGroups(ports, may), network, prechecks, stability, library, shelves, templates, tasks,
+    ports, admission, view: capacity, catalogue, policies, executors, jobs, functions, graphs, instances, invoker, placement, blocks: blockLife.actions, control: blockLife.control, failures: blockLife.failures, runs, generations, actions, models, parser, inference, inventory, assets, texts, gate, controllers, metrics, clusters, groups: new ClusterGroups(ports, may), network, prechecks, stability, library, shelves, templates, tasks,
     mayWrite(writer, registry, key) {
       const verdict = mayWriteKey(may, writer, registry, key)
       return verdict.ok && registry === 'networks' ? network.mayWrite(writer, key) : verdict
@@ -180,7 +184,7 @@ export function createPeer(ports: Ports, config: PeerConfig): Peer {
       placement.onChange(() => capacity.changed())
       await metrics.start()
       calls.start()
-      control.start()
+      blockLife.start()
       gate.start()
       models.start()
       executors.start()
@@ -201,7 +205,7 @@ export function createPeer(ports: Ports, config: PeerConfig): Peer {
       belonging.stop()
       runs.stop()
       await generations.stop()
-      upkeep.stop()
+      blockLife.stop()
       placement.stop()
       jobs.stop()
       functions.stop()

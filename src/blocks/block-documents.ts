@@ -1,14 +1,15 @@
 import type { BlockRecord } from '../../protocols/specs.ts'
 import { isJsonObject, toJson, type JsonObject } from '../lib/json.ts'
-import { clusterDocument } from '../placement/cluster-document.ts'
-import type { MeshView } from '../roles.ts'
+import type { ClusterDocuments, MeshView } from '../roles.ts'
 
 /** Says what block rules are told: AIOS's documents of a block and its cluster, from the local view. */
 export class BlockDocuments {
   readonly #view: MeshView
+  readonly #clusters: ClusterDocuments
 
-  constructor(view: MeshView) {
+  constructor(view: MeshView, clusters: ClusterDocuments) {
     this.#view = view
+    this.#clusters = clusters
   }
 
   /** AIOS's block document, with its instances and where they are. */
@@ -20,11 +21,7 @@ export class BlockDocuments {
 
   /** The cluster of this peer: whoever stewards a block tells of its own. */
   cluster(): JsonObject {
-    return clusterDocument(this.#ownCluster())
-  }
-
-  #ownCluster(): ReturnType<MeshView['ads']> {
-    const own = this.#view.ad(this.#view.self)?.cluster
-    return this.#view.ads().filter(({ cluster }) => cluster === own)
+    const own = this.#view.ad(this.#view.self)?.cluster ?? this.#view.self
+    return this.#clusters.document(own, this.#view.ads().filter(({ cluster }) => cluster === own))
   }
 }

@@ -4,7 +4,7 @@ import type { BlockOrder } from '../../protocols/block-control.ts'
 import type { PolicyRef } from '../../protocols/specs.ts'
 import type { Placement } from '../placement/placement.ts'
 import type { Ports, Random } from '../ports.ts'
-import type { HookName, MeshView, MetricsSource, PolicyCalls } from '../roles.ts'
+import type { ClusterDocuments, HookName, MeshView, MetricsSource, PolicyCalls } from '../roles.ts'
 import { DEFAULT_RULE } from '../specs/policy-refs.ts'
 import { Autoscaler, scalingJson } from './autoscaler.ts'
 import type { Scaling } from './autoscale.ts'
@@ -23,6 +23,7 @@ export type UpkeepParts = {
   readonly invoker: Pick<BlockInvoker, 'load' | 'health'>
   readonly policies: PolicyCalls & { management(rule: PolicyRef, action: string, data: Json, hook: HookName, scope?: string): Promise<Json> }
   readonly metrics: MetricsSource
+  readonly clusters: ClusterDocuments
   readonly onUnhealthy: (block: BlockId, instance: InstanceId, because: string) => void
   readonly onFailing: (block: BlockId, because: string) => void
 }
@@ -49,7 +50,7 @@ export class Upkeep {
     this.#ports = ports
     this.#random = ports.random.fork('upkeep')
     this.#parts = parts
-    const documents = new BlockDocuments(parts.view)
+    const documents = new BlockDocuments(parts.view, parts.clusters)
     this.#autoscaler = new Autoscaler(ports, { ...parts, documents })
     this.#health = new HealthChecker(ports.telemetry, { ...parts, documents })
     parts.desk.onRole(block => this.#role(block))
@@ -86,13 +87,13 @@ export class Upkeep {
   status(block: BlockId): Json {
     const kept = this.#parts.desk.tended(block)
     if (kept === undefined) return { blockId: block, state: 'unknown', because: 'this peer does not steward it' }
-    const { record, want, observed, failing, desired } = kept
+    const { record, want, observed, failing, failed, desired } = kept
     const health = this.#health.of(block)
     const ready = observed.filter(({ state }) => state === 'ready')
     const well = ready.filter(({ instance }) => health.get(instance)?.healthy !== false)
     const last = this.#watched.get(block)?.last
     return {
-      blockId: block, ...stateOf({ want, ready: ready.length, well: well.length, failing, sick: [...health].find(([, { healthy }]) => !healthy)?.[1].because }),
+      blockId: block, ...stateOf({ want, ready: ready.length, well: well.length, failing, failed, sick: [...health].find(([, { healthy }]) => !healthy)?.[1].because }),
       minInstances: record.minInstances, maxInstances: record.maxInstances, want, desired: desired ?? null, ready: ready.length,
       instances: Object.fromEntries(observed.map(({ instance, host, state, leaving }) => [instance, { nodeId: host, state, healthy: health.get(instance)?.healthy ?? null, misses: health.get(instance)?.misses ?? 0, because: leaving?.because ?? health.get(instance)?.because ?? '' }])),
       lastScaling: last === undefined ? null : { ...last.scaling, agoMs: Math.round(this.#ports.clock.monotonic() - last.at), spots: [], instances: [] },
@@ -169,10 +170,11 @@ export class Upkeep {
   }
 }
 
-function stateOf({ want, ready, well, failing, sick }: { readonly want: number; readonly ready: number; readonly well: number; readonly failing: string | undefined; readonly sick: string | undefined }): { readonly state: string; readonly because: string } {
+function stateOf({ want, ready, well, failing, failed, sick }: { readonly want: number; readonly ready: number; readonly well: number; readonly failing: string | undefined; readonly failed: string | undefined; readonly sick: string | undefined }): { readonly state: string; readonly because: string } {
   if (want === 0) return { state: 'asleep', because: 'nobody calls it: the next call wakes it' }
   if (failing !== undefined) return { state: 'failing', because: failing }
-  if (well === 0) return { state: 'unhealthy', because: ready === 0 ? 'no instance is ready' : sick ?? 'every instance says so' }
+  if (well === 0) return { state: 'unhealthy', because: ready === 0 ? `no instance is ready${failed === undefined ? '' : `: ${failed}`}` : sick ?? 'every instance says so' }
   if (well < want) return { state: 'degraded', because: `${well} of ${want} instances are ready and well${sick === undefined ? '' : `: ${sick}`}` }
+  if (failed !== undefined) return { state: 'degraded', because: `an instance failed within the last minute: ${failed}` }
   return { state: 'healthy', because: '' }
 }

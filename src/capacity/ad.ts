@@ -74,7 +74,7 @@ export function difference(base: AdBody, now: AdBody): CapacityDelta['changed'] 
 export function isNews(before: AdBody, now: AdBody): boolean {
   const shape = ({ cluster, labels, free, runtimes, holds, stewards, http, instances }: AdBody): unknown => [
     cluster, labels, free.cpuMilli, free.memoryMb, free.diskMb, free.gpus.length, runtimes, holds, stewards ?? null, http ?? null,
-    instances.map(({ instance, contract, epoch, steward, state, inFlight, queued }) => [instance, contract, epoch, steward, state, Math.ceil(Math.log2(1 + inFlight + queued))]),
+    instances.map(({ instance, contract, epoch, steward, state, inFlight, queued, unhealthy = false, crashes = 0 }) => [instance, contract, epoch, steward, state, Math.ceil(Math.log2(1 + inFlight + queued)), unhealthy, crashes]),
   ]
   return !same(shape(before), shape(now))
 }

@@ -38,11 +38,16 @@ export class BlockGovernance {
     const input: JsonObject = instances >= before
       ? { operation: 'scale', block_id: block.blockId, instances_count: instances - before }
       : { operation: 'downscale', block_id: block.blockId, instances_count: before - instances, instances_list: this.#instances(block).slice(0, before - instances).map(({ instance_id }) => instance_id) }
-    let asked: JsonObject = { block_data: toJson(block), input }
-    for (const cluster of this.#hosting(block)) asked = demand(await this.#prechecks.ask({ action: 'scale_block', cluster, input: asked }))
-    const left = isJsonObject(asked['input']) ? asked['input']['instances_count'] : undefined
+    const left = (await this.order(block, input))['instances_count']
     if (typeof left !== 'number' || !Number.isInteger(left) || left < 0) return instances
     return instances >= before ? before + left : Math.max(0, before - left)
+  }
+
+  /** `scale_block`, before an order to scale a running block: AIOS's scale payload as the rules left it. Throws POLICY_DENIED. */
+  async order(block: BlockRecord, payload: JsonObject): Promise<JsonObject> {
+    let asked: JsonObject = { block_data: toJson(block), input: payload }
+    for (const cluster of this.#hosting(block)) asked = demand(await this.#prechecks.ask({ action: 'scale_block', cluster, input: asked }))
+    return isJsonObject(asked['input']) ? asked['input'] : payload
   }
 
   /** `remove_block`, before the block's record goes: as `scale`. Throws POLICY_DENIED. */

@@ -8,6 +8,7 @@ import { isJsonObject, toJson, type JsonObject } from '../lib/json.ts'
 import { Lru } from '../lib/lru.ts'
 import type { Ports } from '../ports.ts'
 import type { Catalogue, MeshView, PolicyCalls } from '../roles.ts'
+import type { Escalation } from '../policies/failures.ts'
 import { Quotas, type QuotaStart } from './quota.ts'
 import { controllerSettings, type ControllerSettings } from './settings.ts'
 
@@ -104,6 +105,12 @@ export class Gate {
     return [...this.#reviews].reverse()
   }
 
+  /** Puts a failure that no rule settled before a person, beside the answers that wait for one. */
+  escalate({ subject, failure, outcome, because }: Escalation): void {
+    this.#ports.telemetry.event('warn', 'failure.escalated', { subject, because })
+    this.#review({ vdag: '', request: failure, response: outcome, opinion: { review: true, kind: 'failure', subject, reason: because } })
+  }
+
   decide(at: number, decided: 'approved' | 'rejected'): Review {
     const review = this.#reviews.find(review => review.at === at)
     if (review === undefined) throw new MeshError('NOT_FOUND', `no answer of ${at} waits for a review`)
@@ -191,7 +198,13 @@ export class Gate {
     this.#ports.telemetry.count('vdag_quality_samples_total', { vdag: uri })
     // AIOS's rules hand doubtful answers to people by a system of their own; here they wait at this peer.
     if (!isJsonObject(value) || value['review'] !== true) return
-    this.#reviews.push({ vdag: uri, at: this.#ports.clock.unix(), request, response, opinion: value, decided: 'open' })
+    this.#review({ vdag: uri, request, response, opinion: value })
+  }
+
+  #review(review: Omit<Review, 'at' | 'decided'>): void {
+    // People name a review by its time: no two have the same.
+    const at = Math.max(this.#ports.clock.unix(), (this.#reviews.at(-1)?.at ?? 0) + 1)
+    this.#reviews.push({ ...review, at, decided: 'open' })
     if (this.#reviews.length > REVIEWS_BOUND) this.#reviews.shift()
   }
 

@@ -2,9 +2,7 @@ import { z } from 'zod'
 import { MeshError } from '../../protocols/errors.ts'
 import type { Json } from '../../protocols/ids.ts'
 import type { ComponentManifest } from '../../protocols/specs.ts'
-import { toJson } from '../lib/json.ts'
 import { nearestName } from '../lib/nearest-name.ts'
-import type { CallOptions, Invoker } from '../roles.ts'
 import { isObject, type JsonObject } from '../specs/document.ts'
 import { specValues } from '../specs/envelope.ts'
 import { parseTemplate, validate, withDefaults } from '../specs/template.ts'
@@ -64,21 +62,6 @@ export function checkCommand({ name, data }: Pick<Command, 'name' | 'data'>, man
   if (problem !== undefined) wrong('mgmtData', problem)
   return data === null && known.length === 0 ? data : { ...withDefaults(template, given) }
 }
-
-/**
- * AIOS's executor of a block: who calls its instances, here whichever peer is asked. `health_check`, and `get_logs { instanceID?, tail? }`.
- * Throws SPEC_INVALID for what it does not take.
- */
-export async function executorCommand(invoker: Pick<Invoker, 'health' | 'logs'>, { blockId = '', name, data }: Pick<Command, 'blockId' | 'name' | 'data'>, options: CallOptions): Promise<Json> {
-  if (name === 'health_check') return toJson(await invoker.health(blockId, options))
-  if (name === 'get_logs') {
-    const { instanceID, tail } = logsAsked.parse(isObject(data) ? data : {})
-    return toJson(await invoker.logs(blockId, instanceID, tail, options))
-  }
-  throw new MeshError('SPEC_INVALID', `management command: mgmtCommand: the executor takes "health_check" and "get_logs", not "${name.slice(0, 60)}"`, { details: { field: 'mgmtCommand' } })
-}
-
-const logsAsked = z.looseObject({ instanceID: z.string().optional().catch(undefined), tail: z.coerce.number().int().min(1).max(10_000).catch(100) })
 
 /** `{ description, args }`, or the arguments themselves. */
 function argumentsOf(declared: Json): JsonObject {

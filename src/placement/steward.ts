@@ -33,6 +33,8 @@ export type Tended = {
   readonly observed: readonly Observed[]
   /** Its instances failed more often than they may: how often, when again, and why the last one did. */
   readonly failing: string | undefined
+  /** Why one of them failed within the last minute. */
+  readonly failed: string | undefined
 }
 
 /** Keeps alive the blocks that fall to this peer: places, renews, replaces and drains, fenced by an epoch it took before it acted. */
@@ -128,7 +130,7 @@ export class Steward {
     const record = this.#blocks.get(block)
     if (held === undefined || record === undefined) return undefined
     const { epoch, desired, scaledAt } = held
-    return { record, epoch, want: this.#want(block), desired, scaledAt, observed: held.observed(), failing: held.failing(this.#ports.clock.monotonic(), this.#config.crashes) }
+    return { record, epoch, want: this.#want(block), desired, scaledAt, observed: held.observed(), failing: held.failing(this.#ports.clock.monotonic(), this.#config.crashes), failed: held.failed(this.#ports.clock.monotonic()) }
   }
 
   /** Between the block's own bounds, the registry's `minInstances` until somebody says otherwise; the first new ones at `spots`. False when this peer does not steward it. */

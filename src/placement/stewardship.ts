@@ -16,6 +16,7 @@ export type Sighting = { readonly host: PeerId; readonly ad: InstanceAd }
 
 const GONE_BOUND = 1_024
 const CRASHES_BOUND = 64
+const RECENT_MS: Millis = 60_000
 
 /** What a steward knows of one block: the contracts it made or found, and where not to place for now. */
 export class Stewardship {
@@ -37,6 +38,7 @@ export class Stewardship {
   readonly #known = new Map<ContractId, Known>()
   /** Contracts that have ended: an ad that still shows one is late. */
   readonly #gone = new Lru<ContractId, true>(GONE_BOUND)
+  readonly #mourned = new Lru<ContractId, true>(GONE_BOUND)
   readonly #avoid = new Lru<PeerId, { readonly until: Millis; readonly because: string }>(256)
 
   constructor(block: BlockId, epoch: number) {
@@ -66,15 +68,16 @@ export class Stewardship {
     const seen = new Set<ContractId>()
     for (const { host, ad } of sightings) {
       seen.add(ad.contract)
-      if (this.#gone.has(ad.contract)) continue
-      this.placedBefore = true
-      if (ad.state === 'failed') {
-        this.ended(ad.contract, true)
+      // A renewal may have found out first that it is over: why it is over counts all the same.
+      if (ad.state === 'failed' && !this.#mourned.has(ad.contract)) {
+        this.#mourned.set(ad.contract, true)
+        if (!this.#gone.has(ad.contract)) this.ended(ad.contract, true)
         this.#crashes.push({ at: now, because: ad.because ?? 'it failed' })
         if (this.#crashes.length > CRASHES_BOUND) this.#crashes.shift()
         this.avoid(host, now + avoidMs, `an instance of the block failed there`)
-        continue
       }
+      this.placedBefore = true
+      if (this.#gone.has(ad.contract)) continue
       const before = this.#known.get(ad.contract)
       this.#known.set(ad.contract, {
         contract: ad.contract, instance: ad.instance, host, state: ad.state, inFlight: ad.inFlight, renewedAt: before?.renewedAt, since: before?.since ?? now, envelope: before?.envelope, terms: ad.terms ?? before?.terms,
@@ -147,6 +150,10 @@ export class Stewardship {
     const again = this.restsUntil(now, policy)
     if (recent.length < policy.budget) return undefined
     return `${recent.length} instances failed in ${Math.round(policy.windowMs / 60_000)} min, the last one because ${recent.at(-1)?.because ?? ''}${again > now ? `; the next is tried in ${Math.ceil((again - now) / 1_000)} s` : ''}`
+  }
+
+  failed(now: Millis): string | undefined {
+    return this.#crashesSince(now - RECENT_MS).at(-1)?.because
   }
 
   #crashesSince(then: Millis): readonly Crash[] {

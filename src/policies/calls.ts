@@ -44,6 +44,7 @@ export class Policies implements PolicyCalls {
   readonly #telemetry: Telemetry
   readonly #limits: PolicyLimits
   readonly #breakers: Lru<string, Breaker>
+  #onFailure: (hook: HookName, rule: PolicyRef, scope: string | undefined, because: string) => void = () => undefined
   readonly #validate: Validate
 
   /** `validate` answers what is wrong with a value under a template; the mesh's own by default. */
@@ -56,6 +57,11 @@ export class Policies implements PolicyCalls {
     this.#validate = options.validate ?? validate
   }
 
+  /** Whoever is to hear of rules that fail. One at most. */
+  reportTo(onFailure: (hook: HookName, rule: PolicyRef, scope: string | undefined, because: string) => void): void {
+    this.#onFailure = onFailure
+  }
+
   /** Throws only what the caller's own `accept` or `fallback` throws. */
   async decide<T>(call: PolicyCall<T>): Promise<Decision<T>> {
     const { hook, rule: ref } = call
@@ -65,6 +71,8 @@ export class Policies implements PolicyCalls {
     if (opinion.ok) return { value: opinion.value, by: 'policy', because: opinion.because }
     this.#telemetry.count('policy_failures_total', { hook, reason: opinion.reason })
     this.#telemetry.event('warn', 'policy_failed', { hook, rule: ref.policyRuleURI, reason: opinion.reason, because: opinion.because })
+    // What a rule says of one input, and that it rests, is told with the failure that led there.
+    if (!BLAMELESS.has(opinion.reason)) this.#onFailure(hook, ref, call.scope, opinion.because)
     const documented = answerOnFailure(hook, call.input, opinion.because)
     const accepted = documented === undefined ? undefined : call.accept(documented)
     return { value: accepted?.ok === true ? accepted.value : call.fallback(opinion.because), by: 'fallback', because: opinion.because }

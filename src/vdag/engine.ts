@@ -78,6 +78,7 @@ export class RunEngine {
   readonly #drives = new Map<RunId, RunDrive>()
   readonly #beginning = new Map<RunId, Promise<{ readonly run: RunId; readonly existing: boolean }>>()
   readonly #stopped = new AbortController()
+  #onFailed: (run: RunId, vdag: string, because: string) => void = () => undefined
 
   constructor(
     ports: Pick<Ports, 'clock' | 'random' | 'identity' | 'network' | 'content' | 'journal' | 'telemetry'>,
@@ -101,6 +102,11 @@ export class RunEngine {
     const compiling = { catalogue: parts.catalogue, policies: parts.policies, view: parts.view, compatible: parts.compatible, limits: this.#config.limits }
     this.#catalogue = parts.catalogue
     this.#compile = (spec, signal) => compilePlan(spec, compiling, signal)
+  }
+
+  /** Whoever is to hear of runs that failed here. One at most. */
+  reportTo(onFailed: (run: RunId, vdag: string, because: string) => void): void {
+    this.#onFailed = onFailed
   }
 
   /** Reads back what this peer holds, answers the others, and begins to watch over the runs it mirrors. */
@@ -267,11 +273,17 @@ export class RunEngine {
       if (this.#drives.get(run) === drive) this.#drives.delete(run)
       this.#ports.telemetry.count('runs_driven_total', { how })
       if (how !== 'ended' && !this.#stopped.signal.aborted) this.#ports.telemetry.event('warn', `run.${how}`, { run, epoch, because })
+      if (how === 'ended' && because === 'aborted') void this.#book.events(run).then(events => this.#onFailed(run, began.vdag, whyAborted(events)))
       if (how === 'fenced') void this.#succession.catchUp(run).catch(() => undefined)
     })
     const at = this.#ports.clock.unix()
     await drive.start([...(log.length === 0 ? [began] : []), { type: 'coordinator', peer: this.#view.self, epoch, at }])
   }
+}
+
+function whyAborted(events: readonly RunEvent[]): string {
+  const last = events.at(-1)
+  return last?.type === 'aborted' ? `${last.code}: ${last.message}` : 'it failed'
 }
 
 /** What was asked for: the data and the files, not when and in which session. */

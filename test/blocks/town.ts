@@ -19,6 +19,8 @@ export const COMPONENT = 'node.answers:1.0.0-stable'
 export type Manners = {
   startMs: number
   serviceMs: number
+  /** Every call is refused by the component. */
+  refuses: boolean
   /** What `health()` says of an instance. */
   health: (instance: InstanceId, block: BlockId) => { readonly healthy: boolean; readonly detail: Json } | 'silent'
   /** `on_update`. */
@@ -46,7 +48,7 @@ export class Townsman implements SimPeer {
 /** Whole peers, as the daemon composes them, whose instances run what the test says. */
 export class Town {
   readonly world: World<Townsman>
-  readonly manners: Manners = { startMs: 100, serviceMs: 20, health: () => ({ healthy: true, detail: { status: 'healthy' } }), update: parameters => parameters, livesMs: () => undefined }
+  readonly manners: Manners = { startMs: 100, serviceMs: 20, refuses: false, health: () => ({ healthy: true, detail: { status: 'healthy' } }), update: parameters => parameters, livesMs: () => undefined }
   /** Parameters each instance was started with, and what it was told later. */
   readonly told: { readonly instance: InstanceId; readonly what: 'started' | 'updated'; readonly parameters: Json }[] = []
   readonly emitters = new Map<InstanceId, NonNullable<InstanceStart['emit']>>()
@@ -143,6 +145,11 @@ export class Town {
     return this.world.run(this.world.now + ms)
   }
 
+  /** What all peers together counted. */
+  counted(metric: string, labels: Readonly<Record<string, string>>): number {
+    return this.world.telemetry.counters.get(`${metric}{${Object.entries(labels).map(([name, value]) => `${name}=${value}`).join(',')}}`) ?? 0
+  }
+
   /** One call from a peer; what it answers, or the error. */
   async call(peer: Peer, block: BlockId, data: Json, deadlineMs = 30_000): Promise<Json> {
     let last: Json = null
@@ -170,6 +177,7 @@ export class Town {
       async * infer(asked, life) {
         await clock.sleep(manners.serviceMs, life)
         mustRun()
+        if (manners.refuses) throw new MeshError('COMPONENT_ERROR', 'it refuses')
         answered.push({ block: block.blockId, data: asked.data })
         yield { ...asked, data: { asked: asked.data, by: instance }, files: [] }
       },

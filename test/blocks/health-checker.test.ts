@@ -1,0 +1,89 @@
+import assert from 'node:assert/strict'
+import type { Json } from '../../protocols/ids.ts'
+import { healthRound, healthSettings, toReplace } from '../../src/blocks/health-round.ts'
+import { isJsonObject } from '../../src/lib/json.ts'
+import { Town } from './town.ts'
+
+const INTERVAL = { stabilityChecker: { policyRuleURI: 'default', parameters: {}, settings: { health_check_interval: 5, unhealthy_rounds: 2 } } }
+const named = (settings: Json, uri = 'default'): Json => [{ values: { name: 'stabilityChecker', policyRuleURI: uri, settings } }]
+
+describe('health rounds', () => {
+  it('count misses in a row, and one good answer forgives them', () => {
+    const sick = { healthy: false, because: 'ill' }
+    const well = { healthy: true, because: '' }
+    const first = healthRound(new Map(), new Map([['in-a', sick], ['in-b', well]]), new Map([['in-c', 'it crashed 2 times']]))
+    const second = healthRound(first, new Map([['in-a', sick], ['in-b', sick]]), new Map([['in-c', 'it crashed 3 times']]))
+    assert.deepEqual([...second].map(([id, { misses }]) => [id, misses]), [['in-a', 2], ['in-b', 1], ['in-c', 2]])
+    assert.equal(healthRound(second, new Map([['in-a', well]]), new Map()).get('in-a')?.misses, 0)
+    // One that restarts by itself is not placed anew on top; of several one at a time.
+    assert.deepEqual(toReplace(second, new Set(['in-a', 'in-b']), 2), ['in-a'])
+  })
+
+  it('are AIOS’s 30 s apart with 5 s to answer, unless the block says otherwise', () => {
+    assert.deepEqual(healthSettings({ policies: {}, runtime: { name: 'node' } }), { intervalMs: 30_000, timeoutMs: 5_000, rounds: 3 })
+    assert.deepEqual(healthSettings({ policies: INTERVAL, runtime: { name: 'node' } }), { intervalMs: 5_000, timeoutMs: 5_000, rounds: 2 })
+  })
+})
+
+describe('health checker', function () {
+  this.timeout(60_000)
+
+  it('an instance that stays unhealthy is replaced, one that does not answer too, and callers turn to the well ones meanwhile', async () => {
+    const town = await new Town(4).open()
+    await town.block({ blockId: 'well', minInstances: 2, maxInstances: 3, policyRulesSpec: named({ health_check_interval: 5, unhealthy_rounds: 2 }) })
+    await town.untilReady('well', 2)
+    const [ill = '', mute = ''] = town.ready('well')
+    town.manners.health = instance => ({ healthy: instance !== ill, detail: { status: instance === ill ? 'out of memory' : 'healthy' } })
+    await town.until('it is told', () => town.anybody().view.instancesOf('well').some(({ ad }) => ad.instance === ill && ad.unhealthy === true), 20_000)
+    for (let call = 0; call < 6; call += 1) assert.equal(Object(await town.world.drive(town.call(town.at(call % 4), 'well', call))).by, mute)
+    await town.until('another has come', () => !town.ready('well').includes(ill), 40_000)
+    town.manners.health = instance => (instance === mute ? 'silent' : { healthy: true, detail: { status: 'healthy' } })
+    await town.until('the mute one is replaced', () => !town.ready('well').includes(mute) && town.ready('well').length === 2, 60_000)
+    await town.later(30_000)
+    assert.equal(town.ready('well').length, 2)
+  })
+
+  it('hook stabilityChecker: it is told of every round as AIOS tells it, and may name instances to replace', async () => {
+    const town = await new Town(4).open()
+    await town.rule('stable:1.0-x', `export default class { constructor(id, settings) { this.settings = settings; this.rounds = [] }
+      eval(parameters, input) {
+        if (!input.block_data.id || !input.cluster_data.id || !this.settings.block_data.id) throw new Error('not as AIOS tells it')
+        this.rounds.push(input.health_check_data)
+        return this.rounds.length === 2 ? { replace: [input.instances[0]] } : null
+      }
+      management(action) { return { action, rounds: this.rounds } } }`)
+    await town.block({ blockId: 'ruled', minInstances: 1, maxInstances: 2, policyRulesSpec: named({ health_check_interval: 4 }, 'stable:1.0-x') })
+    await town.untilReady('ruled', 1)
+    const [first = ''] = town.ready('ruled')
+    await town.until('the rule has its way', () => town.ready('ruled').length === 1 && town.ready('ruled')[0] !== first, 60_000)
+    const answer = await town.world.drive(town.bystander('ruled').control.order('ruled', { do: 'command', service: 'stability_checker', action: 'rounds', data: null }))
+    assert.ok(isJsonObject(answer) && Array.isArray(answer['rounds']))
+    assert.deepEqual(answer['rounds'][0], { [first]: true })
+  })
+
+  it('defect 20: a crash-looping instance is unhealthy, its block is tried less and less often, and says why', async () => {
+    const town = await new Town(4).open()
+    town.manners.livesMs = (_, block) => (block === 'looping' ? 700 : undefined)
+    await town.block({ blockId: 'looping', minInstances: 1, maxInstances: 1, policyRulesSpec: named({ health_check_interval: 2 }) })
+    const status = async (): Promise<{ readonly [key: string]: Json }> => {
+      const answer = await town.world.drive(town.bystander('looping').control.order('looping', { do: 'status' }))
+      assert.ok(isJsonObject(answer))
+      return answer
+    }
+    await town.later(6_000)
+    const early = await status()
+    assert.notEqual(early['state'], 'healthy', JSON.stringify([early, town.told.length, town.anybody().view.instancesOf('looping')]))
+    let state = early
+    await town.until('it counts as failing', () => town.told.length > 20, 300_000)
+    state = await status()
+    assert.equal(state['state'], 'failing', JSON.stringify(state))
+    assert.match(String(state['because']), /\d+ instances failed in 10 min, the last one because it crashed 4 times: it crashed/)
+    await town.later(180_000)
+    const before = town.told.length
+    await town.later(60_000)
+    assert.ok(town.told.length - before <= 4, `${town.told.length - before} starts in a minute`)
+    // Mended: it comes up without anybody starting it.
+    town.manners.livesMs = () => undefined
+    await town.untilReady('looping', 1, 130_000)
+  })
+})
