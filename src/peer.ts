@@ -31,6 +31,7 @@ import { SplitGenerations, type GenerationConfig } from './llm/generations.ts'
 import { ModelTexts } from './llm/text/model-texts.ts'
 import { TextAnswers } from './llm/text/text-answers.ts'
 import { Parser } from './parser.ts'
+import { AdhocAllocation } from './placement/adhoc-allocation.ts'
 import { Placement, PLACEMENT, type PlacementConfig } from './placement/placement.ts'
 import { Policies } from './policies/calls.ts'
 import { Executors } from './policies/executors.ts'
@@ -110,6 +111,7 @@ export type Peer = {
   readonly shelves: Shelves
   readonly templates: Templates
   readonly tasks: TaskBook
+  readonly allocator: AdhocAllocation
   /** Tokenizers and chat templates of the network's models. */
   readonly texts: ModelTexts
   /** The right a registry asks of its writers. */
@@ -165,10 +167,11 @@ export function createPeer(ports: Ports, config: PeerConfig): Peer {
   const tasks = new TaskBook(ports)
   const caretaker = new Caretaker(ports, { book: tasks, view: capacity, mayClose: peer => admission.may(peer, 'operate').ok })
   const parser = new Parser(ports, { actions, clusters, blocks: blockLife.actions, invoker, inventory, models, catalogue, templates, specs: library.specs, tasks })
+  const allocator = new AdhocAllocation(ports, { view: capacity, inventory, policies, metrics, catalogue, placement })
   const shelves = openShelves(ports, { library, actions, inventory, catalogue, stages: () => parser.stages() })
   const inference = new Inference(ports, { actions, invoker, inventory, runs, catalogue, gate })
   return {
-    ports, admission, view: capacity, catalogue, policies, executors, jobs, functions, graphs, instances, invoker, placement, blocks: blockLife.actions, control: blockLife.control, failures: blockLife.failures, runs, generations, actions, models, parser, inference, inventory, assets, texts, gate, controllers, metrics, clusters, groups: new ClusterGroups(ports, may), network, prechecks, stability, library, shelves, templates, tasks,
+    ports, admission, view: capacity, catalogue, policies, executors, jobs, functions, graphs, instances, invoker, placement, blocks: blockLife.actions, control: blockLife.control, failures: blockLife.failures, runs, generations, actions, models, parser, inference, inventory, assets, texts, gate, controllers, metrics, clusters, groups: new ClusterGroups(ports, may), network, prechecks, stability, library, shelves, templates, tasks, allocator,
     mayWrite(writer, registry, key) {
       const verdict = mayWriteKey(may, writer, registry, key)
       return verdict.ok && registry === 'networks' ? network.mayWrite(writer, key) : verdict

@@ -68,7 +68,7 @@ export interface Invoker {
 export type HookName =
   | 'template' | 'precheck' | 'clusterAllocator' | 'resourceAllocator' | 'loadBalancer' | 'autoscaler' | 'stabilityChecker'
   | 'preprocessing' | 'postprocessing' | 'assignment' | 'quotaChecker' | 'qualityChecker' | 'healthChecker' | 'clusterStability'
-  | 'blockEvent' | 'failure' | 'ranking' | 'converter' | 'splitPlacement'
+  | 'blockEvent' | 'failure' | 'ranking' | 'converter' | 'splitPlacement' | 'adhocAllocator'
   | 'resourceEstimator' | 'executorAllocator'
 
 export type Decision<T> = { readonly value: T; readonly by: 'policy' | 'default' | 'fallback'; readonly because: string }

@@ -6,6 +6,8 @@ import { clusterCommands } from './cluster-commands.ts'
 import { meshCommands } from './mesh-commands.ts'
 import { modelCommands } from './model-commands.ts'
 import { runCommands } from './run-commands.ts'
+import { storeCommands } from './store-commands.ts'
+import { taskCommands } from './task-commands.ts'
 
 /** Every command of `aios`, in the order of its help. */
-export const commands: readonly Command[] = [...meshCommands, ...clusterCommands, ...artefactCommands, ...blockCommands, ...runCommands, ...modelCommands, ...chatCommands]
+export const commands: readonly Command[] = [...meshCommands, ...clusterCommands, ...artefactCommands, ...blockCommands, ...runCommands, ...storeCommands, ...taskCommands, ...modelCommands, ...chatCommands]

@@ -1,14 +1,11 @@
-import type { IncomingMessage, Server } from 'node:http'
-import { WebSocketServer, type WebSocket } from 'ws'
+import type { WebSocket } from 'ws'
 import { check } from '../../protocols/codec.ts'
 import { asMeshError, MeshError } from '../../protocols/errors.ts'
 import type { Peer } from '../../src/peer.ts'
 import { packetFrom } from '../../src/inference/inference.ts'
-import type { Knock } from './guard.ts'
 import { checked } from './trace-door.ts'
-import { inferRequest, STREAM_PATH, targetOf, type InferRequest } from './infer-routes.ts'
+import { inferRequest, targetOf, type InferRequest } from './infer-routes.ts'
 
-const MESSAGE_BYTES = 16 * 1_048_576
 /** Requests of one connection under way at once. */
 const AT_ONCE = 64
 /** A client that reads more slowly than this much behind is let go. */
@@ -16,32 +13,10 @@ const BEHIND_BYTES = 64 * 1_048_576
 
 /**
  * AIOS's streaming door at `/v1/stream`: each message is a `/v1/infer` request, each packet of its answer is a message of its own
- * with the same session_id and seq_no; `last` closes the answer. `connect: true` names what later messages go to.
+ * with the same session_id and seq_no; `last` closes the answer. `connect: true` names what later messages go to. A message's own
+ * `traceparent` comes before that of the connection.
  */
-export function openInferStreams(server: Server, peer: Peer, admit: (knock: Knock) => void): { close(): void } {
-  const sockets = new WebSocketServer({ noServer: true, maxPayload: MESSAGE_BYTES })
-  server.on('upgrade', (request, socket, head) => {
-    try {
-      const path = new URL(request.url ?? '/', 'http://here').pathname
-      if (path !== STREAM_PATH) throw new MeshError('NOT_FOUND', `there is no ${path} to stream over: ${STREAM_PATH} is`)
-      admit({ path, header: name => headerOf(request, name) })
-    } catch (error) {
-      const { httpStatus, code, message } = asMeshError(error)
-      return socket.end(`HTTP/1.1 ${httpStatus} ${code}\r\ncontent-type: application/json\r\nconnection: close\r\n\r\n${JSON.stringify({ success: false, error: { code, message } })}\n`)
-    }
-    sockets.handleUpgrade(request, socket, head, connection => serve(connection, peer, headerOf(request, 'traceparent')))
-    return undefined
-  })
-  return {
-    close: () => {
-      for (const connection of sockets.clients) connection.close(1001, 'the peer is stopping')
-      sockets.close()
-    },
-  }
-}
-
-/** A message's own `traceparent` comes before that of the connection. */
-function serve(connection: WebSocket, peer: Peer, parent: string | undefined): void {
+export function serveInferStream(connection: WebSocket, peer: Peer, parent: string | undefined): void {
   const gone = new AbortController()
   let pending = 0
   let kept: Partial<InferRequest> = {}
@@ -92,9 +67,4 @@ function read(text: string): Readonly<Record<string, unknown>> {
     // Said below, with what belongs there.
   }
   throw new MeshError('BAD_INPUT', 'a message is a JSON object: { "model": …, "session_id": …, "seq_no": …, "data": … }')
-}
-
-function headerOf(request: IncomingMessage, name: string): string | undefined {
-  const value = request.headers[name]
-  return Array.isArray(value) ? value[0] : value
 }

@@ -10,7 +10,7 @@ import { body } from './request-body.ts'
  * filters, or `{ query, options: { sort, limit } }`).
  */
 export function addRegistryRoutes(app: Hono, { peer }: GatewayParts): void {
-  const { shelves, templates, controllers, inventory, runs, catalogue } = peer
+  const { shelves, allocator, templates, controllers, inventory, runs, catalogue } = peer
 
   app.post('/template/execute', async context => {
     const { template_uri: uri, input_data: values, parameters } = await body(context, z.looseObject({ template_uri: z.string().min(1), input_data: z.record(z.string(), json), parameters: z.record(z.string(), json).default({}) }))
@@ -32,6 +32,12 @@ export function addRegistryRoutes(app: Hono, { peer }: GatewayParts): void {
   addShelf(app, shelves.vdags, { one: '/vdag', all: '/vdags', key: 'vdagURI' })
   app.post('/vdag-controllers', async context => context.json({ success: true, data: await query({ documents: async () => (await controllers.list()).map(found => ({ ...found })) }, await body(context, json)) }))
   app.put('/vdag-controller/:id', async context => context.json({ success: true, data: await controllers.update(context.req.param('id'), await body(context, json)) }))
+
+  app.post('/allocate', async context => context.json({ success: true, data: await allocator.allocate(await body(context, json)) }))
+  app.delete('/allocate/:reservation', context => {
+    allocator.release(context.req.param('reservation'))
+    return context.json({ success: true, data: { message: 'the room was given back' } })
+  })
 
   // Blocks: queries carry `{ query, options }`, changes go to /block/update.
   app.get('/blocks', async context => context.json({ success: true, data: await inventory.blocks() }))

@@ -15,7 +15,7 @@ import { addRegistryRoutes } from './registry-routes.ts'
 import { addTaskRoutes } from './task-routes.ts'
 import { addGenerationRoutes } from './generation-routes.ts'
 import { guard } from './guard.ts'
-import { openInferStreams } from './infer-stream.ts'
+import { openSockets } from './sockets.ts'
 import { addControllerRoutes } from './controller-routes.ts'
 import { addInferRoutes } from './infer-routes.ts'
 import { listen, readAddress } from './listen.ts'
@@ -69,12 +69,12 @@ export async function openGateway(parts: Omit<GatewayParts, 'url'>, at: string):
 
   const server: Server = createServer(getRequestListener(app.fetch))
   server.requestTimeout = 0
-  const streams = openInferStreams(server, parts.peer, asked => guard(asked, parts.token, where.loopback))
+  const sockets = openSockets(server, parts.peer, asked => guard(asked, parts.token, where.loopback))
   url = `http://${await listen(server, where)}`
   return {
     url,
     close: () => new Promise<void>(resolve => {
-      streams.close()
+      sockets.close()
       server.close(() => resolve())
       server.closeAllConnections()
     }),

@@ -110,9 +110,14 @@ export class Allocation {
   }
 
   /** Asks this one host to keep room for an instance: the first half of `place`, for those who must place several or none. */
-  async hold(wish: Wish, host: PeerId): Promise<Verdict<Held>> {
-    const verdict = await this.#askOne(wish, host, false)
+  async hold(wish: Wish, host: PeerId, holdMs: Millis = this.#config.holdMs): Promise<Verdict<Held>> {
+    const verdict = await this.#askOne(wish, host, false, holdMs)
     return verdict.ok ? granted({ wish, bid: verdict.value }) : verdict
+  }
+
+  /** What this one host would bid now. Reserves nothing. */
+  ask(wish: Wish, host: PeerId): Promise<Verdict<Bid>> {
+    return this.#askOne(wish, host, true)
   }
 
   #done(wish: Wish, log: Log, verdict: Verdict<Placed>): { readonly verdict: Verdict<Placed>; readonly explanation: Explanation } {
@@ -203,9 +208,9 @@ export class Allocation {
     return bids.sort((a, b) => byScore(a.rank, b.rank))
   }
 
-  async #askOne({ block, epoch, action, at }: Wish, host: PeerId, dryRun: boolean): Promise<Verdict<Bid>> {
+  async #askOne({ block, epoch, action, at }: Wish, host: PeerId, dryRun: boolean, holdMs: Millis = this.#config.holdMs): Promise<Verdict<Bid>> {
     const { clock, identity, network } = this.#ports
-    const ask: Ask = { id: `ask-${hex(this.#random.bytes(8))}`, block, needs: block.needs, steward: identity.peer, epoch, holdMs: this.#config.holdMs, action, dryRun, ...(at === undefined || at.gpus.length === 0 ? {} : { gpus: [...at.gpus] }) }
+    const ask: Ask = { id: `ask-${hex(this.#random.bytes(8))}`, block, needs: block.needs, steward: identity.peer, epoch, holdMs, action, dryRun, ...(at === undefined || at.gpus.length === 0 ? {} : { gpus: [...at.gpus] }) }
     try {
       const answer = host === identity.peer ? await this.#bidder.ask(ask, host) : await network.request(host, askForBid, ask, clock.deadline(this.#config.askMs))
       if ('refusal' in answer) return refused(answer.refusal.because, answer.refusal.retryable)

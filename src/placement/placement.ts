@@ -1,12 +1,12 @@
 import type { InstanceAd } from '../../protocols/capacity.ts'
 import { granted, type Verdict } from '../../protocols/errors.ts'
 import type { BlockId, Cid, InstanceId, Millis, PeerId } from '../../protocols/ids.ts'
-import type { Contract, Explanation } from '../../protocols/placement.ts'
+import type { Bid, Contract, Explanation } from '../../protocols/placement.ts'
 import type { Resources } from '../../protocols/resources.ts'
 import type { BlockRecord } from '../../protocols/specs.ts'
 import type { Ports } from '../ports.ts'
 import type { Catalogue, ContractBook, InstanceHost, MeshView, MetricsSource, PolicyCalls } from '../roles.ts'
-import { Allocation, type AllocationConfig } from './allocation.ts'
+import { Allocation, type AllocationConfig, type Held, type Wish } from './allocation.ts'
 import { Bidder, BIDDER, type BidderConfig } from './bidder.ts'
 import { Bundles, BUNDLES, type BundlesConfig } from './bundles.ts'
 import { aiosFilter } from './cluster-document.ts'
@@ -180,10 +180,29 @@ export class Placement implements ContractBook {
     return placeTogether(this.#allocation, members, epoch)
   }
 
+  /** What a host would bid for an instance of a block that nobody has registered. Reserves nothing. */
+  ask(block: BlockRecord, host: PeerId): Promise<Verdict<Bid>> {
+    return this.#allocation.ask(unregistered(block), host)
+  }
+
+  /** The same, and the host keeps the room for so long. */
+  reserve(block: BlockRecord, host: PeerId, holdMs: Millis): Promise<Verdict<Held>> {
+    return this.#allocation.hold(unregistered(block), host, holdMs)
+  }
+
+  /** A reservation that nobody needs any more. Lost, it expires by itself. */
+  giveBack(held: Held): void {
+    this.#allocation.giveBack(held)
+  }
+
   /** What placing one more instance would do now: who would be asked, who bids what, who refuses and why. Reserves nothing. */
   explain(block: BlockRecord): Promise<Explanation> {
     const hosting = new Map<PeerId, number>()
     for (const { host } of this.#view.instancesOf(block.blockId)) hosting.set(host, (hosting.get(host) ?? 0) + 1)
     return this.#allocation.explain(block, hosting)
   }
+}
+
+function unregistered(block: BlockRecord): Wish {
+  return { block, epoch: 0, action: 'dry_run', hosting: new Map(), avoid: new Map() }
 }

@@ -58,6 +58,14 @@ export const HOOKS: Readonly<Record<HookName, Hook>> = {
     settings: ['get_metrics'],
     onFailure: 'default',
   },
+  adhocAllocator: {
+    names: ['policy_rule_uri'],
+    asked: 'when somebody asks where something would fit, and names a rule that is to choose',
+    input: '{ cluster_data: { cluster: { data, metrics, cluster_metrics } }, inputs }',
+    answer: '{ cluster_id, node_id?, gpus? }',
+    settings: ['cluster_client', 'cluster_metrics_client'],
+    onFailure: 'default',
+  },
   loadBalancer: {
     names: ['loadBalancer'],
     asked: 'by the caller, for each packet that no session binds to an instance',
