@@ -156,6 +156,7 @@ export function createPeer(ports: Ports, config: PeerConfig): Peer {
   const generations = new SplitGenerations(ports, { view: capacity, models: catalogue, instances: { stage: (...asked) => instances.stage(...asked), onExit: hear => instances.onExit(hear) }, book: placement, answers: config.answers ?? new TextAnswers(texts), may: peer => admission.may(peer, 'join') }, config.generations)
   const library = new Library(ports)
   const inventory = new Inventory(capacity, catalogue, policies, { library, metrics, clusters: book })
+  inventory.lookThrough({ policyFunctions: () => functions.list(), policyGraphs: () => graphs.list() })
   const gate = new Gate(ports, { view: capacity, catalogue, policies })
   const blockLife = composeBlockLife(ports, { view: capacity, catalogue, policies, instances, invoker, placement, metrics, governed, clusters: book, network, runs, gate, may: (peer, right) => admission.may(peer, right), outside: config.outside, door: config.door ?? (() => undefined) })
   const controllers = new Controllers(ports, { admission, view: capacity, catalogue, gate, clusters: book, prechecks, metrics })
