@@ -55,8 +55,16 @@ const NOTHING = new Uint8Array(0)
 
 /** One frame. Throws MESSAGE_TOO_LARGE. */
 export function encodeFrame(header: Order | Report, body: unknown = undefined): Uint8Array {
+  return frameOf(header, encodeBody(body))
+}
+
+export function encodeBody(body: unknown): Uint8Array {
+  return body === undefined ? NOTHING : dagCbor.encode(body)
+}
+
+/** The same, of a body that is encoded already. */
+export function frameOf(header: Order | Report, rest: Uint8Array): Uint8Array {
   const head = dagCbor.encode(header)
-  const rest = body === undefined ? NOTHING : dagCbor.encode(body)
   const length = 4 + head.byteLength + rest.byteLength
   if (length > FRAME_BYTES) throw new MeshError('MESSAGE_TOO_LARGE', `a packet of ${rest.byteLength} bytes is more than the ${FRAME_BYTES} an instance exchanges; send large parts by CID`)
   const out = new Uint8Array(4 + length)

@@ -3,14 +3,16 @@ import { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import { asMeshError } from '../../protocols/errors.ts'
 import { failureOf } from '../../sdk/runner.ts'
-import { decodeBody, encodeFrame, FrameReader, type InstanceConfig, type Order } from './frames.ts'
+import { decodeBody, encodeFrame, frameOf, FrameReader, type InstanceConfig, type Order } from './frames.ts'
+import { InstancePool, poolOf } from './pool.ts'
 import { InstanceServer } from './serve.ts'
 import { inImage, stdioPipe } from './stdio.ts'
 
 const overStdio = process.env['AIOS_FRAMES'] === 'stdio'
 const pipe: Duplex = overStdio ? stdioPipe() : new Socket({ fd: 3, readable: true, writable: true })
 const reader = new FrameReader()
-const server = new InstanceServer(bytes => pipe.write(bytes), writeAll)
+const server = new InstanceServer((report, body) => void pipe.write(encodeFrame(report, body)), writeAll)
+let pool: InstancePool | undefined
 
 pipe.on('data', chunk => {
   for (const { header, body } of reader.push(chunk)) {
@@ -18,8 +20,8 @@ pipe.on('data', chunk => {
     const order = header as Order | undefined
     if (order === undefined) server.takeRaw(body)
     else if (order.kind === 'start') void start(configOf(decodeBody(body) as InstanceConfig))
-    else if (order.kind === 'stop') void server.stop().finally(() => process.exit(0))
-    else server.take(order, body)
+    else if (order.kind === 'stop') void (pool ?? server).stop().finally(() => process.exit(0))
+    else (pool ?? server).take(order, body)
   }
 })
 // Without its daemon an instance has nobody to answer.
@@ -44,7 +46,10 @@ function writeAll(frames: readonly Uint8Array[]): Promise<void> | undefined {
 
 async function start(config: InstanceConfig): Promise<void> {
   try {
-    await server.load(config)
+    const threads = poolOf(config)
+    if (threads === undefined) return await server.load(config)
+    pool = new InstancePool(threads, (report, body) => void pipe.write(frameOf(report, body)))
+    await pool.load(config)
   } catch (error) {
     const mesh = asMeshError(error)
     const code = mesh.code === 'INTERNAL' ? 'COMPONENT_ERROR' : mesh.code

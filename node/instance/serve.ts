@@ -7,7 +7,7 @@ import { BlockRunner, failureOf } from '../../sdk/runner.ts'
 import { bundleAssets } from './assets.ts'
 import { instanceClock } from './clock.ts'
 import { loadBlock } from './code.ts'
-import { decodeBody, encodeFrame, OUTPUT_WINDOW, type Hook, type InstanceConfig, type Order, type Report } from './frames.ts'
+import { decodeBody, OUTPUT_WINDOW, type Hook, type InstanceConfig, type Order, type Report } from './frames.ts'
 import { StageBlock } from './llm/stage-block.ts'
 import { ModelThread } from './models.ts'
 
@@ -20,7 +20,7 @@ type Asked = { readonly resolve: (packet: Packet) => void; readonly reject: (err
 
 /** Serves the daemon's calls to one loaded block. */
 export class InstanceServer {
-  readonly #send: (bytes: Uint8Array) => void
+  readonly #send: (report: Report, body: unknown) => void
   readonly #sendAll: (frames: readonly Uint8Array[]) => Promise<void> | undefined
   readonly #calls = new Map<number, Under>()
   readonly #asked = new Map<number, Asked>()
@@ -31,7 +31,7 @@ export class InstanceServer {
   #reported = ''
   #reportedAt = -Infinity
 
-  constructor(send: (bytes: Uint8Array) => void, sendAll: (frames: readonly Uint8Array[]) => Promise<void> | undefined) {
+  constructor(send: (report: Report, body: unknown) => void, sendAll: (frames: readonly Uint8Array[]) => Promise<void> | undefined) {
     this.#send = send
     this.#sendAll = sendAll
   }
@@ -156,7 +156,7 @@ export class InstanceServer {
   }
 
   #report(report: Report, body?: unknown): void {
-    this.#send(encodeFrame(report, body))
+    this.#send(report, body)
   }
 }
 
