@@ -17,11 +17,14 @@ import { compatible } from './specs/template.ts'
 import type { Placement } from './placement/placement.ts'
 import { termsOf } from './placement/terms.ts'
 import type { Admission } from './trust/admission.ts'
+import { insertConverters } from './vdag/converters.ts'
 import { checkGraph } from './vdag/graph.ts'
 import type { RunEngine } from './vdag/engine.ts'
 
 const ALPHABET = 'abcdefghijklmnopqrstuvwxyz0123456789'
 const FETCH_MS = 30_000
+/** How long word of a new block takes at most, on a good day. */
+const NEWS_MS = 1_500
 /** A block of which nothing has begun to start for so long may be one that nobody can take. */
 const EXPLAIN_AFTER_MS = 4_000
 /** So many instances in a row that could not start: it is not their hosts. */
@@ -146,8 +149,10 @@ export class Actions {
    */
   async createVdag(document: Json, options: { readonly dryRun?: boolean } = {}): Promise<CreatedVdag> {
     this.#need('publish')
-    const spec: VdagSpec = parseVdag(document, { author: this.#ports.identity.peer })
-    checkGraph(await this.#withProtocols(spec), compatible)
+    const given: VdagSpec = parseVdag(document, { author: this.#ports.identity.peer })
+    const typed = await this.#withProtocols(given)
+    const spec = await insertConverters(given, typed, this.#catalogue, this.#ports.clock.deadline(FETCH_MS))
+    checkGraph({ ...typed, edges: spec.edges }, compatible)
     await this.#checkNamed(spec)
     const mode = vdagMode(document)
     const checked = { uri: spec.vdagURI, cid: null, nodes: spec.nodes.length }
@@ -163,8 +168,9 @@ export class Actions {
     const missing = (label: string, what: string, fix: string): never => {
       throw new MeshError('GRAPH_INVALID', `node "${label}": ${what}; ${fix}`, { details: { node: label } })
     }
-    for (const { label, blockId, vdagURI, componentURI } of spec.nodes) {
-      if (blockId !== undefined && await this.#catalogue.block(blockId) === undefined) missing(label, `no block is called ${blockId}`, 'create it first, or name one that `aios block list` shows')
+    for (const { label, blockId, vdagURI, componentURI, assignmentPolicyRule } of spec.nodes) {
+      const stoodInFor = componentURI !== undefined || assignmentPolicyRule !== undefined
+      if (blockId !== undefined && !stoodInFor && !await this.#blockIsThere(blockId)) missing(label, `no block is called ${blockId}`, 'create it first, or name one that `aios block list` shows')
       if (vdagURI !== undefined && vdagURI !== spec.vdagURI) await this.#catalogue.vdag(vdagURI, signal).catch(unlessThere(() => missing(label, `no vDAG is called ${vdagURI}`, 'create it first, or name one that `aios vdag list` shows')))
       if (componentURI !== undefined) await this.#catalogue.component(componentURI, signal).catch(unlessThere(() => missing(label, `no component is called ${componentURI}`, 'publish it first, or name one that `aios component list` shows')))
     }
@@ -178,6 +184,17 @@ export class Actions {
       if (error instanceof MeshError && error.code === 'NOT_FOUND') return this.#ports.identity.peer
       throw error
     }
+  }
+
+  /** One that was made a moment ago on another peer may not be known here yet. */
+  async #blockIsThere(id: BlockId): Promise<boolean> {
+    const { clock } = this.#ports
+    const until = clock.monotonic() + NEWS_MS
+    while ((await this.#catalogue.block(id)) === undefined) {
+      if (clock.monotonic() >= until) return false
+      await clock.sleep(NEWS_MS / 10)
+    }
+    return true
   }
 
   /** Nodes that state no protocol of their own are checked by their block's. */
@@ -211,7 +228,7 @@ export class Actions {
   /** As `submit`, a packet with its session and files. Throws what the vDAG's controllers say too: RATE_LIMITED, NO_INSTANCE. */
   async submitPacket(vdag: string, packet: Packet, options: { readonly key?: string | undefined; readonly trace?: string | undefined }): Promise<{ readonly run: RunId; readonly existing: boolean }> {
     this.#need('join')
-    await this.#gate.enter(vdag, packet, () => this.#controllers.configOf(vdag))
+    await this.#gate.enter(vdag, packet, exact => this.#controllers.configOf(exact))
     return this.#runs.submit({ vdagUri: vdag, input: packet, submitter: this.#ports.identity.peer, ...(options.key === undefined ? {} : { key: options.key }), ...(options.trace === undefined ? {} : { trace: options.trace }) })
   }
 

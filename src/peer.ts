@@ -21,6 +21,7 @@ import { Stability } from './clusters/stability.ts'
 import { Capacity, CAPACITY, type CapacityConfig } from './capacity/capacity.ts'
 import { Controllers } from './controllers/controllers.ts'
 import { Gate } from './controllers/gate.ts'
+import { HealthWatch } from './controllers/health-watch.ts'
 import { Inference } from './inference/inference.ts'
 import { ModelServing } from './llm/serve/serving.ts'
 import { Inventory } from './inventory.ts'
@@ -98,6 +99,7 @@ export type Peer = {
   readonly inference: Inference
   readonly gate: Gate
   readonly controllers: Controllers
+  readonly health: HealthWatch
   readonly inventory: Inventory
   readonly assets: Assets
   readonly metrics: MeshMetrics
@@ -160,6 +162,7 @@ export function createPeer(ports: Ports, config: PeerConfig): Peer {
   const gate = new Gate(ports, { view: capacity, catalogue, policies })
   const blockLife = composeBlockLife(ports, { view: capacity, catalogue, policies, instances, invoker, placement, metrics, governed, clusters: book, network, runs, gate, may: (peer, right) => admission.may(peer, right), outside: config.outside, door: config.door ?? (() => undefined) })
   const controllers = new Controllers(ports, { admission, view: capacity, catalogue, gate, clusters: book, prechecks, metrics })
+  const health = new HealthWatch(ports, { controllers, catalogue, policies, gate, assign: spec => runs.assignment(spec) })
   const actions = new Actions(ports, { admission, gate, controllers, view: capacity, catalogue, placement, runs, governed })
   const models = new ModelServing(ports, { view: capacity, catalogue, placement, may: (peer, right) => admission.may(peer, right) })
   const replicas = new Replicas(ports, { view: capacity, catalogue }, config.replicas)
@@ -172,7 +175,7 @@ export function createPeer(ports: Ports, config: PeerConfig): Peer {
   const shelves = openShelves(ports, { library, actions, inventory, catalogue, stages: () => parser.stages() })
   const inference = new Inference(ports, { actions, invoker, inventory, runs, catalogue, gate })
   return {
-    ports, admission, view: capacity, catalogue, policies, executors, jobs, functions, graphs, instances, invoker, placement, blocks: blockLife.actions, control: blockLife.control, failures: blockLife.failures, runs, generations, actions, models, parser, inference, inventory, assets, texts, gate, controllers, metrics, clusters, groups: new ClusterGroups(ports, may), network, prechecks, stability, library, shelves, templates, tasks, allocator,
+    ports, admission, view: capacity, catalogue, policies, executors, jobs, functions, graphs, instances, invoker, placement, blocks: blockLife.actions, control: blockLife.control, failures: blockLife.failures, runs, generations, actions, models, parser, inference, inventory, assets, texts, gate, controllers, health, metrics, clusters, groups: new ClusterGroups(ports, may), network, prechecks, stability, library, shelves, templates, tasks, allocator,
     mayWrite(writer, registry, key) {
       const verdict = mayWriteKey(may, writer, registry, key)
       return verdict.ok && registry === 'networks' ? network.mayWrite(writer, key) : verdict
@@ -185,6 +188,7 @@ export function createPeer(ports: Ports, config: PeerConfig): Peer {
       belonging.onChange(() => capacity.changed())
       clusters.start()
       stability.start()
+      health.start()
       placement.onChange(() => capacity.changed())
       await metrics.start()
       calls.start()
@@ -205,6 +209,7 @@ export function createPeer(ports: Ports, config: PeerConfig): Peer {
     async stop(drainMs) {
       caretaker.stop()
       replicas.stop()
+      health.stop()
       stability.stop()
       belonging.stop()
       runs.stop()

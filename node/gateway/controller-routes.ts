@@ -2,27 +2,36 @@ import type { Hono } from 'hono'
 import { z } from 'zod'
 import { MeshError } from '../../protocols/errors.ts'
 import { json } from '../../protocols/ids.ts'
-import { toJson } from '../../src/lib/json.ts'
+import { toJson, type JsonObject } from '../../src/lib/json.ts'
 import type { GatewayParts } from './server.ts'
 import { body } from './request-body.ts'
 
-const action = z.object({ action: z.enum(['create_controller', 'remove_controller', 'list_controllers']), payload: z.record(z.string(), json).default({}) })
+const action = z.object({ action: z.enum(['create_controller', 'remove_controller', 'scale_controller', 'list_controllers', 'create', 'remove', 'scale', 'list']), payload: z.record(z.string(), json).default({}) })
 const named = z.looseObject({ vdag_controller_id: z.string() })
+const scaled = z.looseObject({ vdag_controller_id: z.string(), replicas: z.coerce.number().int().min(1).max(1_000) })
+const command = z.looseObject({ mgmt_action: z.string().min(1).optional(), action: z.string().min(1).optional(), mgmt_data: json.optional(), data: json.optional() })
+const CHECKERS = { quota: 'quotaChecker', quality: 'qualityChecker', 'quality-check': 'qualityChecker', health: 'healthChecker' } as const
 const decision = z.object({ at: z.number(), decided: z.enum(['approved', 'rejected']) })
 
 /** AIOS's vDAG controllers over HTTP: create and list them, and what they say of quota, health and quality. Each vDAG is named by `vdag_uri`. */
 export function addControllerRoutes(app: Hono, { peer }: GatewayParts): void {
   const { controllers, gate, catalogue } = peer
-  const perform = async (asked: z.infer<typeof action>): Promise<unknown> => {
-    if (asked.action === 'create_controller') return controllers.create(asked.payload)
-    if (asked.action === 'list_controllers') return controllers.list()
+  const perform = async (asked: z.infer<typeof action>, cluster?: string): Promise<unknown> => {
+    const what = asked.action.replace('_controllers', '').replace('_controller', '')
+    if (what === 'create') return controllers.create(asked.payload, cluster)
+    if (what === 'list') return controllers.list()
+    if (what === 'scale') {
+      const { vdag_controller_id: id, replicas } = scaled.parse(asked.payload)
+      return controllers.scale(id, replicas)
+    }
     await controllers.remove(named.parse(asked.payload).vdag_controller_id)
     return {}
   }
   app.post('/vdag-controller', async context => context.json({ success: true, data: await perform(await body(context, action)) }))
-  app.post('/vdag-controller/:cluster', async context => context.json({ success: true, data: await perform(await body(context, action)) }))
+  // On hosts of that cluster; `any` is none in particular.
+  app.post('/vdag-controller/:cluster', async context => context.json({ success: true, data: await perform(await body(context, action), context.req.param('cluster') === 'any' ? undefined : context.req.param('cluster')) }))
   app.get('/vdag-controllers', async context => context.json({ success: true, data: await controllers.list() }))
-  app.get('/vdag-controllers/by-vdag-uri/:uri', async context => context.json({ success: true, data: await controllers.list(context.req.param('uri')) }))
+  app.get('/vdag-controllers/by-vdag-uri/:uri', async context => context.json({ success: true, data: await controllers.list((await catalogue.vdag(context.req.param('uri'))).spec.vdagURI) }))
   app.get('/vdag-controller/:id', async context => context.json({ success: true, data: await controllers.get(context.req.param('id')) }))
   app.delete('/vdag-controller/:id', async context => {
     await controllers.remove(context.req.param('id'))
@@ -45,8 +54,27 @@ export function addControllerRoutes(app: Hono, { peer }: GatewayParts): void {
   app.delete('/quota/:session', async context => context.json(await reset(context.req.query('vdag_uri'), context.req.param('session'))))
   app.get('/health/check', async context => {
     const { spec } = await catalogue.vdag(await vdagOf(context.req.query('vdag_uri')))
-    return context.json({ success: true, data: gate.health(spec) })
+    // What the last look of a controller found, besides how it is this instant.
+    const last = peer.health.last(spec.vdagURI)
+    return context.json({ success: true, data: gate.health(spec), ...(last === undefined ? {} : { last: toJson(last) }) })
   })
+  app.post('/health/check', async context => context.json({ success: true, data: toJson(await peer.health.check(await vdagOf(context.req.query('vdag_uri')))) }))
+  for (const [path, checker] of Object.entries(CHECKERS)) {
+    app.post(`/${path}/mgmt`, async context => {
+      const asked = await body(context, command)
+      const said = asked.mgmt_action ?? asked.action
+      if (said === undefined) throw new MeshError('BAD_INPUT', 'name the command: { "mgmt_action": …, "mgmt_data": … }')
+      return context.json({ success: true, data: await gate.manage(await vdagOf(context.req.query('vdag_uri')), checker, { action: said, data: asked.mgmt_data ?? asked.data ?? null }, exact => controllers.configOf(exact)) })
+    })
+  }
+  const compiled = async (uri: string | undefined): Promise<{ readonly document: object; readonly graph: JsonObject }> => {
+    const { spec } = await catalogue.vdag(await vdagOf(uri))
+    const view = await peer.runs.compiled(spec)
+    return { document: { ...spec, ...view, status: 'active' }, graph: view.compiled_graph_data }
+  }
+  app.get('/vdag', async context => context.json({ success: true, data: toJson((await compiled(context.req.query('vdag_uri'))).document) }))
+  app.get('/l3_graph', async context => context.json({ success: true, data: (await compiled(context.req.query('vdag_uri'))).graph['t3_graph'] ?? {} }))
+  app.get('/head_block', async context => context.json({ success: true, data: (await compiled(context.req.query('vdag_uri'))).graph['head'] ?? null }))
   app.get('/vdag-metrics', async context => context.json({ success: true, data: gate.metrics(await vdagOf(context.req.query('vdag_uri'))) }))
 
   app.get('/mesh/reviews', context => context.json(toJson(gate.reviews())))

@@ -1,10 +1,12 @@
 import type { Context, Hono } from 'hono'
 import { z } from 'zod'
 import { check } from '../../protocols/codec.ts'
-import { MeshError } from '../../protocols/errors.ts'
+import { asMeshError, MeshError } from '../../protocols/errors.ts'
 import { json, type Json } from '../../protocols/ids.ts'
 import type { Packet } from '../../protocols/invoke.ts'
 import { dataFrom, packetFrom, type InferOptions, type Target } from '../../src/inference/inference.ts'
+import { isJsonObject } from '../../src/lib/json.ts'
+import { parseBlockGraph } from '../../src/specs/block-graph.ts'
 import type { GatewayParts } from './server.ts'
 import { body } from './request-body.ts'
 import { traceOf } from './trace-door.ts'
@@ -31,6 +33,8 @@ export const inferRequest = z.preprocess(named, z.strictObject({
   frame_ptr: z.unknown().optional(),
   stream: z.literal(false, `answers come whole here; ${STREAM_PATH} streams them over a WebSocket`).optional(),
 }))
+/** Inputs share who is to answer; their numbers follow `seq_no`. */
+const batch = z.looseObject({ inputs: z.array(json.transform(parsedText)).min(1).max(1_000), at_once: z.int().min(1).max(64).default(8) })
 export type InferRequest = z.infer<typeof inferRequest>
 
 function named(value: unknown): unknown {
@@ -55,7 +59,7 @@ export function targetOf({ model, graph, selection_query: search }: InferRequest
 }
 
 /** AIOS's inference server over HTTP: JSON, multipart with files, its log and its discovery. */
-export function addInferRoutes(app: Hono, { peer }: GatewayParts): void {
+export function addInferRoutes(app: Hono, { peer, url }: GatewayParts): void {
   const answer = async (context: Context, asked: InferRequest, files: Packet['files']): Promise<Response> => {
     const ts = asked.ts ?? peer.ports.clock.unix() / 1_000
     const options: InferOptions = { deadlineMs: asked.deadline_ms, signal: context.req.raw.signal, key: asked.key, trace: traceOf(context) }
@@ -83,6 +87,31 @@ export function addInferRoutes(app: Hono, { peer }: GatewayParts): void {
     return answer(context, check(inferRequest, fields, 'request', 'BAD_INPUT'), files)
   })
 
+  // Several inputs at once, each answered for itself: what one breaks on is nothing to the others.
+  app.post('/v1/infer-batch', async context => {
+    const { inputs, at_once, ...shared } = await body(context, batch)
+    const asked = check(inferRequest, shared, 'request', 'BAD_INPUT')
+    const target = targetOf(asked)
+    const answers: unknown[] = Array.from({ length: inputs.length })
+    const waiting = [...inputs.entries()]
+    const lane = async (): Promise<void> => {
+      for (let next = waiting.shift(); next !== undefined; next = waiting.shift()) {
+        const [position, data] = next
+        const seq_no = asked.seq_no + position
+        try {
+          const options: InferOptions = { deadlineMs: asked.deadline_ms, signal: context.req.raw.signal, key: asked.key === undefined ? undefined : `${asked.key}/${position}` }
+          const { packets, request } = await peer.inference.infer(target, packetFrom({ sessionId: asked.session_id, seqNo: seq_no, ts: asked.ts ?? peer.ports.clock.unix() / 1_000, data, files: [] }), options)
+          answers[position] = { success: true, request_id: request, seq_no, data: packets.length === 1 ? packets[0]?.data ?? null : packets.map(packet => packet.data) }
+        } catch (error) {
+          const { code, message, retryable } = asMeshError(error)
+          answers[position] = { success: false, seq_no, error: { code, message, retryable } }
+        }
+      }
+    }
+    await Promise.all(Array.from({ length: Math.min(at_once, inputs.length) }, lane))
+    return context.json({ success: true, session_id: asked.session_id, outputs: answers })
+  })
+
   app.get('/logs/session/:id', context => context.json({ success: true, data: peer.inference.log.find({ session: context.req.param('id') }) }))
   app.get('/logs/request/:id', context => context.json({ success: true, data: peer.inference.log.find({ request: context.req.param('id') }) }))
   app.get('/logs/block/:id', context => context.json({ success: true, data: peer.inference.log.find({ block: context.req.param('id') }) }))
@@ -92,6 +121,21 @@ export function addInferRoutes(app: Hono, { peer }: GatewayParts): void {
   })
 
   app.post('/discovery/search', async context => context.json({ success: true, data: await peer.inference.discover(await body(context, json)) }))
+  // Any peer answers for any block, so the address of one is this peer's.
+  app.get('/discovery/get_url/:id', async context => {
+    const id = context.req.param('id')
+    if ((await peer.catalogue.block(id)) === undefined) throw new MeshError('NOT_FOUND', `no block is called ${id}: \`aios block list\` shows those there are`)
+    const hosts = peer.view.instancesOf(id).map(({ host, ad }) => ({ nodeId: host, instanceId: ad.instance, state: ad.state }))
+    return context.json({ success: true, data: { block_id: id, url: url(), rpc_url: `${url()}/v1/infer`, instances: hosts } })
+  })
+  app.post('/discovery/resolve_graph', async context => {
+    const given = await body(context, json)
+    const spec = parseBlockGraph(given)
+    const { compiled_graph_data } = await peer.runs.compiled(spec)
+    const tails = new Set(spec.outputs)
+    const resolved = isJsonObject(compiled_graph_data['t3_graph']) ? compiled_graph_data['t3_graph'] : {}
+    return context.json({ success: true, data: { is_graph: true, head: compiled_graph_data['head'], graph: { ...resolved, final: { outputs: [...tails].map(block_id => ({ host: peer.view.self, port: 0, queue_name: 'reply', block_id })) } } } })
+  })
   app.post('/discovery/filter', async context => context.json({ success: true, data: await peer.inventory.filter(await body(context, json)) }))
 }
 

@@ -40,7 +40,8 @@ export class Stability {
   start(): void {
     this.#cancel = this.#ports.clock.after(EVERY_MS, () => {
       if (this.#stopped) return
-      background(this.#ports.telemetry, 'cluster.not-judged', this.check(), 'warn')
+      // A lone host has nobody's rule to be judged by.
+      if (this.#book.get(this.#own()) !== undefined) background(this.#ports.telemetry, 'cluster.not-judged', this.check(), 'warn')
       this.start()
     })
   }

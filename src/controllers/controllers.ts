@@ -154,10 +154,19 @@ export class Controllers {
     return isJsonObject(custom) ? custom : {}
   }
 
+  onChange(hear: () => void): () => void {
+    return this.#records.onChange(hear)
+  }
+
+  /** The vDAGs that this peer is a controller of, sorted. */
+  async own(): Promise<readonly string[]> {
+    return [...new Set((await this.list()).filter(({ hosts }) => hosts.includes(this.#view.self)).map(({ vdag_uri }) => vdag_uri))].sort()
+  }
+
   /** The one vDAG that this peer is a controller of, if it is one. */
   async only(): Promise<string | undefined> {
-    const own = new Set((await this.list()).filter(({ hosts }) => hosts.includes(this.#view.self)).map(({ vdag_uri }) => vdag_uri))
-    return own.size === 1 ? [...own][0] : undefined
+    const own = await this.own()
+    return own.length === 1 ? own[0] : undefined
   }
 
   async #known(id: string): Promise<VdagController> {

@@ -1,13 +1,14 @@
 import { z } from 'zod'
 import { granted, MeshError, refused } from '../../protocols/errors.ts'
-import type { Json, Millis } from '../../protocols/ids.ts'
+import type { BlockId, Json, Millis } from '../../protocols/ids.ts'
 import type { Packet } from '../../protocols/invoke.ts'
 import type { VdagSpec } from '../../protocols/specs.ts'
 import { Rolling } from '../../sdk/instruments.ts'
 import { isJsonObject, toJson, type JsonObject } from '../lib/json.ts'
 import { Lru } from '../lib/lru.ts'
 import type { Ports } from '../ports.ts'
-import type { Catalogue, MeshView, PolicyCalls } from '../roles.ts'
+import type { Policies } from '../policies/calls.ts'
+import type { Catalogue, MeshView } from '../roles.ts'
 import type { Escalation } from '../policies/failures.ts'
 import { Quotas, type QuotaStart } from './quota.ts'
 import { controllerSettings, type ControllerSettings } from './settings.ts'
@@ -30,15 +31,19 @@ export class Gate {
   readonly #ports: GatePorts
   readonly #view: MeshView
   readonly #catalogue: Pick<Catalogue, 'vdag'>
-  readonly #policies: PolicyCalls
+  readonly #policies: Pick<Policies, 'decide' | 'management'>
   readonly #quotas: Quotas
   /** Requests counted by vDAG and session, for quota rules. */
   readonly #counted = new Lru<string, number>(SESSIONS_BOUND)
   readonly #watched = new Lru<string, Watched>(VDAGS_BOUND)
+  /** What a name without a version stood for when somebody last used it. */
+  readonly #exact = new Lru<string, string>(VDAGS_BOUND)
+  /** Blocks that nodes are assigned to which name none, as found last. */
+  readonly #assigned = new Lru<string, readonly BlockId[]>(VDAGS_BOUND)
   readonly #reviews: Review[] = []
   #sampling = 0
 
-  constructor(ports: GatePorts, parts: { readonly view: MeshView; readonly catalogue: Pick<Catalogue, 'vdag'>; readonly policies: PolicyCalls }) {
+  constructor(ports: GatePorts, parts: { readonly view: MeshView; readonly catalogue: Pick<Catalogue, 'vdag'>; readonly policies: Pick<Policies, 'decide' | 'management'> }) {
     this.#ports = ports
     this.#view = parts.view
     this.#catalogue = parts.catalogue
@@ -50,10 +55,11 @@ export class Gate {
     this.#quotas.start()
   }
 
-  /** May this request enter? Throws RATE_LIMITED or POLICY_DENIED (quota), NO_INSTANCE (health), NOT_FOUND. `config`: overrides of the controller it came by, asked for once. */
-  async enter(uri: string, packet: Packet, config: () => Promise<Json>): Promise<void> {
+  /** May this request enter? Throws RATE_LIMITED or POLICY_DENIED (quota), NO_INSTANCE (health), NOT_FOUND. `config`: overrides of the controller of this very version, asked for once. */
+  async enter(uri: string, packet: Packet, config: (vdag: string) => Promise<Json>): Promise<void> {
     const { spec } = await this.#catalogue.vdag(uri)
-    const watched = this.#watched.get(spec.vdagURI) ?? this.#watch(spec, await config())
+    if (uri !== spec.vdagURI) this.#exact.set(uri, spec.vdagURI)
+    const watched = this.#watched.get(spec.vdagURI) ?? this.#watch(spec, await config(spec.vdagURI))
     watched.requests += 1
     try {
       await this.#withinQuota(spec, watched.settings)
@@ -72,7 +78,9 @@ export class Gate {
   }
 
   /** Counts what came of a request, and hands every n-th answer to the quality rule, afterwards. */
-  left(uri: string, request: Packet, outcome: { readonly response: Json } | { readonly failed: true }, ms: Millis): void {
+  left(asked: string, request: Packet, outcome: { readonly response: Json } | { readonly failed: true }, ms: Millis): void {
+    // A name without a version meant the newest when the request entered.
+    const uri = this.#exact.peek(asked) ?? asked
     const watched = this.#watched.peek(uri)
     if (watched === undefined) return
     this.#ports.telemetry.count('vdag_inference_requests_total', { vdag: uri })
@@ -137,9 +145,23 @@ export class Gate {
     }
   }
 
+  /** The blocks that a vDAG's nodes are assigned to now, for what is asked about its health. */
+  assigned(uri: string, blocks: readonly BlockId[]): void {
+    this.#assigned.set(uri, blocks)
+  }
+
+  /** AIOS's `management(action, data)` on a checker of a vDAG. Throws NOT_FOUND where it has none, and what the rule throws. */
+  async manage(uri: string, checker: 'quotaChecker' | 'qualityChecker' | 'healthChecker', command: { readonly action: string; readonly data: Json }, config: (vdag: string) => Promise<Json>): Promise<Json> {
+    const { spec } = await this.#catalogue.vdag(uri)
+    const { settings } = this.#watched.get(spec.vdagURI) ?? this.#watch(spec, await config(spec.vdagURI))
+    const rule = checker === 'quotaChecker' ? settings.quotaChecker : settings[checker]?.rule
+    if (rule === undefined) throw new MeshError('NOT_FOUND', `${spec.vdagURI} has no ${checker} to manage: give its controller one`)
+    return this.#policies.management(rule, command.action, command.data, checker, spec.vdagURI)
+  }
+
   /** Each block of a vDAG: healthy when an instance of it is ready. */
-  health(spec: VdagSpec): Json {
-    const blocks = [...new Set(spec.nodes.flatMap(({ blockId }) => blockId ?? []))]
+  health(spec: VdagSpec): JsonObject {
+    const blocks = [...new Set([...spec.nodes.flatMap(({ blockId }) => blockId ?? []), ...this.#assigned.peek(spec.vdagURI) ?? []])]
     return Object.fromEntries(blocks.map(block => {
       const instances = this.#view.instancesOf(block)
       return [block, { healthy: instances.some(({ ad }) => ad.state === 'ready'), instances: instances.map(({ host, ad }) => ({ instanceId: ad.instance, nodeId: host, state: ad.state })) }]

@@ -1,9 +1,10 @@
 import { z } from 'zod'
-import { asMeshError, granted, refused, type Verdict } from '../../protocols/errors.ts'
+import { asMeshError, granted, MeshError, refused, type Verdict } from '../../protocols/errors.ts'
 import { blockId, type BlockId, type Json } from '../../protocols/ids.ts'
 import type { BlockRecord, VdagNode } from '../../protocols/specs.ts'
 import { isJsonObject, toJson } from '../lib/json.ts'
 import type { Catalogue, MeshView, PolicyCalls } from '../roles.ts'
+import { compileCondition, parseQueries } from '../specs/filter.ts'
 
 /** Blocks of one component that a node may turn to when its first one does not answer. */
 const SPARES = 7
@@ -20,18 +21,44 @@ export type AssignmentParts = { readonly catalogue: Catalogue; readonly policies
  */
 export async function assignBlock(node: VdagNode, vdag: string, parts: AssignmentParts, signal: AbortSignal): Promise<Verdict<Assignment>> {
   const { catalogue } = parts
-  if (node.blockId !== undefined) {
-    const record = await catalogue.block(node.blockId)
+  const record = node.blockId === undefined ? undefined : await catalogue.block(node.blockId)
+  const spare = node.componentURI !== undefined || node.assignmentPolicyRule !== undefined
+  // A block that is gone, or answers nowhere, is stood in for where its author said how.
+  const dead = record === undefined || !isReady(record.blockId, parts)
+  if (node.blockId !== undefined && (!spare || !dead)) {
     return record === undefined ? refused(`runs on block ${node.blockId}, which does not exist: create it, or name one that \`aios block list\` shows`, true) : granted({ blocks: [record.blockId], record })
   }
-  const candidates = node.componentURI === undefined ? await catalogue.blocks() : await blocksOf(node.componentURI, catalogue, signal)
-  const ordered = candidates
+  const all = node.componentURI === undefined ? await catalogue.blocks() : await blocksOf(node.componentURI, catalogue, signal)
+  const filtered = fitting(node, all)
+  if (!filtered.ok) return filtered
+  const ordered = filtered.value
     .map(record => ({ record, ready: parts.view.instancesOf(record.blockId).filter(({ ad }) => ad.state === 'ready').length }))
     .sort((a, b) => b.ready - a.ready || (a.record.blockId < b.record.blockId ? -1 : 1))
-  if (node.assignmentPolicyRule !== undefined) return byPolicy(node, vdag, ordered.slice(0, CANDIDATES), parts)
+  // Blocks that answer nowhere are nobody's choice while others do.
+  const alive = ordered.some(({ ready }) => ready > 0) ? ordered.filter(({ ready }) => ready > 0) : ordered
+  if (node.assignmentPolicyRule !== undefined) return byPolicy(node, vdag, alive.slice(0, CANDIDATES), parts)
   const [first] = ordered
   if (first === undefined) return refused(`runs component ${node.componentURI ?? ''}, of which there is no block: create one with \`aios block create\``, true)
   return granted({ blocks: ordered.slice(0, 1 + SPARES).map(({ record }) => record.blockId), record: first.record })
+}
+
+function isReady(block: BlockId, { view }: AssignmentParts): boolean {
+  return view.instancesOf(block).some(({ ad }) => ad.state === 'ready')
+}
+
+/** AIOS's `parameters.filter` of an assignment rule: its `blockQuery`, over the documents of blocks. */
+function fitting(node: VdagNode, blocks: readonly BlockRecord[]): Verdict<readonly BlockRecord[]> {
+  const filter = node.assignmentPolicyRule?.parameters['filter']
+  if (filter === undefined) return granted(blocks)
+  try {
+    const { blockQuery } = parseQueries(filter, 'blockQuery')
+    if (blockQuery === undefined) return granted(blocks)
+    const test = compileCondition(blockQuery)
+    return granted(blocks.filter(record => test({ ...documentOf(record), id: record.blockId })))
+  } catch (error) {
+    if (error instanceof MeshError) return refused(`has an assignment filter that cannot be read: ${error.message}`)
+    throw error
+  }
 }
 
 async function blocksOf(component: string, catalogue: Catalogue, signal: AbortSignal): Promise<readonly BlockRecord[]> {

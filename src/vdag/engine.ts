@@ -9,6 +9,7 @@ import type { Catalogue, Invoker, MeshView, PolicyCalls } from '../roles.ts'
 import { Acquisition, isEnd, type Acquired } from './acquire.ts'
 import { Claims } from './claim.ts'
 import { compilePlan } from './compile.ts'
+import { compiledView } from './compiled-view.ts'
 import { RunDrive, type DriveParts } from './drive.ts'
 import type { Compatible } from './graph.ts'
 import { RunMirrors } from './mirror.ts'
@@ -144,6 +145,11 @@ export class RunEngine {
   async assignment(spec: VdagSpec): Promise<Readonly<Record<string, readonly BlockId[]>>> {
     const { nodes } = await this.#compile(spec, this.#ports.clock.deadline(COMPILE_MS))
     return Object.fromEntries(nodes.map(({ label, players }) => [label, players.flatMap(({ blocks }) => blocks)]))
+  }
+
+  /** As AIOS's registry shows a vDAG compiled, with the blocks its nodes would run on now. Throws as `submit` does. */
+  async compiled(spec: VdagSpec): Promise<ReturnType<typeof compiledView>> {
+    return compiledView(spec, await this.#compile(spec, this.#ports.clock.deadline(COMPILE_MS)), this.#view.self)
   }
 
   /** The data of each output of a run, by label; waits for its end. Throws what ended the run, NOT_FOUND, or the signal's reason. */

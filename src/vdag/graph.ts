@@ -88,6 +88,16 @@ export function protocolProblems(spec: VdagSpec, compatible: Compatible): readon
   }))
 }
 
+/** Edges with one source whose ends do not fit one another and that have no converter. */
+export function unfitEdges(spec: VdagSpec, compatible: Compatible): readonly { readonly edge: VdagEdge; readonly from: Template; readonly to: Template }[] {
+  const byLabel = new Map(spec.nodes.map(node => [node.label, node]))
+  return spec.edges.flatMap(edge => {
+    const [from, to] = [byLabel.get(edge.from)?.outputProtocol, byLabel.get(edge.to)?.inputProtocol]
+    if (edge.converter !== undefined || from === undefined || to === undefined || compatible(from, to).ok) return []
+    return [{ edge, from, to }]
+  })
+}
+
 function edgeMismatch(edge: VdagEdge, from: VdagNode, to: VdagNode, compatible: Compatible): readonly string[] {
   if (edge.converter !== undefined || from.outputProtocol === undefined || to.inputProtocol === undefined) return []
   const verdict = compatible(from.outputProtocol, to.inputProtocol)

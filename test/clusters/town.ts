@@ -70,10 +70,10 @@ export class Town {
   }
 
   /** Publishes a rule, and lets everybody hear of it. */
-  async rule(name: string, source: string, parameters: PolicyRef['parameters'] = {}): Promise<{ readonly policyRuleURI: string; readonly parameters: PolicyRef['parameters'] }> {
+  async rule(name: string, source: string, parameters: PolicyRef['parameters'] = {}, over: { readonly tags?: string[]; readonly settings?: PolicyRef['settings'] } = {}): Promise<{ readonly policyRuleURI: string; readonly parameters: PolicyRef['parameters'] }> {
     const { catalogue, ports } = this.peer(0)
     const policyRuleURI = `${name}:1-stable`
-    await this.do(catalogue.publishPolicy({ policyRuleURI, name, version: '1', releaseTag: 'stable', description: '', tags: [], codeType: 'js_module_v1', settings: {}, parameters: {}, inputSchema: {}, outputSchema: {}, managementCommands: {}, author: ports.identity.peer }, source))
+    await this.do(catalogue.publishPolicy({ policyRuleURI, name, version: '1', releaseTag: 'stable', description: '', tags: [], codeType: 'js_module_v1', settings: {}, ...over, parameters: {}, inputSchema: {}, outputSchema: {}, managementCommands: {}, author: ports.identity.peer }, source))
     await this.pass(1_000)
     return { policyRuleURI, parameters }
   }

@@ -77,6 +77,28 @@ describe('the inference server of a real peer', function () {
     assert.equal(JSON.parse(chained.data).value, 12)
   })
 
+  it("answers a client that was made from AIOS's own protocol: its field numbers, written out by hand", async () => {
+    // As AIOS's tutorial sends it (block_id 1, session_id 3, seq_no 4, data 6, ts 8, files 9 { metadata 1, file_data 2 }) and reads it (1, 2, 4, 5, 7).
+    const asked = Buffer.concat([field(1, 'add-ten'), field(3, 'session-1'), Buffer.from([4 << 3, 7]), field(6, '{"value":5}'), Buffer.from([(8 << 3) | 1]), doubleOf(1_234_567_890.5), field(9, Buffer.concat([field(1, '{"file_name":"a.txt"}'), field(2, 'hello')]))])
+    const raw = (path: string, bytes: Buffer): Promise<Buffer> => new Promise((resolve, reject) => {
+      grpc.makeUnaryRequest(path, (value: Buffer) => value, (value: Buffer) => value, bytes, new Metadata(), { deadline: Date.now() + 20_000 }, (error: ServiceError | null, value?: Buffer) => (error === null && value !== undefined ? resolve(value) : reject(error ?? new Error('nothing'))))
+    })
+    const said = fieldsOf(await raw('/BlockInferenceService/infer', asked))
+    assert.deepEqual([String(said.get(1)), said.get(2), JSON.parse(String(said.get(4)))], ['session-1', 7, { value: 15, files: [[{ file_name: 'a.txt' }, 5]] }])
+    await assert.rejects(raw('/BlockInferenceService/infer', field(1, 'nobody')), /NOT_FOUND/)
+  })
+
+  it('packets of several blocks behind one door go each to its own block', async () => {
+    const answers = await Promise.all(Array.from({ length: 20 }, (_, at) => call('BlockInferenceService', { ...packet(at % 2 === 0 ? 'add-one' : 'add-ten', { value: at }), session_id: 'shared', seq_no: at })))
+    assert.deepEqual(answers.map(({ data }) => JSON.parse(data).value), answers.map((_, at) => at + (at % 2 === 0 ? 1 : 10)))
+  })
+
+  it('ten requests that fail leave the eleventh served at once', async () => {
+    const failed = await Promise.allSettled(Array.from({ length: 10 }, () => call('BlockInferenceService', packet('add-ten', { fail: true }))))
+    assert.ok(failed.every(({ status }) => status === 'rejected'))
+    assert.equal(JSON.parse((await call('BlockInferenceService', packet('add-ten', { value: 1 }))).data).value, 11)
+  })
+
   it('answers failures with a status and a reason, never with silence', async () => {
     await assert.rejects(call('BlockInferenceService', packet('nobody', {})), /NOT_FOUND: no block is called nobody/)
     await assert.rejects(call('BlockInferenceService', packet('add-one', { fail: true })), /INSTANCE_FAILED: .*told to fail/)
@@ -165,6 +187,21 @@ describe('the inference server of a real peer', function () {
     assert.deepEqual(z.object({ data: z.array(z.object({ target: z.string(), seqNo: z.number(), outcome: z.string() })) }).parse(log).data.map(({ target, seqNo, outcome }) => [target, seqNo, outcome]), [['add-one', 3, 'ok']])
   })
 
+  it('takes a batch, each input answered for itself, and says where blocks and graphs are', async () => {
+    const batch = z.object({ outputs: z.array(z.object({ success: z.boolean(), seq_no: z.int(), data: z.json().optional() }).loose()) }).loose()
+      .parse(await net.peer(1).client.send('POST', '/v1/infer-batch', { model: 'add-one', session_id: 'batch', seq_no: 5, inputs: [{ value: 1 }, { fail: true }, { value: 3 }] }))
+    assert.deepEqual(batch.outputs.map(({ success, seq_no, data }) => [success, seq_no, Object(data ?? {}).value]), [[true, 5, 2], [false, 6, undefined], [true, 7, 4]])
+    const summed = z.object({ outputs: z.array(z.object({ data: z.json() }).loose()) }).loose().parse(await net.peer(0).client.send('POST', '/v1/infer-batch', { model: 'sum:1.0.0-stable', inputs: [{ value: 1 }, { value: 2 }] }))
+    assert.deepEqual(summed.outputs.map(({ data }) => Object(data).value), [12, 13])
+    assert.match(JSON.stringify(await net.peer(1).client.get('/discovery/get_url/add-one')), new RegExp(`"rpc_url":"${net.peer(1).http}/v1/infer"`))
+    const resolved = (await http('/discovery/resolve_graph', { graph: { 'add-one': ['add-ten'], 'add-ten': [] } })).data
+    assert.deepEqual([Object(resolved).is_graph, Object(resolved).graph['add-one'].outputs[0].block_id, Object(resolved).graph.final.outputs[0].block_id], [true, 'add-ten', 'add-ten'])
+    const [document, route, head] = await Promise.all(['/vdag', '/l3_graph', '/head_block'].map(path => net.peer(0).client.get(`${path}?vdag_uri=sum`)))
+    assert.deepEqual([Object(document).data.assignment_info, Object(route).data['add-one'].outputs[0].block_id, Object(head).data], [{ 'add-one': 'add-one', 'add-ten': 'add-ten' }, 'add-ten', 'add-one'])
+    assert.equal(Object(await net.peer(0).client.send('POST', '/health/check?vdag_uri=watched', {})).data.overall_healthy, true)
+    await assert.rejects(net.peer(0).client.send('POST', '/quota/mgmt?vdag_uri=sum', { mgmt_action: 'reset', mgmt_data: {} }), /has no quotaChecker/)
+  })
+
   it('streams over a WebSocket, each packet as it comes, and errors as messages', async () => {
     const socket = new WebSocket(`${net.peer(1).http.replace('http', 'ws')}/v1/stream`)
     const heard: Record<string, unknown>[] = []
@@ -190,3 +227,42 @@ describe('the inference server of a real peer', function () {
     await assert.rejects(new Promise((_, reject) => socket.once('error', reject)), /403/)
   })
 })
+
+/** One length-delimited field of a protobuf message. */
+function field(number: number, value: string | Buffer): Buffer {
+  const bytes = Buffer.from(value)
+  assert(bytes.length < 128 && number < 16)
+  return Buffer.concat([Buffer.from([(number << 3) | 2, bytes.length]), bytes])
+}
+
+function doubleOf(value: number): Buffer {
+  const bytes = Buffer.alloc(8)
+  bytes.writeDoubleLE(value)
+  return bytes
+}
+
+/** By number: bytes, or the number of a varint; doubles are passed over. */
+function fieldsOf(message: Buffer): ReadonlyMap<number, Buffer | number> {
+  const found = new Map<number, Buffer | number>()
+  let at = 0
+  const varint = (): number => {
+    let value = 0
+    for (let shift = 0; ; shift += 7) {
+      const byte = message.readUInt8(at)
+      at += 1
+      value += (byte & 127) * 2 ** shift
+      if (byte < 128) return value
+    }
+  }
+  while (at < message.length) {
+    const tag = varint()
+    if ((tag & 7) === 0) found.set(tag >> 3, varint())
+    else if ((tag & 7) === 1) at += 8
+    else {
+      const length = varint()
+      found.set(tag >> 3, message.subarray(at, at + length))
+      at += length
+    }
+  }
+  return found
+}

@@ -222,6 +222,35 @@ describe('a mesh of three real peers', function () {
     assert.deepEqual(found.map(({ blockId }) => blockId), ['triage-classify'])
   })
 
+  it('a host enters a cluster by an invite and leaves it again, and the network\'s rules are set by its owner, over AIOS\'s paths and the command line', async () => {
+    const [owner, other] = [net.peer(1), net.peer(2)]
+    const say = (at: number, ...words: string[]): ReturnType<typeof aios> => aios(...words, '--data', net.peer(at).dataDir)
+    assert.equal(say(1, 'cluster', 'create', 'duo', '--region', 'eu', '--countries', 'DE,FR').code, 0)
+    const invite = say(1, 'cluster', 'invite', 'duo').out.trim()
+    assert.equal(say(2, 'cluster', 'join', invite).code, 0)
+    const read = async (peer: typeof owner, path: string): Promise<unknown> => z.object({ success: z.literal(true), data: z.json() }).parse(await peer.client.get(path)).data
+    const shown = z.object({ nodes: z.object({ count: z.int() }).loose(), labels: z.record(z.string(), z.string()), owner: z.string() }).loose().parse(await read(owner, '/clusters/read/duo'))
+    assert.deepEqual([shown.nodes.count, shown.labels, shown.owner], [2, { region: 'eu', country: 'DE,FR' }, owner.peer])
+    assert.equal(z.array(z.object({ status: z.literal('healthy') }).loose()).parse(await read(owner, '/healthy_nodes')).length, 2)
+    assert.equal(z.object({ is_stable: z.boolean() }).loose().parse(await read(other, '/check_stability')).is_stable, true)
+    assert.equal(z.object({ clusterId: z.string() }).loose().parse(await read(other, '/cluster-metrics/duo')).clusterId, 'duo')
+    assert.deepEqual(z.array(z.object({ id: z.string() }).loose()).parse(z.object({ data: z.json() }).loose().parse(await other.client.send('POST', '/clusters/query', { query: { regionId: { $regex: '^e' }, 'nodes.count': { $gte: 2 } } })).data).map(({ id }) => id), ['duo'])
+
+    await published(net.peer(0).client, fileURLToPath(new URL('../fixtures/policies/newest-first', import.meta.url)), 'policies')
+    assert.equal(say(1, 'network', 'policy', 'remove_node', 'newest-first:1.0-stable').code, 1)
+    assert.equal(say(0, 'network', 'policy', 'remove_node', 'newest-first:1.0-stable').code, 0)
+    // The rule is one for searches: it answers nothing that a pre-check could use, and that is a no.
+    let denied = say(1, 'cluster', 'remove-node', 'duo', other.peer, '--dry-run')
+    for (let attempt = 0; !denied.out.includes('not allowed') && attempt < 20; attempt += 1) denied = say(1, 'cluster', 'remove-node', 'duo', other.peer, '--dry-run')
+    assert.match(denied.out, /not allowed: the remove_node policy of the network/)
+    assert.match(say(1, 'cluster', 'remove-node', 'duo', other.peer).err, /POLICY_DENIED/)
+    assert.equal(say(0, 'network', 'policy', 'remove_node').code, 0)
+    let removed = say(1, 'cluster', 'remove-node', 'duo', other.peer)
+    for (let attempt = 0; removed.code !== 0 && attempt < 20; attempt += 1) removed = say(1, 'cluster', 'remove-node', 'duo', other.peer)
+    assert.equal(removed.code, 0, removed.err)
+    assert.equal(say(1, 'cluster', 'delete', 'duo').code, 0)
+  })
+
   it('a block that cannot start, or for which nobody has room, says why within seconds', async function () {
     this.timeout(60_000)
     const { client } = net.peer(1)

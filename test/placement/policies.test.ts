@@ -43,6 +43,30 @@ describe('the policies of a placement', () => {
     assert.deepEqual(bids.map(({ score }) => score), [1, 1], 'a score above 1 is clamped')
   })
 
+  it('each host is shown with the score it gave itself, in whatever order they answer, and without a rule the highest is taken', async () => {
+    for (const seed of [1, 2, 3]) {
+      const { world, block } = await started({ peers: 4, seed, weather: { delayMs: [1, 120], loss: 0, duplicate: 0 } })
+      const scores = Object.fromEntries(world.hosts.map(({ peer }, at) => [peer, [0.1, 0.95, 0.4, 0.2][(at + seed) % 4]!]))
+      const best = Object.keys(scores).find(peer => scores[peer] === 0.95)
+      const resourceAllocator = await publish(world, 'scores', `export default (parameters, input) => {
+        const node_id = input.payload.healthy_nodes[0].id
+        return input.action === 'dry_run' ? { selection_score_data: { score: parameters[node_id], node_info: { node_id, gpus: [] } } } : { node_id, gpus: [] }
+      }`, scores)
+      const clusterAllocator = await publish(world, 'notary', `export default (parameters, input) => input.action === 'selection' ? { clusters: input.filter_result }
+        : { ...[...input.clusters].sort((a, b) => a.score_data.score - b.score_data.score)[0], because: JSON.stringify(input.clusters.map(({ id, score_data }) => [id.slice(-4), score_data.score])) }`)
+      const { placement } = world.peers.get(world.hosts[0]!.peer)!
+      const plain = await world.drive(placement.explain(block({ policies: { resourceAllocator } })))
+      assert.equal(plain.chosen, best)
+      for (const { peer, score } of plain.candidates.filter(({ step }) => step === 'bid')) assert.equal(score, scores[peer])
+      const witnessed = await world.drive(placement.explain(block({ policies: { resourceAllocator, clusterAllocator } })))
+      const line = witnessed.candidates.find(({ step }) => step === 'post_dry_run')
+      assert.ok(line !== undefined)
+      for (const [peer, score] of Object.entries(scores)) assert.ok(line.because.includes(`["${peer.slice(-4)}",${score}]`), line.because)
+      assert.equal(line.because.match(/\[\"/g)?.length, 4, 'each once')
+      assert.equal(scores[witnessed.chosen ?? ''], 0.1, 'what the rule picks is taken, whatever the default would be')
+    }
+  })
+
   it('a rule that names GPUs that are not there is not obeyed, and the platform decides', async () => {
     const { world, block } = await started({ peers: 2 })
     const resourceAllocator = await publish(world, 'dreamer', `export default (parameters, input) => input.action === 'dry_run'
