@@ -72,7 +72,11 @@ export function addControllerRoutes(app: Hono, { peer }: GatewayParts): void {
     const view = await peer.runs.compiled(spec)
     return { document: { ...spec, ...view, status: 'active' }, graph: view.compiled_graph_data }
   }
-  app.get('/vdag', async context => context.json({ success: true, data: toJson((await compiled(context.req.query('vdag_uri'))).document) }))
+  // AIOS's controller and its metrics database both have this path; only the controller's is about one vDAG.
+  app.get('/vdag', async (context, next) => {
+    const uri = context.req.query('vdag_uri')
+    return uri === undefined ? next() : context.json({ success: true, data: toJson((await compiled(uri)).document) })
+  })
   app.get('/l3_graph', async context => context.json({ success: true, data: (await compiled(context.req.query('vdag_uri'))).graph['t3_graph'] ?? {} }))
   app.get('/head_block', async context => context.json({ success: true, data: (await compiled(context.req.query('vdag_uri'))).graph['head'] ?? null }))
   app.get('/vdag-metrics', async context => context.json({ success: true, data: gate.metrics(await vdagOf(context.req.query('vdag_uri'))) }))

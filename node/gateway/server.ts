@@ -51,6 +51,7 @@ export async function openGateway(parts: Omit<GatewayParts, 'url'>, at: string):
   app.use(traceDoor(parts.peer.ports.telemetry))
   app.use(bodyLimit({ maxSize: BODY_BYTES, onError: context => refuse(context, new MeshError('MESSAGE_TOO_LARGE', `a request may have ${BODY_BYTES} bytes: send larger inputs as assets`)) }))
   addMeshRoutes(app, full)
+  addControllerRoutes(app, full)
   addMetricsRoutes(app, full)
   addModelRoutes(app, full)
   addComponentRoutes(app, full)
@@ -63,7 +64,6 @@ export async function openGateway(parts: Omit<GatewayParts, 'url'>, at: string):
   const { catalogue, invoker, texts, generations, view, ports } = parts.peer
   app.route('/v1', openAiDoor({ models: catalogue, catalogue, invoker, texts, generations, view, random: ports.random.fork('openai'), clock: ports.clock, telemetry: ports.telemetry }))
   app.route('/v2', openInferenceDoor({ catalogue, invoker, view }, manifest.version))
-  addControllerRoutes(app, full)
   addClusterRoutes(app, full)
   addNetworkRoutes(app, full)
 

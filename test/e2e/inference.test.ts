@@ -198,7 +198,7 @@ describe('the inference server of a real peer', function () {
     assert.deepEqual([Object(resolved).is_graph, Object(resolved).graph['add-one'].outputs[0].block_id, Object(resolved).graph.final.outputs[0].block_id], [true, 'add-ten', 'add-ten'])
     const [document, route, head] = await Promise.all(['/vdag', '/l3_graph', '/head_block'].map(path => net.peer(0).client.get(`${path}?vdag_uri=sum`)))
     assert.deepEqual([Object(document).data.assignment_info, Object(route).data['add-one'].outputs[0].block_id, Object(head).data], [{ 'add-one': 'add-one', 'add-ten': 'add-ten' }, 'add-ten', 'add-one'])
-    assert.equal(Object(await net.peer(0).client.send('POST', '/health/check?vdag_uri=watched', {})).data.overall_healthy, true)
+    assert.equal(Object(await net.peer(0).client.send('POST', '/health/check?vdag_uri=sum', {})).data.overall_healthy, true)
     await assert.rejects(net.peer(0).client.send('POST', '/quota/mgmt?vdag_uri=sum', { mgmt_action: 'reset', mgmt_data: {} }), /has no quotaChecker/)
   })
 
