@@ -62,7 +62,7 @@ describe('the policies of a placement', () => {
       const line = witnessed.candidates.find(({ step }) => step === 'post_dry_run')
       assert.ok(line !== undefined)
       for (const [peer, score] of Object.entries(scores)) assert.ok(line.because.includes(`["${peer.slice(-4)}",${score}]`), line.because)
-      assert.equal(line.because.match(/\[\"/g)?.length, 4, 'each once')
+      assert.equal(line.because.match(/\["/g)?.length, 4, 'each once')
       assert.equal(scores[witnessed.chosen ?? ''], 0.1, 'what the rule picks is taken, whatever the default would be')
     }
   })
