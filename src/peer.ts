@@ -143,7 +143,6 @@ export function createPeer(ports: Ports, config: PeerConfig): Peer {
   const executors = new Executors(ports, { view: capacity, policies, may })
   const jobs = new Jobs(ports, { view: capacity, catalogue, policies, executors, may })
   const functions = new Functions(ports, { view: capacity, catalogue, executors, may })
-  const graphs = new Graphs(ports, { view: capacity, catalogue, functions, may })
   const own = (): string => (book.lists(belonging.cluster, self) ? belonging.cluster : self)
   const instances = new Instances(ports, catalogue, policies, own)
   const metrics = new MeshMetrics(ports, capacity, new HostMetrics(ports, { instances, vdags: { measured: () => gate.measured() } }, own))
@@ -157,8 +156,9 @@ export function createPeer(ports: Ports, config: PeerConfig): Peer {
   const runs = new RunEngine(ports, { view: capacity, invoker, policies, catalogue, compatible }, config.runs)
   const generations = new SplitGenerations(ports, { view: capacity, models: catalogue, instances: { stage: (...asked) => instances.stage(...asked), onExit: hear => instances.onExit(hear) }, book: placement, answers: config.answers ?? new TextAnswers(texts), may: peer => admission.may(peer, 'join') }, config.generations)
   const library = new Library(ports)
+  const graphs = new Graphs(ports, { view: capacity, artefacts: library.graphs, functions, may })
   const inventory = new Inventory(capacity, catalogue, policies, { library, metrics, clusters: book })
-  inventory.lookThrough({ policyFunctions: () => functions.list(), policyGraphs: () => graphs.list() })
+  inventory.lookThrough({ policyFunctions: () => functions.list(), policyGraphs: () => library.documents.graphs.documents() })
   const gate = new Gate(ports, { view: capacity, catalogue, policies })
   const blockLife = composeBlockLife(ports, { view: capacity, catalogue, policies, instances, invoker, placement, metrics, governed, clusters: book, network, runs, gate, may: (peer, right) => admission.may(peer, right), outside: config.outside, door: config.door ?? (() => undefined) })
   const controllers = new Controllers(ports, { admission, view: capacity, catalogue, gate, clusters: book, prechecks, metrics })
@@ -172,7 +172,7 @@ export function createPeer(ports: Ports, config: PeerConfig): Peer {
   const caretaker = new Caretaker(ports, { book: tasks, view: capacity, mayClose: peer => admission.may(peer, 'operate').ok })
   const parser = new Parser(ports, { actions, clusters, blocks: blockLife.actions, invoker, inventory, models, catalogue, templates, specs: library.specs, tasks })
   const allocator = new AdhocAllocation(ports, { view: capacity, inventory, policies, metrics, catalogue, placement })
-  const shelves = openShelves(ports, { library, actions, inventory, catalogue, stages: () => parser.stages() })
+  const shelves = openShelves(ports, { library, actions, inventory, catalogue, graphs, stages: () => parser.stages() })
   const inference = new Inference(ports, { actions, invoker, inventory, runs, catalogue, gate })
   return {
     ports, admission, view: capacity, catalogue, policies, executors, jobs, functions, graphs, instances, invoker, placement, blocks: blockLife.actions, control: blockLife.control, failures: blockLife.failures, runs, generations, actions, models, parser, inference, inventory, assets, texts, gate, controllers, health, metrics, clusters, groups: new ClusterGroups(ports, may), network, prechecks, stability, library, shelves, templates, tasks, allocator,

@@ -3,15 +3,19 @@ import { stat } from 'node:fs/promises'
 import { basename } from 'node:path'
 import { encode, recordCid, utf8 } from '../../protocols/codec.ts'
 import { MeshError } from '../../protocols/errors.ts'
-import type { Cid } from '../../protocols/ids.ts'
-import type { BundleFile, ComponentManifest } from '../../protocols/specs.ts'
+import type { Cid, Json } from '../../protocols/ids.ts'
+import type { BundleFile, ComponentManifest, PolicyRule } from '../../protocols/specs.ts'
 import type { ContentStore, Identity, Journal, Sandbox } from '../../src/ports.ts'
 import type { ArtefactCatalogue } from '../../src/registries/catalogue.ts'
 import { parseAsset } from '../../src/specs/asset.ts'
+import { specValues } from '../../src/specs/envelope.ts'
+import { parsePolicyRule } from '../../src/specs/policy.ts'
+import { WASM_SOURCE } from '../adapters/sandbox/wasm-guest.ts'
 import { NO_CID, readComponentDirectory, type Part } from './component-directory.ts'
 import { DIRECTORY_LIMITS, invalid, type DirectoryLimits } from './directory.ts'
 import { inFile } from './document.ts'
 import { importModel, type ImportedModel, type ImportOptions } from './model-import.ts'
+import { readPolicyCode } from './policy-code.ts'
 import { readPolicyDirectory } from './policy-directory.ts'
 
 export type AuthoringPorts = {
@@ -57,14 +61,27 @@ export class Authoring {
   /** Publishes a policy rule as one script, after the sandbox has opened it. Throws SPEC_INVALID, IMMUTABLE, STORAGE_FULL. */
   async publishPolicy(directory: string, options: PublishOptions = {}): Promise<Published> {
     const { rule, source, entry } = await readPolicyDirectory(directory, this.#ports.identity.peer, this.#limits)
+    return this.#publishRule(rule, source, entry, options)
+  }
+
+  /** As `publishPolicy`, for AIOS's document of a rule, whose `code` says where its source is. Throws SPEC_INVALID naming the field, IMMUTABLE, CONTENT_UNAVAILABLE. */
+  async publishPolicyDocument(document: Json, options: PublishOptions = {}): Promise<Published> {
+    const { code, ...rest } = specValues(document, 'policy rule')
+    const rule = parsePolicyRule(rest, { author: this.#ports.identity.peer, code: NO_CID })
+    const source = await readPolicyCode(code, rule.codeType, this.#ports)
+    return this.#publishRule({ ...rule, codeType: typeof source === 'string' ? 'js_module_v1' : 'wasm_v1' }, source, 'code', options)
+  }
+
+  async #publishRule(rule: PolicyRule, source: string | Uint8Array, entry: string, options: PublishOptions): Promise<Published> {
     options.signal?.throwIfAborted()
-    const opened = await this.#ports.sandbox.open(source, { ruleId: rule.policyRuleURI, settings: rule.settings, parameters: rule.parameters })
+    const text = typeof source === 'string' ? source : `${WASM_SOURCE}${Buffer.from(source).toString('base64')}`
+    const opened = await this.#ports.sandbox.open(text, { ruleId: rule.policyRuleURI, settings: rule.settings, parameters: rule.parameters })
     if (!opened.ok) throw invalid(entry, `does not open in the sandbox with the parameters and settings it is published with: ${opened.message}`)
     opened.rule.close()
     const before = await absent(this.#ports.catalogue.policy(rule.policyRuleURI, options.signal))
     const { code: _, ...unstored } = rule
     const { uri, cid } = await this.#ports.catalogue.publishPolicy({ ...unstored, author: before?.rule.author ?? unstored.author }, source)
-    const bytes = utf8(source).byteLength
+    const bytes = typeof source === 'string' ? utf8(source).byteLength : source.byteLength
     options.progress?.({ path: entry, doneBytes: bytes, totalBytes: bytes })
     return { uri, cid, files: 1, bytes, existing: before !== undefined }
   }

@@ -51,15 +51,36 @@ export async function bundleComponent(directory: string, entry: string): Promise
   })
 }
 
+const RULE = { ...SHARED, format: 'iife', globalName: BUNDLE_GLOBAL, platform: 'neutral', mainFields: ['module', 'main'], target: 'es2023' } as const satisfies BuildOptions
+
 /** A policy rule and all it imports as one script that the sandbox takes. Throws SPEC_INVALID that names file and line. */
 export async function bundlePolicy(directory: string, entry: string): Promise<Bundle> {
   const root = await rootOf(directory)
-  const options = { ...SHARED, format: 'iife', globalName: BUNDLE_GLOBAL, platform: 'neutral', mainFields: ['module', 'main'], target: 'es2023' } as const satisfies BuildOptions
   const source = await readFile(join(root, entry), 'utf8')
-  if (EXPORTS.test(source)) return build(root, { ...options, entryPoints: [entry] })
+  if (EXPORTS.test(source)) return build(root, { ...RULE, entryPoints: [entry] })
+  return build(root, { ...RULE, stdin: { contents: exported(source, entry), resolveDir: dirname(join(root, entry)), sourcefile: entry, loader: loaderOf(entry) } })
+}
+
+/** As `bundlePolicy`, of one text in JavaScript or TypeScript that imports nothing but the SDK. */
+export async function bundlePolicyText(source: string): Promise<Bundle> {
+  const sourcefile = 'code'
+  const contents = EXPORTS.test(source) ? source : exported(source, sourcefile)
+  const root = await realpath(HOUSE)
+  try {
+    return await build(root, { ...RULE, stdin: { contents, sourcefile, loader: 'js' } })
+  } catch (error) {
+    if (!(error instanceof MeshError)) throw error
+    // What is no JavaScript may be TypeScript; where it is neither, what is wrong with it as JavaScript says more.
+    return build(root, { ...RULE, stdin: { contents, sourcefile, loader: 'ts' } }).catch(() => {
+      throw error
+    })
+  }
+}
+
+/** As AIOS's rules are written: a class that nothing exports. Throws SPEC_INVALID. */
+function exported(source: string, entry: string): string {
   if (!RULE_CLASS.test(source)) throw invalid(entry, 'exports no rule: write "export default { eval(parameters, input, context) { … } }", or class AIOSv1PolicyRule')
-  // As AIOS's rules are written: a class that nothing exports.
-  return build(root, { ...options, stdin: { contents: `${source}\nexport { AIOSv1PolicyRule }\n`, resolveDir: dirname(join(root, entry)), sourcefile: entry, loader: loaderOf(entry) } })
+  return `${source}\nexport { AIOSv1PolicyRule }\n`
 }
 
 async function build(root: string, options: BuildOptions): Promise<Bundle> {

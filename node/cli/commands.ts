@@ -5,9 +5,10 @@ import { chatCommands } from './chat-command.ts'
 import { clusterCommands } from './cluster-commands.ts'
 import { meshCommands } from './mesh-commands.ts'
 import { modelCommands } from './model-commands.ts'
+import { policyCommands } from './policy-commands.ts'
 import { runCommands } from './run-commands.ts'
 import { storeCommands } from './store-commands.ts'
 import { taskCommands } from './task-commands.ts'
 
 /** Every command of `aios`, in the order of its help. */
-export const commands: readonly Command[] = [...meshCommands, ...clusterCommands, ...artefactCommands, ...blockCommands, ...runCommands, ...storeCommands, ...taskCommands, ...modelCommands, ...chatCommands]
+export const commands: readonly Command[] = [...meshCommands, ...clusterCommands, ...artefactCommands, ...policyCommands, ...blockCommands, ...runCommands, ...storeCommands, ...taskCommands, ...modelCommands, ...chatCommands]

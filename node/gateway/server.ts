@@ -11,6 +11,7 @@ import { addAiosRoutes } from './aios-routes.ts'
 import { addAssetRoutes, addAssetUpload } from './asset-routes.ts'
 import { addClusterRoutes, addNetworkRoutes } from './cluster-routes.ts'
 import { addComponentRoutes } from './component-routes.ts'
+import { addPolicyRoutes } from './policy-routes.ts'
 import { addRegistryRoutes } from './registry-routes.ts'
 import { addTaskRoutes } from './task-routes.ts'
 import { addGenerationRoutes } from './generation-routes.ts'
@@ -56,6 +57,7 @@ export async function openGateway(parts: Omit<GatewayParts, 'url'>, at: string):
   addModelRoutes(app, full)
   addComponentRoutes(app, full)
   addTaskRoutes(app, full)
+  addPolicyRoutes(app, full)
   addRegistryRoutes(app, full)
   addAiosRoutes(app, full)
   addInferRoutes(app, full)

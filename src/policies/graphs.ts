@@ -2,13 +2,11 @@ import { MeshError, type Verdict } from '../../protocols/errors.ts'
 import type { Json, Millis, PeerId } from '../../protocols/ids.ts'
 import type { Right } from '../../protocols/membership.ts'
 import type { PolicyGraph } from '../../protocols/policy.ts'
-import type { JsonObject } from '../lib/json.ts'
 import type { Clock } from '../ports.ts'
 import type { MeshView } from '../roles.ts'
-import type { ArtefactCatalogue } from '../registries/catalogue.ts'
+import type { Artefacts } from '../registries/artefacts.ts'
 import { orderOf, parsePolicyGraph } from '../specs/policy-graph.ts'
 import { validate } from '../specs/template.ts'
-import { graphDocument } from './documents.ts'
 import type { Functions } from './functions.ts'
 
 const RUN_MS: Millis = 60_000
@@ -18,14 +16,14 @@ const FETCH_MS: Millis = 10_000
 export class Graphs {
   readonly #clock: Pick<Clock, 'deadline'>
   readonly #view: MeshView
-  readonly #catalogue: Pick<ArtefactCatalogue, 'graph' | 'graphs' | 'publishGraph'>
+  readonly #artefacts: Artefacts<PolicyGraph>
   readonly #functions: Functions
   readonly #may: (peer: PeerId, right: Right) => Verdict<true>
 
-  constructor(ports: { readonly clock: Pick<Clock, 'deadline'> }, parts: { readonly view: MeshView; readonly catalogue: Pick<ArtefactCatalogue, 'graph' | 'graphs' | 'publishGraph'>; readonly functions: Functions; readonly may: (peer: PeerId, right: Right) => Verdict<true> }) {
+  constructor(ports: { readonly clock: Pick<Clock, 'deadline'> }, parts: { readonly view: MeshView; readonly artefacts: Artefacts<PolicyGraph>; readonly functions: Functions; readonly may: (peer: PeerId, right: Right) => Verdict<true> }) {
     this.#clock = ports.clock
     this.#view = parts.view
-    this.#catalogue = parts.catalogue
+    this.#artefacts = parts.artefacts
     this.#functions = parts.functions
     this.#may = parts.may
   }
@@ -35,21 +33,10 @@ export class Graphs {
     const verdict = this.#may(this.#view.self, 'publish')
     if (!verdict.ok) throw new MeshError('FORBIDDEN', `this peer may not do that: ${verdict.because}`)
     const graph = parsePolicyGraph(document, this.#view.self)
-    const before = await this.#published(graph.graphURI)
     // The same again is not new, whoever publishes it.
-    const { uri, cid } = await this.#catalogue.publishGraph({ ...graph, author: before?.author ?? graph.author })
+    const author = await this.#artefacts.author(graph.graphURI).catch(() => graph.author)
+    const { uri, cid } = await this.#artefacts.publish({ ...graph, author })
     return { graph_uri: uri, cid }
-  }
-
-  /** Throws NOT_FOUND. */
-  async get(uri: string): Promise<JsonObject> {
-    return graphDocument(await this.#graph(uri))
-  }
-
-  /** Those whose documents can be read now. */
-  async list(): Promise<readonly JsonObject[]> {
-    const found = await Promise.all((await this.#catalogue.graphs()).map(({ uri }) => this.#graph(uri).catch(() => undefined)))
-    return found.flatMap(graph => (graph === undefined ? [] : [graphDocument(graph)]))
   }
 
   /**
@@ -88,15 +75,6 @@ export class Graphs {
   }
 
   async #graph(uri: string): Promise<PolicyGraph> {
-    return this.#catalogue.graph(uri, this.#clock.deadline(FETCH_MS))
-  }
-
-  async #published(uri: string): Promise<PolicyGraph | undefined> {
-    try {
-      return await this.#graph(uri)
-    } catch (error) {
-      if (error instanceof MeshError && error.code === 'NOT_FOUND') return undefined
-      throw error
-    }
+    return (await this.#artefacts.get(uri, this.#clock.deadline(FETCH_MS))).document
   }
 }

@@ -5,7 +5,6 @@ import { check, utf8, type Schema } from '../../protocols/codec.ts'
 import { MeshError } from '../../protocols/errors.ts'
 import { cid as cidSchema, type BlockId, type Cid, type PeerId } from '../../protocols/ids.ts'
 import { modelManifest, servedModel, type ModelManifest, type ServedModel } from '../../protocols/model.ts'
-import { policyGraph, type PolicyGraph } from '../../protocols/policy.ts'
 import { assetRecord, blockRecord, componentManifest, policyRule, vdagSpec, type AssetRecord, type BlockRecord, type ComponentManifest, type PolicyRule, type VdagSpec } from '../../protocols/specs.ts'
 import { Lru } from '../lib/lru.ts'
 import type { ContentStore, Registry, RegistryStore } from '../ports.ts'
@@ -37,7 +36,6 @@ export class ArtefactCatalogue implements Catalogue, Models {
   readonly #models: Registry<Published>
   readonly #services: Registry<ServedModel>
   readonly #yanks: Yanks
-  readonly #graphs: Registry<Published>
   readonly #documents = new Lru<Cid, unknown>(CACHED_DOCUMENTS)
 
   constructor(registries: RegistryStore, content: ContentStore) {
@@ -50,7 +48,6 @@ export class ArtefactCatalogue implements Catalogue, Models {
     this.#models = registries.open('layers', published)
     this.#services = registries.open('services', servedModel)
     this.#yanks = new Yanks(registries)
-    this.#graphs = registries.open('graphs', published)
   }
 
   /** `name:version-tag`, or `name` / `name:latest` for the newest. Throws NOT_FOUND, CONTENT_UNAVAILABLE, CONTENT_CORRUPT. */
@@ -72,12 +69,6 @@ export class ArtefactCatalogue implements Catalogue, Models {
     const { cid, uri: exact } = await this.#resolve('policies', this.#policies, uri, true)
     const rule = agree(await this.#document(cid, policyRule, signal), exact, rule => rule.policyRuleURI)
     return { rule, source: await this.#source(rule, signal) }
-  }
-
-  /** The rule by its name, if it stands. Throws as `policy`, and NOT_FOUND where it was taken back. */
-  async publishedPolicy(uri: string, signal?: AbortSignal): Promise<PolicyRule> {
-    await this.#resolve('policies', this.#policies, uri)
-    return (await this.policy(uri, signal)).rule
   }
 
   async policies(): Promise<readonly PublishedArtefact[]> {
@@ -181,20 +172,6 @@ export class ArtefactCatalogue implements Catalogue, Models {
     return this.#publish('policies', this.#policies, rule.policyRuleURI, check(policyRule, { ...rule, code: cid }, `policy ${rule.policyRuleURI}`, 'SPEC_INVALID'))
   }
 
-  /** Functions that feed one another. Throws NOT_FOUND, CONTENT_UNAVAILABLE, CONTENT_CORRUPT. */
-  async graph(uri: string, signal?: AbortSignal): Promise<PolicyGraph> {
-    const { cid, uri: exact } = await this.#resolve('graphs', this.#graphs, uri)
-    return agree(await this.#document(cid, policyGraph, signal), exact, graph => graph.graphURI)
-  }
-
-  async graphs(): Promise<readonly PublishedArtefact[]> {
-    return this.#listed('graphs', this.#graphs)
-  }
-
-  publishGraph(graph: PolicyGraph): Promise<PublishedArtefact> {
-    return this.#publish('graphs', this.#graphs, graph.graphURI, check(policyGraph, graph, `policy graph ${graph.graphURI}`, 'SPEC_INVALID'))
-  }
-
   /** The content is already in the content store, under `asset.content`. */
   publishAsset(asset: AssetRecord): Promise<PublishedArtefact> {
     return this.#publish('assets', this.#assets, asset.assetURI, check(assetRecord, asset, `asset ${asset.assetURI}`, 'SPEC_INVALID'))
@@ -214,23 +191,10 @@ export class ArtefactCatalogue implements Catalogue, Models {
    * Takes an asset's version back: it is not listed, not `latest` and not found by its name any more; what pinned its content
    * runs on. Publishing the same again brings it back. Throws NOT_FOUND, and FORBIDDEN when another peer published it.
    */
-  yankAsset(uri: string, by: PeerId, reason: Yank): Promise<void> {
-    return this.#yank('assets', this.#assets, uri, by, reason)
-  }
-
-  /** As `yankAsset`; hooks that name exactly this version go on asking it. */
-  yankPolicy(uri: string, by: PeerId, reason: Yank): Promise<void> {
-    return this.#yank('policies', this.#policies, uri, by, reason)
-  }
-
-  yankGraph(uri: string, by: PeerId, reason: Yank): Promise<void> {
-    return this.#yank('graphs', this.#graphs, uri, by, reason)
-  }
-
-  async #yank(kind: Yankable, registry: Registry<Published>, uri: string, by: PeerId, reason: Yank): Promise<void> {
-    const entry = await registry.get(uri)
-    if (entry === undefined) throw unknown(kind, uri)
-    await this.#yanks.add(kind, entry, by, reason)
+  async yankAsset(uri: string, by: PeerId, reason: Yank): Promise<void> {
+    const entry = await this.#assets.get(uri)
+    if (entry === undefined) throw unknown('assets', uri)
+    await this.#yanks.add('assets', entry, by, reason)
   }
 
   async #listed(kind: Yankable, registry: Registry<Published>): Promise<readonly (PublishedArtefact & { readonly writer: PeerId })[]> {

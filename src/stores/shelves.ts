@@ -1,10 +1,13 @@
+import { MeshError } from '../../protocols/errors.ts'
 import type { Json } from '../../protocols/ids.ts'
-import type { ComponentManifest, VdagSpec } from '../../protocols/specs.ts'
+import type { PolicyGraph } from '../../protocols/policy.ts'
+import type { ComponentManifest, PolicyRule, VdagSpec } from '../../protocols/specs.ts'
 import type { StoredSpec, StoredTemplate } from '../../protocols/stores.ts'
 import type { Actions } from '../actions.ts'
 import type { Inventory } from '../inventory.ts'
 import { toJson, isJsonObject, type JsonObject } from '../lib/json.ts'
 import { layerObjects, type ModelLayerObject } from '../llm/serve/split-job.ts'
+import type { Graphs } from '../policies/graphs.ts'
 import type { Ports } from '../ports.ts'
 import type { ArtefactCatalogue } from '../registries/catalogue.ts'
 import { parseStoredSpec, parseStoredTemplate } from '../specs/stored.ts'
@@ -17,6 +20,8 @@ import { VersionedShelf } from './versioned-shelf.ts'
 export type Shelves = {
   readonly components: VersionedShelf<ComponentManifest>
   readonly vdags: VersionedShelf<VdagSpec>
+  readonly policies: Omit<VersionedShelf<PolicyRule>, 'create'>
+  readonly graphs: VersionedShelf<PolicyGraph>
   readonly specs: VersionedShelf<StoredSpec>
   readonly templates: VersionedShelf<StoredTemplate>
   readonly blocks: Shelf
@@ -26,13 +31,13 @@ export type Shelves = {
 }
 
 type Parts = {
-  readonly library: Library; readonly actions: Actions; readonly inventory: Inventory; readonly catalogue: ArtefactCatalogue
+  readonly library: Library; readonly actions: Actions; readonly inventory: Inventory; readonly catalogue: ArtefactCatalogue; readonly graphs: Graphs
   /** The published parts of models. */
   readonly stages: () => Promise<Parameters<typeof layerObjects>[0]>
 }
 
 /** Every registry of the mesh as AIOS's users know it. */
-export function openShelves(ports: Pick<Ports, 'clock' | 'identity' | 'random' | 'registries'>, { library, actions, inventory, catalogue, stages }: Parts): Shelves {
+export function openShelves(ports: Pick<Ports, 'clock' | 'identity' | 'random' | 'registries'>, { library, actions, inventory, catalogue, graphs, stages }: Parts): Shelves {
   const { annotations, documents } = library
   const { clock, identity: { peer } } = ports
   return {
@@ -43,6 +48,17 @@ export function openShelves(ports: Pick<Ports, 'clock' | 'identity' | 'random' |
     vdags: new VersionedShelf(peer, clock, annotations, {
       artefacts: library.vdags, table: documents.vdags, mutable: ['discoveryTags', 'metadata', 'description'],
       create: async document => (await actions.createVdag(document)).uri,
+    }),
+    // A rule comes with its code, which is compiled and tried where it is published.
+    policies: new VersionedShelf(peer, clock, annotations, {
+      artefacts: library.policies, table: documents.policies, mutable: ['metadata', 'tags', 'description', 'functionality_data', 'resource_estimates'],
+      create: async () => {
+        throw new MeshError('SPEC_INVALID', 'policy rule: code: missing; a rule is published with its code')
+      },
+    }),
+    graphs: new VersionedShelf(peer, clock, annotations, {
+      artefacts: library.graphs, table: documents.graphs, mutable: ['graph_metadata', 'graph_search_tags', 'graph_description'],
+      create: async document => (await graphs.create(document)).graph_uri,
     }),
     specs: new VersionedShelf(peer, clock, annotations, {
       artefacts: library.specs, table: documents.specs, mutable: ['specMetadata', 'specTags', 'specDescription'],

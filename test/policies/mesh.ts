@@ -12,6 +12,7 @@ import { Graphs } from '../../src/policies/graphs.ts'
 import { Jobs } from '../../src/policies/jobs.ts'
 import type { Ports, Sandbox } from '../../src/ports.ts'
 import { ArtefactCatalogue } from '../../src/registries/catalogue.ts'
+import { Library } from '../../src/stores/library.ts'
 import { parsePolicyRule } from '../../src/specs/policy.ts'
 import { enter } from '../placement/mesh.ts'
 
@@ -36,7 +37,7 @@ export class PolicyPeer implements SimPeer {
     this.executors = new Executors(ports, parts)
     this.jobs = new Jobs(ports, { ...parts, executors: this.executors })
     this.functions = new Functions(ports, { ...parts, executors: this.executors })
-    this.graphs = new Graphs(ports, { ...parts, functions: this.functions })
+    this.graphs = new Graphs(ports, { ...parts, artefacts: new Library(ports).graphs, functions: this.functions })
   }
 
   get peer(): PeerId {
