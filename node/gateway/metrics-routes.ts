@@ -66,7 +66,8 @@ export function addMetricsRoutes(app: Hono, parts: GatewayParts): void {
         const test = mongoQuery(asWritten(await body(context, json)))
         return found(context, together(path, (await all()).filter(test)))
       })
-      app.get(`${prefix}/${path}/:id`, async context => found(context, await one(idOf(context))))
+      // A vDAG's URI is its name in the registry, which answers for it with its metrics; AIOS's metrics name controllers.
+      app.get(`${prefix}/${path}/:id`, async (context, next) => (path === 'vdag' && prefix === '' && idOf(context).includes(':') ? next() : found(context, await one(idOf(context)))))
     }
   }
 }

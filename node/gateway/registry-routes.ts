@@ -10,7 +10,7 @@ import { body } from './request-body.ts'
  * filters, or `{ query, options: { sort, limit } }`).
  */
 export function addRegistryRoutes(app: Hono, { peer }: GatewayParts): void {
-  const { shelves, allocator, templates, controllers, inventory, runs, catalogue } = peer
+  const { shelves, allocator, templates, controllers, inventory, runs, catalogue, metrics } = peer
 
   app.post('/template/execute', async context => {
     const { template_uri: uri, input_data: values, parameters } = await body(context, z.looseObject({ template_uri: z.string().min(1), input_data: z.record(z.string(), json), parameters: z.record(z.string(), json).default({}) }))
@@ -27,7 +27,8 @@ export function addRegistryRoutes(app: Hono, { peer }: GatewayParts): void {
     const { spec } = await catalogue.vdag(context.req.param('uri'))
     // Who would run its nodes now; a block that is away shows as nobody.
     const assignment = await runs.assignment(spec).catch(() => ({}))
-    return context.json({ success: true, data: { ...document, assignment_info: assignment } })
+    const measured = (await metrics.vdags()).find(one => one['vdagURI'] === document['vdagURI'])
+    return context.json({ success: true, data: { ...document, assignment_info: assignment, metrics: measured ?? null } })
   })
   addShelf(app, shelves.vdags, { one: '/vdag', all: '/vdags', key: 'vdagURI' })
   app.post('/vdag-controllers', async context => context.json({ success: true, data: await query({ documents: async () => (await controllers.list()).map(found => ({ ...found })) }, await body(context, json)) }))
