@@ -27,6 +27,7 @@ import { ModelServing } from './llm/serve/serving.ts'
 import { Inventory } from './inventory.ts'
 import { HostMetrics } from './metrics/host-metrics.ts'
 import { MeshMetrics } from './metrics/mesh-metrics.ts'
+import { ruleSettings } from './metrics/rule-settings.ts'
 import type { Answers } from './llm/answer.ts'
 import { SplitGenerations, type GenerationConfig } from './llm/generations.ts'
 import { ModelTexts } from './llm/text/model-texts.ts'
@@ -146,6 +147,7 @@ export function createPeer(ports: Ports, config: PeerConfig): Peer {
   const own = (): string => (book.lists(belonging.cluster, self) ? belonging.cluster : self)
   const instances = new Instances(ports, catalogue, policies, own)
   const metrics = new MeshMetrics(ports, capacity, new HostMetrics(ports, { instances, vdags: { measured: () => gate.measured() } }, own))
+  policies.lendFrom((wanted, input) => ruleSettings(wanted, input, { metrics, blocks: () => catalogue.blocks() }))
   const prechecks = new Prechecks(policies, { network: action => network.rule(action), cluster: (cluster, action) => book.get(cluster)?.rules[action] })
   const stability = new Stability(ports, { view: capacity, book, policies, own })
   const governed = new BlockGovernance({ view: capacity, clusters: book, prechecks, metrics, own })

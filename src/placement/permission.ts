@@ -30,7 +30,7 @@ export async function permitted({ clusters, prechecks }: Governance, block: Bloc
   const block_data = toJson(block)
   const metrics = { ...clusterMetrics(ads), clusterId: cluster }
   const input: JsonObject = more ? { block_data, input: { operation: 'scale', block_id: block.blockId, instances_count: 1 } } : { block_data, cluster_data: clusters.document(cluster, ads), cluster_metrics: metrics }
-  const verdict = await prechecks.ask({ action: name, cluster, input, settings: { get_metrics: { cluster_metrics: metrics } } })
+  const verdict = await prechecks.ask({ action: name, cluster, input })
   return verdict.ok ? rewritten(block, verdict.value['block_data']) : verdict
 }
 

@@ -9,7 +9,7 @@ import { DEFAULT_RULE } from '../specs/policy-refs.ts'
 import { validate } from '../specs/template.ts'
 import { Breaker, type BreakerPolicy } from './breaker.ts'
 import { checkCommand } from './commands.ts'
-import { answerOnFailure } from './hooks.ts'
+import { answerOnFailure, HOOKS } from './hooks.ts'
 import { calledWith } from './precedence.ts'
 import { Rules, type OpenRule, type RuleLimits } from './rules.ts'
 
@@ -46,6 +46,7 @@ export class Policies implements PolicyCalls {
   readonly #breakers: Lru<string, Breaker>
   #onFailure: (hook: HookName, rule: PolicyRef, scope: string | undefined, because: string) => void = () => undefined
   readonly #validate: Validate
+  #lender: ((wanted: readonly string[], input: Json) => Promise<Readonly<Record<string, Json>>>) | undefined
 
   /** `validate` answers what is wrong with a value under a template; the mesh's own by default. */
   constructor(ports: PolicyPorts, catalogue: Pick<Catalogue, 'policy'>, options: { readonly limits?: Partial<PolicyLimits>; readonly validate?: Validate } = {}) {
@@ -62,10 +63,22 @@ export class Policies implements PolicyCalls {
     this.#onFailure = onFailure
   }
 
+  /** Whoever answers for the live callables that hooks lend and askers leave out. One at most. */
+  lendFrom(lender: (wanted: readonly string[], input: Json) => Promise<Readonly<Record<string, Json>>>): void {
+    this.#lender = lender
+  }
+
+  async #lent<T>(call: PolicyCall<T>): Promise<PolicyCall<T>> {
+    const wanted = HOOKS[call.hook].settings.filter(name => call.settings?.[name] === undefined)
+    if (wanted.length === 0 || this.#lender === undefined) return call
+    return { ...call, settings: { ...await this.#lender(wanted, call.input), ...call.settings } }
+  }
+
   /** Throws only what the caller's own `accept` or `fallback` throws. */
-  async decide<T>(call: PolicyCall<T>): Promise<Decision<T>> {
-    const { hook, rule: ref } = call
-    if (ref === undefined || ref.policyRuleURI === DEFAULT_RULE) return { value: call.fallback(), by: 'default', because: `no ${hook} policy is set` }
+  async decide<T>(asked: PolicyCall<T>): Promise<Decision<T>> {
+    const { hook, rule: ref } = asked
+    if (ref === undefined || ref.policyRuleURI === DEFAULT_RULE) return { value: asked.fallback(), by: 'default', because: `no ${hook} policy is set` }
+    const call = await this.#lent(asked)
     const opinion = await this.#ask(call, ref)
     this.#telemetry.count('policy_calls_total', { hook })
     if (opinion.ok) return { value: opinion.value, by: 'policy', because: opinion.because }

@@ -75,8 +75,8 @@ async function byPolicy(node: VdagNode, vdag: string, candidates: readonly { rea
   const decision = await policies.decide<Verdict<BlockRecord>>({
     hook: 'assignment',
     rule: node.assignmentPolicyRule,
-    input: candidates.map(({ record }) => ({ ...documentOf(record), id: record.blockId })),
-    settings: { node_label: node.label, get_metrics: candidates.map(({ record, ready }) => ({ blockId: record.blockId, readyInstances: ready })) },
+    input: candidates.map(({ record, ready }) => ({ ...documentOf(record), id: record.blockId, readyInstances: ready })),
+    settings: { node_label: node.label },
     scope: vdag,
     accept: answer => {
       const picked = Array.isArray(answer) ? answer : [answer]
