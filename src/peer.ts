@@ -23,6 +23,7 @@ import { Controllers } from './controllers/controllers.ts'
 import { Gate } from './controllers/gate.ts'
 import { HealthWatch } from './controllers/health-watch.ts'
 import { Inference } from './inference/inference.ts'
+import { ServerQuota } from './inference/server-quota.ts'
 import { ModelServing } from './llm/serve/serving.ts'
 import { Inventory } from './inventory.ts'
 import { HostMetrics } from './metrics/host-metrics.ts'
@@ -175,7 +176,7 @@ export function createPeer(ports: Ports, config: PeerConfig): Peer {
   const parser = new Parser(ports, { actions, clusters, blocks: blockLife.actions, invoker, inventory, models, catalogue, templates, specs: library.specs, tasks })
   const allocator = new AdhocAllocation(ports, { view: capacity, inventory, policies, metrics, catalogue, placement })
   const shelves = openShelves(ports, { library, actions, inventory, catalogue, graphs, stages: () => parser.stages() })
-  const inference = new Inference(ports, { actions, invoker, inventory, runs, catalogue, gate })
+  const inference = new Inference(ports, { actions, invoker, inventory, runs, catalogue, gate, quota: new ServerQuota(ports, policies) })
   return {
     ports, admission, view: capacity, catalogue, policies, executors, jobs, functions, graphs, instances, invoker, placement, blocks: blockLife.actions, control: blockLife.control, failures: blockLife.failures, runs, generations, actions, models, parser, inference, inventory, assets, texts, gate, controllers, health, metrics, clusters, groups: new ClusterGroups(ports, may), network, prechecks, stability, library, shelves, templates, tasks, allocator,
     mayWrite(writer, registry, key) {

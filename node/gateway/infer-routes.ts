@@ -128,6 +128,15 @@ export function addInferRoutes(app: Hono, { peer, url }: GatewayParts): void {
     const hosts = peer.view.instancesOf(id).map(({ host, ad }) => ({ nodeId: host, instanceId: ad.instance, state: ad.state }))
     return context.json({ success: true, data: { block_id: id, url: url(), rpc_url: `${url()}/v1/infer`, instances: hosts } })
   })
+  // What the block's executor would say: how long, and whether at all.
+  for (const action of ['estimate', 'check_execute'] as const) {
+    app.post(`/discovery/${action}`, async context => {
+      const asked = await body(context, z.looseObject({ block_id: z.string().min(1).optional(), blockId: z.string().min(1).optional(), inputs: json.optional(), data: json.optional() }))
+      const block = asked.block_id ?? asked.blockId
+      if (block === undefined) throw new MeshError('BAD_INPUT', 'name the block: { "block_id": …, "inputs": … }')
+      return context.json({ success: true, data: await peer.blocks.command({ block, service: 'executor', action, data: asked.inputs ?? asked.data ?? null }, context.req.raw.signal) })
+    })
+  }
   app.post('/discovery/resolve_graph', async context => {
     const given = await body(context, json)
     const spec = parseBlockGraph(given)

@@ -13,6 +13,7 @@ import type { Catalogue, Invoker } from '../roles.ts'
 import { parseBlockGraph } from '../specs/block-graph.ts'
 import type { RunEngine } from '../vdag/engine.ts'
 import { RequestLog } from './request-log.ts'
+import type { ServerQuota } from './server-quota.ts'
 
 /** What is to answer: a block, whatever block a search finds (kept for the session), a published vDAG, or a graph of blocks made up for this request. */
 export type Target = { readonly block: BlockId } | { readonly search: Json } | { readonly vdag: string } | { readonly graph: Json }
@@ -28,11 +29,11 @@ export class Inference {
   readonly log = new RequestLog(LOG_BOUND)
   readonly #ports: Pick<Ports, 'clock' | 'content' | 'telemetry'>
   readonly #random: Random
-  readonly #parts: { readonly actions: Actions; readonly invoker: Invoker; readonly inventory: Inventory; readonly runs: RunEngine; readonly catalogue: Pick<Catalogue, 'block'>; readonly gate: Gate }
+  readonly #parts: { readonly actions: Actions; readonly invoker: Invoker; readonly inventory: Inventory; readonly runs: RunEngine; readonly catalogue: Pick<Catalogue, 'block'>; readonly gate: Gate; readonly quota: ServerQuota }
   /** The block a search found for a session: its later packets go to the same one. */
   readonly #found = new Lru<string, BlockId>(SESSIONS_BOUND)
 
-  constructor(ports: Pick<Ports, 'clock' | 'content' | 'random' | 'telemetry'>, parts: { readonly actions: Actions; readonly invoker: Invoker; readonly inventory: Inventory; readonly runs: RunEngine; readonly catalogue: Pick<Catalogue, 'block'>; readonly gate: Gate }) {
+  constructor(ports: Pick<Ports, 'clock' | 'content' | 'random' | 'telemetry'>, parts: { readonly actions: Actions; readonly invoker: Invoker; readonly inventory: Inventory; readonly runs: RunEngine; readonly catalogue: Pick<Catalogue, 'block'>; readonly gate: Gate; readonly quota: ServerQuota }) {
     this.#ports = ports
     this.#random = ports.random.fork('inference')
     this.#parts = parts
@@ -63,6 +64,7 @@ export class Inference {
     const span = traceSpan(telemetry, `infer ${nameOf(target)}`, 'internal', parent, { request, target: nameOf(target), session: packet.sessionId })
     const trace = span.traceparent
     try {
+      await this.#parts.quota.enter(packet.sessionId, nameOf(target), packet.data)
       if ('vdag' in target || 'graph' in target) {
         const uri = 'vdag' in target ? target.vdag : await this.#transient(target.graph)
         const { run } = await this.#parts.actions.submitPacket(uri, packet, { key, trace })

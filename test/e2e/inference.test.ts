@@ -194,6 +194,8 @@ describe('the inference server of a real peer', function () {
     const summed = z.object({ outputs: z.array(z.object({ data: z.json() }).loose()) }).loose().parse(await net.peer(0).client.send('POST', '/v1/infer-batch', { model: 'sum:1.0.0-stable', inputs: [{ value: 1 }, { value: 2 }] }))
     assert.deepEqual(summed.outputs.map(({ data }) => Object(data).value), [12, 13])
     assert.match(JSON.stringify(await net.peer(1).client.get('/discovery/get_url/add-one')), new RegExp(`"rpc_url":"${net.peer(1).http}/v1/infer"`))
+    assert.equal(Object((await http('/discovery/check_execute', { block_id: 'add-one', inputs: { value: 1 } })).data).allowed, true)
+    assert.equal(typeof (await http('/discovery/estimate', { block_id: 'add-one' })).data, 'object')
     const resolved = (await http('/discovery/resolve_graph', { graph: { 'add-one': ['add-ten'], 'add-ten': [] } })).data
     assert.deepEqual([Object(resolved).is_graph, Object(resolved).graph['add-one'].outputs[0].block_id, Object(resolved).graph.final.outputs[0].block_id], [true, 'add-ten', 'add-ten'])
     const [document, route, head] = await Promise.all(['/vdag', '/l3_graph', '/head_block'].map(path => net.peer(0).client.get(`${path}?vdag_uri=sum`)))
