@@ -4,6 +4,7 @@ import type { Packet } from '../protocols/invoke.ts'
 import type { Right } from '../protocols/membership.ts'
 import type { Explanation } from '../protocols/placement.ts'
 import type { BlockRecord, Template, VdagSpec } from '../protocols/specs.ts'
+import type { ThirdParty } from './blocks/third-party.ts'
 import type { BlockGovernance } from './clusters/block-governance.ts'
 import type { Controllers } from './controllers/controllers.ts'
 import type { Gate } from './controllers/gate.ts'
@@ -44,10 +45,11 @@ export class Actions {
   readonly #placement: Placement
   readonly #runs: RunEngine
   readonly #governed: BlockGovernance
+  readonly #thirdParty: ThirdParty
   readonly #gate: Gate
   readonly #controllers: Pick<Controllers, 'configOf'>
 
-  constructor(ports: Pick<Ports, 'clock' | 'identity' | 'random'>, parts: { readonly admission: Pick<Admission, 'may'>; readonly view: MeshView; readonly catalogue: ArtefactCatalogue; readonly placement: Placement; readonly runs: RunEngine; readonly governed: BlockGovernance; readonly gate: Gate; readonly controllers: Pick<Controllers, 'configOf'> }) {
+  constructor(ports: Pick<Ports, 'clock' | 'identity' | 'random'>, parts: { readonly admission: Pick<Admission, 'may'>; readonly view: MeshView; readonly catalogue: ArtefactCatalogue; readonly placement: Placement; readonly runs: RunEngine; readonly governed: BlockGovernance; readonly thirdParty: ThirdParty; readonly gate: Gate; readonly controllers: Pick<Controllers, 'configOf'> }) {
     this.#ports = ports
     this.#random = ports.random.fork('actions')
     this.#admission = parts.admission
@@ -56,6 +58,7 @@ export class Actions {
     this.#placement = parts.placement
     this.#runs = parts.runs
     this.#governed = parts.governed
+    this.#thirdParty = parts.thirdParty
     this.#gate = parts.gate
     this.#controllers = parts.controllers
   }
@@ -74,8 +77,14 @@ export class Actions {
     if (known !== undefined && options.again === true && known.owner === block.owner && termsOf(known) === termsOf(block)) return { block: known, dryRun, explanation: undefined }
     if (known !== undefined) throw new MeshError('ALREADY_EXISTS', `a block is called ${block.blockId} already: choose another blockId, change that one with \`aios block update\`, or remove it first`)
     await this.#governed.add(block)
-    await this.#catalogue.putBlock(block)
-    return { block, dryRun, explanation: undefined }
+    const ready = await this.#thirdParty.create(block, component.manifest)
+    try {
+      await this.#catalogue.putBlock(ready)
+    } catch (error) {
+      await this.#thirdParty.remove(block.blockId, ready)
+      throw error
+    }
+    return { block: ready, dryRun, explanation: undefined }
   }
 
   /**
@@ -89,7 +98,9 @@ export class Actions {
       throw new MeshError('SPEC_INVALID', 'block spec: blockId: missing; name the block to change, as `aios block list` shows it')
     } })
     const known = await this.#known(given.blockId)
-    const block = { ...given, owner: known.owner, revision: known.revision + 1 }
+    // What its init lifecycle found stays true: it is not run again.
+    const { initContainer: found } = known.initData
+    const block = { ...given, initData: found === undefined || given.initData['initContainer'] !== undefined ? given.initData : { ...given.initData, initContainer: found }, owner: known.owner, revision: known.revision + 1 }
     await this.#catalogue.putBlock(block)
     return { block, replaces: termsOf(block) !== termsOf(known) }
   }
@@ -139,8 +150,14 @@ export class Actions {
 
   async remove(id: BlockId): Promise<void> {
     this.#need('operate')
-    await this.#governed.remove(await this.#known(id))
-    await this.#catalogue.withdrawBlock(id)
+    const left = await this.#thirdParty.entry(id)
+    // A block that is gone may have left what its lifecycle could not take down.
+    const block = left === undefined ? await this.#known(id) : await this.#catalogue.block(id)
+    if (block !== undefined) {
+      await this.#governed.remove(block)
+      await this.#catalogue.withdrawBlock(id)
+    }
+    await this.#thirdParty.remove(id, block)
   }
 
   /**

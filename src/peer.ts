@@ -42,6 +42,7 @@ import { Functions } from './policies/functions.ts'
 import { Graphs } from './policies/graphs.ts'
 import { Jobs } from './policies/jobs.ts'
 import type { Ports } from './ports.ts'
+import { ThirdParty } from './blocks/third-party.ts'
 import { ArtefactCatalogue } from './registries/catalogue.ts'
 import { mayOperateKey, mayWriteKey } from './registries/rights.ts'
 import { compatible } from './specs/template.ts'
@@ -104,6 +105,7 @@ export type Peer = {
   readonly health: HealthWatch
   readonly inventory: Inventory
   readonly assets: Assets
+  readonly thirdParty: ThirdParty
   readonly metrics: MeshMetrics
   readonly clusters: Clusters
   readonly groups: ClusterGroups
@@ -166,7 +168,8 @@ export function createPeer(ports: Ports, config: PeerConfig): Peer {
   const blockLife = composeBlockLife(ports, { view: capacity, catalogue, policies, instances, invoker, placement, metrics, governed, clusters: book, network, runs, gate, may: (peer, right) => admission.may(peer, right), outside: config.outside, door: config.door ?? (() => undefined) })
   const controllers = new Controllers(ports, { admission, view: capacity, catalogue, gate, clusters: book, prechecks, metrics })
   const health = new HealthWatch(ports, { controllers, catalogue, policies, gate, assign: spec => runs.assignment(spec) })
-  const actions = new Actions(ports, { admission, gate, controllers, view: capacity, catalogue, placement, runs, governed })
+  const thirdParty = new ThirdParty(ports, { view: capacity, catalogue, policies })
+  const actions = new Actions(ports, { thirdParty, admission, gate, controllers, view: capacity, catalogue, placement, runs, governed })
   const models = new ModelServing(ports, { view: capacity, catalogue, placement, may: (peer, right) => admission.may(peer, right) })
   const replicas = new Replicas(ports, { view: capacity, catalogue }, config.replicas)
   const assets = new Assets(ports, { catalogue, replicas, may })
@@ -178,7 +181,7 @@ export function createPeer(ports: Ports, config: PeerConfig): Peer {
   const shelves = openShelves(ports, { library, actions, inventory, catalogue, graphs, stages: () => parser.stages() })
   const inference = new Inference(ports, { actions, invoker, inventory, runs, catalogue, gate, quota: new ServerQuota(ports, policies) })
   return {
-    ports, admission, view: capacity, catalogue, policies, executors, jobs, functions, graphs, instances, invoker, placement, blocks: blockLife.actions, control: blockLife.control, failures: blockLife.failures, runs, generations, actions, models, parser, inference, inventory, assets, texts, gate, controllers, health, metrics, clusters, groups: new ClusterGroups(ports, may), network, prechecks, stability, library, shelves, templates, tasks, allocator,
+    ports, admission, view: capacity, catalogue, policies, executors, jobs, functions, graphs, instances, invoker, placement, blocks: blockLife.actions, control: blockLife.control, failures: blockLife.failures, runs, generations, actions, models, parser, inference, inventory, assets, thirdParty, texts, gate, controllers, health, metrics, clusters, groups: new ClusterGroups(ports, may), network, prechecks, stability, library, shelves, templates, tasks, allocator,
     mayWrite(writer, registry, key) {
       const verdict = mayWriteKey(may, writer, registry, key)
       return verdict.ok && registry === 'networks' ? network.mayWrite(writer, key) : verdict
@@ -207,6 +210,7 @@ export function createPeer(ports: Ports, config: PeerConfig): Peer {
       await generations.open()
       await jobs.start()
       replicas.start()
+      thirdParty.start()
       await caretaker.start(id => parser.resume(id))
     },
     async stop(drainMs) {

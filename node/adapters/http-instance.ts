@@ -27,7 +27,7 @@ export class HttpInstance {
     const files = packet.files.map(({ metadata, bytes }) => ({ metadata, ...(bytes === undefined ? {} : { file_data: Buffer.from(bytes).toString('base64') }) }))
     const response = await this.#ask('/infer', { session_id: packet.sessionId, seq_no: packet.seqNo, ts: packet.ts, data: packet.data, files }, signal)
     const asPacket = (text: string): Packet => {
-      const said = believed(output, parsed(text), 'the answer')
+      const said = believed(output, parsed(text), 'the answer of the server')
       return { ...packet, data: said.data, files: said.files.map(({ metadata, file_data }) => ({ metadata, bytes: new Uint8Array(Buffer.from(file_data, 'base64')) })) }
     }
     if (!(response.headers.get('content-type') ?? '').includes('ndjson')) return yield asPacket(await bounded(response, signal))
@@ -49,7 +49,7 @@ export class HttpInstance {
   }
 
   async #one(path: string, body: Json, signal: AbortSignal): Promise<Json> {
-    const said = believed(answer, parsed(await bounded(await this.#ask(path, body, signal), signal)), `the answer of ${path}`)
+    const said = believed(answer, parsed(await bounded(await this.#ask(path, body, signal), signal)), `the answer to ${path}`)
     if (said.success === false) throw new MeshError('COMPONENT_ERROR', said.message ?? `${path} refused`)
     return said.data
   }
@@ -111,11 +111,11 @@ export async function bounded(response: Response, signal: AbortSignal): Promise<
   return Buffer.concat(pieces).toString('utf8')
 }
 
-/** Throws INSTANCE_FAILED: the server said something that is none of what it may say. */
+/** Throws INSTANCE_FAILED when something is not what it should be. */
 export function believed<T>(schema: z.ZodType<T>, value: unknown, what: string): T {
   const read = schema.safeParse(value)
   if (read.success) return read.data
-  throw new MeshError('INSTANCE_FAILED', `${what} of the server is none: ${read.error.issues.slice(0, 3).map(({ path, message }) => `${path.join('.')} ${message}`).join('; ')}`)
+  throw new MeshError('INSTANCE_FAILED', `${what} cannot be used: ${read.error.issues.slice(0, 3).map(({ path, message }) => `${path.join('.')} ${message}`).join('; ')}`)
 }
 
 /** Text as JSON; undefined where it is none. */

@@ -16,7 +16,7 @@ export const NO_CID = recordCid(encode(null))
 const ENTRY = 'entry.mjs'
 const CODE = /\.[cm]?[jt]sx?$/
 const TYPESCRIPT = /\.[cm]?tsx?$/
-const RUN_HERE: ReadonlySet<string> = new Set(['node', 'onnx', 'tfjs'])
+const RUN_HERE: ReadonlySet<string> = new Set(['node', 'onnx', 'tfjs', 'external'])
 const MANIFEST_BYTES = 1_048_576
 
 /** Reads and checks a component's directory and bundles its code. Stores nothing. Throws SPEC_INVALID naming file and field. */

@@ -123,7 +123,7 @@ export function addMeshRoutes(app: Hono, parts: GatewayParts): void {
     if (block === undefined) throw new MeshError('NOT_FOUND', `no block is called ${id}`)
     const instances = view.instancesOf(id)
     return context.json({
-      block, steward: actions.stewardOf(id) ?? null, epoch: instances.reduce<number | null>((most, { ad }) => Math.max(most ?? 0, ad.epoch), null),
+      block, initContainer: await peer.thirdParty.entry(id) ?? null, steward: actions.stewardOf(id) ?? null, epoch: instances.reduce<number | null>((most, { ad }) => Math.max(most ?? 0, ad.epoch), null),
       instances: instances.map(({ host, ad }) => ({ instance: ad.instance, host, state: ad.state, epoch: ad.epoch, inFlight: ad.inFlight, queued: ad.queued, latencyMs: ad.latencyMs, because: ad.because ?? '' })), last: actions.lastPlacement(id) ?? null,
     })
   })

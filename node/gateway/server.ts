@@ -19,6 +19,7 @@ import { guard } from './guard.ts'
 import { openSockets } from './sockets.ts'
 import { addControllerRoutes } from './controller-routes.ts'
 import { addInferRoutes } from './infer-routes.ts'
+import { addLifecycleRoutes } from './lifecycle-routes.ts'
 import { listen, readAddress } from './listen.ts'
 import { addMeshRoutes } from './mesh-routes.ts'
 import { addMetricsRoutes } from './metrics-routes.ts'
@@ -63,6 +64,7 @@ export async function openGateway(parts: Omit<GatewayParts, 'url'>, at: string):
   addInferRoutes(app, full)
   addGenerationRoutes(app, full)
   addAssetRoutes(app, full)
+  addLifecycleRoutes(app, full)
   const { catalogue, invoker, texts, generations, view, ports } = parts.peer
   app.route('/v1', openAiDoor({ models: catalogue, catalogue, invoker, texts, generations, view, random: ports.random.fork('openai'), clock: ports.clock, telemetry: ports.telemetry }))
   app.route('/v2', openInferenceDoor({ catalogue, invoker, view }, manifest.version))

@@ -5,7 +5,7 @@ import type { Packet } from '../../../protocols/invoke.ts'
 import { externalServer } from '../../../src/blocks/external-server.ts'
 import type { Clock, Health, InstanceStart, RunningInstance } from '../../../src/ports.ts'
 import type { OtherRuntime } from '../backend.ts'
-import { HttpInstance } from '../http-instance.ts'
+import { believed, HttpInstance } from '../http-instance.ts'
 import { LogRing } from '../supervisor-log.ts'
 import { OpenAiInstance } from './openai-instance.ts'
 
@@ -22,7 +22,7 @@ export type ExternalOptions = {
   readonly key?: string | undefined
 }
 
-const settings = z.looseObject({ api: z.enum(['openai', 'aios']).default('openai'), model: z.string().optional() })
+const settings = z.looseObject({ api: z.enum(['openai', 'aios']).default('openai'), model: z.string().optional(), initContainer: z.looseObject({ model: z.string().optional() }).optional() })
 
 type Server = { infer(packet: Packet, signal: AbortSignal): AsyncIterable<Packet>; health(signal: AbortSignal): Promise<Health>; management(action: string, data: Json, signal: AbortSignal): Promise<Json>; update(parameters: Json, signal: AbortSignal): Promise<Json> }
 
@@ -49,7 +49,7 @@ export function externalRuntime(options: ExternalOptions): OtherRuntime {
 }
 
 function serverOf({ block }: InstanceStart, url: string, key: string | undefined): Server {
-  const { api, model } = settings.parse({ ...block.initData, ...block.parameters })
+  const { api, initContainer, model = initContainer?.model } = believed(settings, { ...block.initData, ...block.parameters }, 'what the block says')
   return api === 'aios' ? new HttpInstance(url.replace(/\/+$/, '')) : new OpenAiInstance(url, { model, key })
 }
 

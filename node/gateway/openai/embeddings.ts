@@ -4,7 +4,7 @@ import type { Json } from '../../../protocols/ids.ts'
 import { packet as packetSchema } from '../../../protocols/invoke.ts'
 import type { BlockRecord } from '../../../protocols/specs.ts'
 import { givesEmbeddings } from '../../../src/llm/embedding-model.ts'
-import { isJsonObject } from '../../../src/lib/json.ts'
+import { isJsonObject, toJson } from '../../../src/lib/json.ts'
 import type { Catalogue, Invoker } from '../../../src/roles.ts'
 import { wrong } from './failure.ts'
 import type { embeddingRequest } from './requests.ts'
@@ -25,6 +25,7 @@ const answer = z.object({ embeddings: z.array(z.array(z.number())), tokens: z.ar
 export async function embeddings({ catalogue, invoker }: EmbeddingParts, asked: z.infer<typeof embeddingRequest>, life: Life): Promise<Json> {
   const block = await catalogue.block(asked.model)
   if (block === undefined) throw noModel(asked.model)
+  if (block.runtime.name === 'external') return whole(invoker, block.blockId, toJson(asked), life)
   if (!givesEmbeddings(block)) throw wrong('model', `${asked.model} is no model of embeddings: its component is of another type, and its initData declares none`)
   const inputs = listed(asked.input)
   const groups = Array.from({ length: Math.ceil(inputs.length / TEXTS) }, (_, at) => inputs.slice(at * TEXTS, (at + 1) * TEXTS))
@@ -42,8 +43,13 @@ export async function embeddings({ catalogue, invoker }: EmbeddingParts, asked: 
 }
 
 async function one(invoker: Pick<Invoker, 'infer'>, block: string, input: Json, life: Life): Promise<z.infer<typeof answer>> {
-  const packet = packetSchema.parse({ sessionId: '', seqNo: 0, ts: 0, data: { input } })
-  for await (const { data } of invoker.infer(block, packet, { deadlineMs: DEADLINE_MS, ...life, whole: true })) return answer.parse(data)
+  return answer.parse(await whole(invoker, block, { input }, life))
+}
+
+/** A server of somebody else's speaks OpenAI itself: it gets the request as it came. */
+async function whole(invoker: Pick<Invoker, 'infer'>, block: string, request: Json, life: Life): Promise<Json> {
+  const packet = packetSchema.parse({ sessionId: '', seqNo: 0, ts: 0, data: request })
+  for await (const { data } of invoker.infer(block, packet, { deadlineMs: DEADLINE_MS, ...life, whole: true })) return data
   throw new MeshError('COMPONENT_ERROR', `${block} answered nothing`)
 }
 
