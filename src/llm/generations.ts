@@ -67,6 +67,8 @@ export class SplitGenerations implements Generations {
   readonly #follow: Follow
   readonly #session: SessionParts
   readonly #driven = new Map<SessionId, Session>()
+  /** Those whose prompt is computed already and of which no mirror knows yet. */
+  readonly #admitting = new Map<SessionId, Session>()
   readonly #beginning = new Map<SessionId, Promise<SessionId>>()
   readonly #states = new Lru<PeerId, string>(PEERS_BOUND)
   readonly #known = new Lru<string, true>(MODELS_BOUND)
@@ -113,18 +115,18 @@ export class SplitGenerations implements Generations {
     this.#mirror.start()
     this.#follow.start()
     this.#links.listen((frame, from) => {
-      if (frame.kind === 'output' || frame.kind === 'failed' || frame.kind === 'logged' || frame.kind === 'held') this.#driven.get(frame.session)?.hear(frame, from)
+      if (frame.kind === 'output' || frame.kind === 'failed' || frame.kind === 'logged' || frame.kind === 'held') (this.#driven.get(frame.session) ?? this.#admitting.get(frame.session))?.hear(frame, from)
     })
     const lost = (peer: PeerId): void => {
-      for (const session of this.#driven.values()) session.lost(peer)
+      for (const session of this.#computing()) session.lost(peer)
     }
     this.#links.onLost(lost)
     const hung = network.onPeer((peer, state) => {
       if (state === 'gone') lost(peer)
     })
     const deaf = this.#parts.view.onChange((peer, what) => {
-      if (this.#driven.size === 0 || (what === 'ad' && !this.#moved(peer))) return
-      for (const session of this.#driven.values()) session.look(peer)
+      if (this.#driven.size + this.#admitting.size === 0 || (what === 'ad' && !this.#moved(peer))) return
+      for (const session of this.#computing()) session.look(peer)
     })
     this.#stopped.signal.addEventListener('abort', () => {
       hung()
@@ -143,7 +145,7 @@ export class SplitGenerations implements Generations {
   /** Lets go of everything; others take over. What was logged is written. */
   async stop(): Promise<void> {
     this.#stopped.abort(new MeshError('CANCELLED', 'the peer is stopping'))
-    for (const session of this.#driven.values()) session.stop()
+    for (const session of this.#computing()) session.stop()
     this.#stages.stop()
     this.#links.stop()
     await this.#book.stop()
@@ -203,6 +205,7 @@ export class SplitGenerations implements Generations {
     for (let tries = 1; ; tries += 1) {
       const draft = await this.#draft(session, served, facts)
       const driven = new Session(this.#session, { session, request, log: new TokenLog(), epoch: 0, plan: [], leftMs: deadlineMs }, { served, facts, answer, mark: this.#mark, ...(draft === undefined ? {} : { draft }) })
+      this.#admitting.set(session, driven)
       try {
         await driven.admit(whole)
       } catch (error) {
@@ -213,11 +216,13 @@ export class SplitGenerations implements Generations {
         if (tries >= BEGIN_TRIES) throw new MeshError('CONFLICT', `${session} is begun by several peers at once: ask again`, { retryable: true })
         await this.#ports.clock.sleep(50 + this.#random.below(200 * tries), whole)
         continue
+      } finally {
+        this.#admitting.delete(session)
       }
-      const entry = this.#book.add({ session, request, log: driven.log, origin: this.#ports.identity.peer, epoch: driven.epoch, plan: driven.plan(), endsAt: this.#ports.clock.monotonic() + deadlineMs })
-      this.#drive(driven, entry)
-      // Acknowledged is durable: it comes to its end though all who know of it die at once.
       try {
+        const entry = this.#book.add({ session, request, log: driven.log, origin: this.#ports.identity.peer, epoch: driven.epoch, plan: driven.plan(), endsAt: this.#ports.clock.monotonic() + deadlineMs })
+        this.#drive(driven, entry)
+        // Acknowledged is durable: it comes to its end though all who know of it die at once.
         await this.#book.save(entry)
       } catch (error) {
         driven.cancel()
@@ -225,6 +230,10 @@ export class SplitGenerations implements Generations {
       }
       return session
     }
+  }
+
+  #computing(): readonly Session[] {
+    return [...this.#driven.values(), ...this.#admitting.values()]
   }
 
   #drive(driven: Session, entry: Entry): void {

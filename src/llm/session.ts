@@ -62,6 +62,8 @@ export class Session {
   #overtaken: Overtaken | undefined
   #cached: number | undefined
   #starts: readonly number[] = []
+  #driving = false
+  #admission: Promise<void> | undefined
 
   constructor(parts: SessionParts, state: SessionState, making: Making) {
     const { clock } = parts.ports
@@ -103,22 +105,35 @@ export class Session {
     return this.#chain.plan()
   }
 
-  /** Gets a seat at every stage, and a mirror. Throws NO_CAPACITY, NO_INSTANCE, ALREADY_EXISTS; then nothing of it is left. */
+  /**
+   * Gets a seat at every stage, and a mirror; the prompt is computed from the moment that there are seats, and nothing of it is
+   * given out before a mirror knows of it. Throws NO_CAPACITY, NO_INSTANCE, ALREADY_EXISTS; then nothing of it is left.
+   */
   async admit(signal: AbortSignal): Promise<void> {
+    const admission = Promise.withResolvers<void>()
     try {
       this.#starts = await this.#chain.restart(true, signal)
+      this.#admission = admission.promise
+      this.#mirrors.hold()
+      void this.#drive()
       await this.#mirrors.begin()
     } catch (error) {
+      this.#life.abort(new MeshError('CANCELLED', 'the session was not admitted'))
+      this.#making.draft?.close()
       this.#chain.close(true)
       this.#mirrors.stop()
       if (error instanceof Overtaken) throw new MeshError('ALREADY_EXISTS', error.message, { details: { origin: error.origin } })
       throw error
+    } finally {
+      admission.resolve()
     }
   }
 
   /** Generates to the end. */
   run(): void {
     const { clock } = this.#parts.ports
+    // An admitted one may have come to its end already.
+    if (this.#life.signal.aborted) return
     this.#stops.push(clock.after(this.leftMs, () => this.#end({ reason: 'error', failure: { code: 'DEADLINE', message: 'the generation took longer than it was given' } })))
     let again = (): void => {}
     const touch = (): void => {
@@ -128,7 +143,7 @@ export class Session {
     }
     touch()
     this.#stops.push(() => again())
-    void this.#drive()
+    if (!this.#driving) void this.#drive()
   }
 
   /** Called when tokens, plan or epoch have changed. */
@@ -180,10 +195,15 @@ export class Session {
 
   async #drive(): Promise<void> {
     const { signal } = this.#life
+    this.#driving = true
     let ready = this.#starts.length > 0
     while (!signal.aborted) {
       try {
-        if (!ready) this.#starts = await this.#chain.restart(false, signal)
+        if (!ready) {
+          // Of two that begin at once one takes the other's seats: whose it is the mirrors say, not whoever comes last.
+          await this.#admission
+          this.#starts = await this.#chain.restart(false, signal)
+        }
         ready = false
         this.#outputs.clear()
         await this.#generate()

@@ -123,6 +123,23 @@ describe('a session of a split model', function () {
     assert.deepEqual(await llm.world.drive(read(2, 49), 60_000), all!.slice(49))
   })
 
+  it('is one though several peers begin it in the same moment, and compute already when they are told', async () => {
+    for (const seed of [3, 4]) {
+      const llm = await up({}, 5, seed)
+      const started = Promise.all([1, 2, 3].map(at => peerOf(llm, at).generations.start(request({ prompt: Array.from({ length: 100 }, (_, index) => index % 80) }), { key: 'all', deadlineMs: 60_000 })))
+      await llm.world.drive(started, 60_000)
+      const sessions = await started
+      assert.equal(new Set(sessions).size, 1)
+      const read = Promise.all([1, 2, 3].map(at => collect(peerOf(llm, at).generations.follow(sessions[0]!, 0, never))))
+      await llm.world.drive(read, 60_000)
+      const [one, ...others] = await read
+      assert.equal(one!.length, 51)
+      for (const other of others) assert.deepEqual(other, one)
+      await llm.world.drive(llm.world.kernel.clock().sleep(40_000), 60_000)
+      assert.deepEqual([...llm.world.peers.values()].flatMap(({ peer }) => peer.generations.inspect().stages.seats), [])
+    }
+  })
+
   it('is cancelled from any peer, ends at its deadline, and leaves no seat behind', async () => {
     const llm = await up()
     const long = request({ maxTokens: 400 })
