@@ -102,6 +102,8 @@ export interface MetricsSource {
   known(about: MetricsAbout): PolicyMetrics
   /** The same, asked of the hosts first unless it is younger than a second. Never throws; takes two seconds at most. */
   fresh(about: MetricsAbout): Promise<PolicyMetrics>
+  /** AIOS's metrics document of every cluster, asked of its hosts unless it is younger than a second. Never throws. */
+  clusters(): Promise<readonly JsonObject[]>
 }
 
 /** policies/: calls a rule at a hook. */

@@ -8,7 +8,7 @@ import type { Signed } from '../../protocols/signed.ts'
 import type { BlockRecord } from '../../protocols/specs.ts'
 import { isJsonObject, toJson, type JsonObject } from '../lib/json.ts'
 import type { Ports, Random } from '../ports.ts'
-import type { MeshView, PolicyCalls } from '../roles.ts'
+import type { MeshView, MetricsSource, PolicyCalls } from '../roles.ts'
 import { seal, unseal } from '../trust/seal.ts'
 import type { Bidder } from './bidder.ts'
 import type { ClusterFilter } from './cluster-document.ts'
@@ -51,15 +51,17 @@ export class Allocation {
   readonly #view: MeshView
   readonly #policies: PolicyCalls
   readonly #bidder: Bidder
+  readonly #metrics: Pick<MetricsSource, 'clusters'>
   readonly #governance: Governance
   readonly #config: AllocationConfig
 
-  constructor(ports: Pick<Ports, 'clock' | 'random' | 'identity' | 'network' | 'telemetry'>, roles: { readonly view: MeshView; readonly policies: PolicyCalls; readonly bidder: Bidder; readonly governance: Governance }, config: AllocationConfig) {
+  constructor(ports: Pick<Ports, 'clock' | 'random' | 'identity' | 'network' | 'telemetry'>, roles: { readonly view: MeshView; readonly policies: PolicyCalls; readonly bidder: Bidder; readonly governance: Governance; readonly metrics: Pick<MetricsSource, 'clusters'> }, config: AllocationConfig) {
     this.#ports = ports
     this.#random = ports.random.fork('allocation')
     this.#view = roles.view
     this.#policies = roles.policies
     this.#bidder = roles.bidder
+    this.#metrics = roles.metrics
     this.#governance = roles.governance
     this.#config = config
   }
@@ -130,7 +132,9 @@ export class Allocation {
     const ads = this.#view.ads()
     const { block } = wish
     const clusters = Map.groupBy(ads, ({ cluster }) => cluster)
-    const documents = new Map([...clusters].map(([id, members]) => [id, this.#governance.clusters.document(id, members)]))
+    // A filter by metrics means those of now; without one, what hosts advertise is enough.
+    const measured = asksForMetrics(block) ? new Map((await this.#metrics.clusters()).map(metrics => [metrics['clusterId'], metrics])) : undefined
+    const documents = new Map([...clusters].map(([id, members]) => [id, withMetrics(this.#governance.clusters.document(id, members), measured?.get(id))]))
     const candidates = await this.#selected(block, this.#filtered(wish, ads, documents, log), documents, log)
     const { ranked, refused: unsuited } = rank(block, candidates, { hosting: wish.hosting, rtt: peer => (peer === this.#view.self ? 0 : this.#ports.network.rtt(peer)) })
     for (const { peer, because } of unsuited) note(log, { peer, step: 'filter', ok: false, because })
@@ -309,4 +313,14 @@ function idOf(value: Json): { readonly id: string; readonly node: string | undef
   const parsed = identified.safeParse(value)
   if (!parsed.success) return undefined
   return typeof parsed.data === 'string' ? { id: parsed.data, node: undefined } : { id: parsed.data.id, node: parsed.data.node_id }
+}
+
+/** Does the filter of its `clusterAllocator` look at metrics? */
+function asksForMetrics({ policies }: BlockRecord): boolean {
+  const filter = policies['clusterAllocator']?.parameters['filter']
+  return filter !== undefined && JSON.stringify(filter).includes('"clusterMetricsQuery"')
+}
+
+function withMetrics(document: JsonObject, metrics: JsonObject | undefined): JsonObject {
+  return metrics === undefined ? document : { ...document, metrics }
 }

@@ -42,7 +42,7 @@ export type PlacementRoles = {
   readonly catalogue: Pick<Catalogue, 'block' | 'blocks' | 'onBlock' | 'componentByCid'>
   readonly policies: PolicyCalls
   readonly instances: InstanceHost
-  readonly metrics: Pick<MetricsSource, 'known'>
+  readonly metrics: Pick<MetricsSource, 'known' | 'clusters'>
   /** Absent: nobody's rules are asked, and every host is a cluster of itself. */
   readonly governance?: Governance
 }
@@ -63,7 +63,7 @@ export class Placement implements ContractBook {
     this.#bundles = new Bundles(ports, roles.catalogue, config.bundles)
     this.#hosting = new Hosting(ports, roles, config.hosting)
     this.#bidder = new Bidder(ports, { hosting: this.#hosting, view: roles.view, policies: roles.policies, metrics: roles.metrics, governance }, { ...config.bidder, maySteward, filter: config.allocation.filter })
-    this.#allocation = new Allocation(ports, { view: roles.view, policies: roles.policies, bidder: this.#bidder, governance }, config.allocation)
+    this.#allocation = new Allocation(ports, { view: roles.view, policies: roles.policies, bidder: this.#bidder, governance, metrics: roles.metrics }, config.allocation)
     this.#steward = new Steward(ports, { ...roles, allocation: this.#allocation, bidder: this.#bidder, hostEpoch: block => this.#hosting.highestEpoch(block), keep: block => this.#bundles.keep(block) }, { ...config.steward, maySteward })
   }
 

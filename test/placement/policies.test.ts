@@ -29,6 +29,22 @@ describe('the policies of a placement', () => {
     assert.equal(running(world, 'b')[0]?.host, chosen)
   })
 
+  it('a filter by metrics, in the words of AIOS\'s samples, asks the hosts what they measure now', async () => {
+    const { world, block } = await started({ peers: 4 })
+    const { placement, metrics, capacity } = world.peers.get(world.hosts[0]!.peer)!
+    const loads = capacity.ads().map(({ cpuLoad, total }) => (cpuLoad * total.cpuMilli) / 1_000)
+    const most = (Math.min(...loads) + Math.max(...loads)) / 2
+    const filter = { clusterMetricsQuery: { variable: 'cluster.vcpu.load_15m', operator: '<', value: String(most) } }
+    const clusterAllocator = await publish(world, 'allocator', 'export default (parameters, input) => input.action === "selection" ? { clusters: input.filter_result } : input.clusters[0]', { filter })
+    const pulls = (): number => world.telemetry.counters.get('metrics_pulls_total') ?? 0
+    const before = pulls()
+    const { candidates } = await world.drive(placement.explain(block({ policies: { clusterAllocator } })))
+    assert.equal(pulls() - before, 4)
+    const left = candidates.filter(({ step, ok }) => step === 'filter' && !ok).map(({ peer }) => peer).sort()
+    assert.deepEqual(left, capacity.ads().filter((_, at) => loads[at]! >= most).map(({ peer }) => peer).sort())
+    assert.ok(left.length > 0 && (await world.drive(metrics.clusters())).length === 4)
+  })
+
   it('a host whose resource allocator declines makes no bid, and the next best is taken', async () => {
     const { world, block } = await started({ peers: 3 })
     const refuses = world.hosts[0]!.peer
