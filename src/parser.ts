@@ -9,6 +9,7 @@ import type { BlockActions } from './blocks/block-actions.ts'
 import type { Clusters } from './clusters/clusters.ts'
 import type { Inventory } from './inventory.ts'
 import { background } from './lib/background.ts'
+import { retry, type BackoffPolicy } from './lib/backoff.ts'
 import { toJson } from './lib/json.ts'
 import { nearestName } from './lib/nearest-name.ts'
 import { layerObjects, splitJob } from './llm/serve/split-job.ts'
@@ -17,7 +18,7 @@ import { ACTIONS, actionNamed, type ActionName } from './parser/action-names.ts'
 import { checkCommand, parseCommand } from './parser/command.ts'
 import { createLlm, joinLlm } from './parser/models.ts'
 import { parseUpdate } from './parser/parameters.ts'
-import type { Ports } from './ports.ts'
+import type { Ports, Random } from './ports.ts'
 import type { ArtefactCatalogue } from './registries/catalogue.ts'
 import type { Artefacts } from './registries/artefacts.ts'
 import type { Invoker } from './roles.ts'
@@ -32,6 +33,8 @@ const FETCH_MS: Millis = 30_000
 const BACKGROUND_MS: Millis = 900_000
 /** One step of a splitter. */
 const SPLIT_MS: Millis = 600_000
+const ONCE: BackoffPolicy = { firstMs: 1, maxMs: 1, retries: 0 }
+const RESUME: BackoffPolicy = { firstMs: 2_000, maxMs: 15_000, retries: 8 }
 
 export type PerformOptions = {
   /** The same key is the same task, from whichever peer; after a failure it may be used again. */
@@ -50,12 +53,14 @@ type Parts = {
 /** AIOS's one declarative door: an action name and a spec, in any of its dialects. Every action is a task with an id. */
 export class Parser {
   readonly #ports: Pick<Ports, 'clock' | 'identity' | 'telemetry'>
+  readonly #random: Random
   readonly #parts: Parts
   /** Requests with one key follow one another. */
   readonly #keyed = new Map<string, Promise<void>>()
 
-  constructor(ports: Pick<Ports, 'clock' | 'identity' | 'telemetry'>, parts: Parts) {
+  constructor(ports: Pick<Ports, 'clock' | 'identity' | 'telemetry' | 'random'>, parts: Parts) {
     this.#ports = ports
+    this.#random = ports.random.fork('parser')
     this.#parts = parts
   }
 
@@ -115,7 +120,8 @@ export class Parser {
       return
     }
     const signal = this.#ports.clock.deadline(BACKGROUND_MS)
-    await this.#finish(action, task, await tasks.input(task, signal), signal)
+    // The mesh may only be coming up around it: what may be tried again is, before the task is told to have failed.
+    await this.#finish(action, task, await tasks.input(task, signal), signal, RESUME)
   }
 
   async #begin(action: ActionName, document: Json, signal: AbortSignal, { key, wait = true, replays }: PerformOptions): Promise<Performed> {
@@ -126,12 +132,11 @@ export class Parser {
     return { taskId: task.task_id, status: task.task_status, result: null, existing: false }
   }
 
-  async #finish(action: ActionName, task: TaskRecord, document: Json, signal: AbortSignal): Promise<Performed> {
+  async #finish(action: ActionName, task: TaskRecord, document: Json, signal: AbortSignal, again: BackoffPolicy = ONCE): Promise<Performed> {
     const { tasks, templates } = this.#parts
     const { task_id: id } = task
     try {
-      const spec = await templates.plain(document)
-      const result = await this.#run(action, spec, task, signal)
+      const result = await retry({ clock: this.#ports.clock, random: this.#random }, again, async () => this.#run(action, await templates.plain(document), task, signal), { signal })
       await tasks.change(id, { status: 'completed', output: result })
       return { taskId: id, status: 'completed', result, existing: false }
     } catch (error) {

@@ -1,6 +1,6 @@
 import { z } from 'zod'
 import { json, type Json } from '../../protocols/ids.ts'
-import { arg, flag, list, text, UsageError, type Command, type Context } from './command.ts'
+import { arg, count, flag, list, text, UsageError, type Command, type Context } from './command.ts'
 import { readJson } from './json-file.ts'
 import { pretty, shortId, table } from './output.ts'
 
@@ -9,6 +9,12 @@ const created = z.object({ data: z.looseObject({ specUri: z.string().optional(),
 const specRow = z.looseObject({ specUri: z.string(), specType: z.string().default(''), specTags: z.array(z.string()).default([]), author: z.string().default('') })
 const templateRow = z.looseObject({ templateUri: z.string(), templatePolicyRuleUri: z.string().default(''), templateTags: z.array(z.string()).default([]), author: z.string().default('') })
 const performed = z.object({ task_id: z.string(), status: z.string(), result: json })
+
+/** Where each registry takes queries. */
+const REGISTRIES: Readonly<Record<string, string>> = {
+  components: '/api/query', blocks: '/blocks/query', vdags: '/vdags', controllers: '/vdag-controllers', specs: '/specs', templates: '/templates', assets: '/assets', clusters: '/clusters/query',
+  'inference-servers': '/inference_servers', layers: '/model-layers', 'split-runners': '/split-runners', policies: '/policy/query', functions: '/function/query', graphs: '/graphs/query',
+}
 
 export const storeCommands: readonly Command[] = [
   {
@@ -65,6 +71,18 @@ export const storeCommands: readonly Command[] = [
     },
   },
   { words: ['template', 'yank'], args: 'URI', count: [1, 1], what: 'take a version back; only its author may', options: [{ name: 'because', value: 'TEXT', what: 'why' }], run: context => yank(context, '/template') },
+  {
+    words: ['registry', 'query'], args: 'REGISTRY', count: [1, 1], what: `what one registry holds: ${Object.keys(REGISTRIES).join(', ')}`,
+    options: [{ name: 'query', value: 'FILE|-', what: 'a Mongo filter, or { query, options: { sort, limit } }' }, { name: 'limit', value: 'N', what: 'default 100' }],
+    async run(context) {
+      const path = REGISTRIES[arg(context, 0)]
+      if (path === undefined) throw new UsageError(`REGISTRY is one of ${Object.keys(REGISTRIES).join(', ')}`)
+      const asked = await file(context, 'query') ?? {}
+      const { data } = z.object({ data: z.array(json) }).parse(await (await context.daemon()).send('POST', path, asked))
+      const shown = data.slice(0, count(context, 'limit', 100))
+      context.out.result(shown, () => (shown.length === 0 ? '(none)' : shown.map(pretty).join('\n')))
+    },
+  },
   {
     words: ['allocate'], args: '[SPEC]', count: [0, 1], what: 'where would this fit? Asks hosts, starts nothing',
     options: [

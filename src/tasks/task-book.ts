@@ -1,4 +1,4 @@
-import { encode, hex } from '../../protocols/codec.ts'
+import { hex } from '../../protocols/codec.ts'
 import { MeshError } from '../../protocols/errors.ts'
 import { json, type Cid, type Json, type Millis, type PeerId } from '../../protocols/ids.ts'
 import { TASK_DATA_BYTES, TASK_SLOTS, taskRecord, type TaskRecord, type TaskStatus } from '../../protocols/tasks.ts'
@@ -182,5 +182,17 @@ export function isOpen({ task_status }: TaskRecord): boolean {
 
 /** What fits beside a record; the whole is behind its CID. */
 function small(value: Json): Json {
-  return encode(value).byteLength <= TASK_DATA_BYTES ? value : null
+  return spend(value, TASK_DATA_BYTES) < 0 ? null : value
+}
+
+/** What is left of so many bytes after a value, at least; below zero as soon as it is too much. Most results are far too large to be written out only to be counted. */
+function spend(value: Json, left: number): number {
+  if (typeof value === 'string') return left - value.length - 2
+  if (value === null || typeof value !== 'object') return left - 9
+  let rest = left - 3
+  for (const [key, inner] of Object.entries(value)) {
+    if (rest < 0) return rest
+    rest = spend(inner, rest - (Array.isArray(value) ? 0 : key.length + 2))
+  }
+  return rest
 }

@@ -94,6 +94,12 @@ describe('a split model speaks', function () {
     }
   })
 
+  it('under another name too, made by AIOS’s llmVDAGCreateManual of the blocks that are there', async () => {
+    await net.peer(1).client.send('POST', '/api/llmVDAGCreateManual', { model_name: 'tiny', service: 'by-hand', blocks: ['tiny-s0', 'tiny-s1'], contextTokens: 256, sessions: 4 })
+    const answer = await openAi(net.peer(1)).chat.completions.create({ ...greedy, model: 'by-hand' })
+    assert.equal(answer.choices[0]?.message.content, await expected())
+  })
+
   it('no longer than its client listens', async () => {
     const stop = new AbortController()
     const stream = await openAi(net.peer(0)).chat.completions.create({ ...greedy, temperature: 2, ignore_eos: true, max_tokens: 200, stream: true } as never, { signal: stop.signal }) as unknown as AsyncIterable<unknown>

@@ -63,5 +63,9 @@ describe('search: the filter language', () => {
     assert.deepEqual(find('component', { policyQuery: is('name', 'lb') }), ['node.b:1-s'])
     assert.deepEqual(find('policy', { vdagQuery: is('vdagURI', 'w:1-s'), blockQuery: is('id', 'b1') }), ['lb:1-s'])
     assert.deepEqual(find('policy', { blockQuery: is('id', 'a1') }), [])
+    const more: SearchSources = { ...sources, policyFunctions: [{ function_id: 'f', function_policy_rule_uri: 'lb:1-s' }, { function_id: 'g', function_policy_rule_uri: 'other:1-s' }], policyGraphs: [{ graph_uri: 'h:1-s', graph_function_ids: ['g'] }] }
+    assert.deepEqual(evaluate(parseFilter({ matchType: 'policyFunction', filter: { policyQuery: is('name', 'lb') } }), more).map(found => found['function_id']), ['f'])
+    assert.deepEqual(evaluate(parseFilter({ matchType: 'policyGraph', filter: { policyFunctionQuery: is('function_id', 'g') } }), more).map(found => found['graph_uri']), ['h:1-s'])
+    assert.deepEqual(evaluate(parseFilter({ matchType: 'policyGraph', filter: { policyFunctionQuery: is('function_id', 'f') } }), more), [])
   })
 })

@@ -3,9 +3,11 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { granted, MeshError, refused } from '../../../protocols/errors.ts'
+import type { Json } from '../../../protocols/ids.ts'
 import type { ModelManifest } from '../../../protocols/model.ts'
 import { importModel } from '../../../node/authoring/model-import.ts'
 import { ModelServing } from '../../../src/llm/serve/serving.ts'
+import { createLlm, joinLlm } from '../../../src/parser/models.ts'
 import { PLACEMENT } from '../../../src/placement/placement.ts'
 import type { ContentStore } from '../../../src/ports.ts'
 import { World } from '../../../simulations/world.ts'
@@ -83,6 +85,19 @@ describe('serving a model in a mesh where hosts may refuse', () => {
     assert.deepEqual(refusals.map(({ host }) => host), [refuser])
     assert.deepEqual(served.stages.map(({ first, end }) => [first, end]), plan.stages.map(({ first, end }) => [first, end]))
     assert.deepEqual(await world.drive(peer.catalogue.served('tiny')), served)
+  })
+
+  it('by AIOS’s llmCreate and llmVDAGCreate, and by llmVDAGCreateManual from blocks that are there', async () => {
+    const { world, serving, peer } = await mesh(4, [])
+    const { result, blocks } = await world.drive(createLlm(serving, { body: { spec: { values: { model_name: 'tiny', service: 'made', world_size: '2', contextTokens: 64, sessions: 1, standbys: 0 } } } }))
+    assert.deepEqual([Object(result).service, Object(result).blocks, blocks.length], ['made', ['made-s0', 'made-s1'], 2])
+    const join = (asked: Json) => world.drive(joinLlm(peer.catalogue, peer.ports.clock, peer.ports.identity.peer, asked))
+    const joined = await join({ task_data: { model_name: 'tiny' }, service: 'by-hand', blocks: ['made-s0', 'made-s1'] })
+    assert.deepEqual(Object(joined).stages, Object(result).stages)
+    assert.equal((await world.drive(peer.catalogue.served('by-hand')))?.owner, peer.ports.identity.peer)
+    for (const [asked, because] of [[{ model: 'tiny', service: 'x', blocks: ['made-s1', 'made-s0'] }, /blocks\[0\]: made-s1 has the layers from \d+ on, and 0 come next/], [{ model: 'tiny', service: 'x', blocks: ['made-s0'] }, /blocks: they end at layer/], [{ model: 'tiny', service: 'x', blocks: ['none'] }, /no block is called none/], [{ model: 'tiny', service: 'by-hand', blocks: ['made-s0', 'made-s1'] }, /served already/], [{ blocks: ['a'] }, /model: /]] as const) {
+      await assert.rejects(join(asked), because)
+    }
   })
 
   it('places no stage at all when too many refuse, and leaves nothing promised, registered or named', async () => {
