@@ -2,6 +2,7 @@ import type { Context, Hono } from 'hono'
 import { MeshError } from '../../protocols/errors.ts'
 import { blockId, json, type BlockId, type Json } from '../../protocols/ids.ts'
 import { aggregate } from '../../src/metrics/aggregate.ts'
+import { withAggregate } from '../../src/metrics/mesh-metrics.ts'
 import { isJsonObject, type JsonObject } from '../../src/lib/json.ts'
 import { mongoQuery } from '../../src/specs/mongo.ts'
 import { body } from './request-body.ts'
@@ -25,7 +26,7 @@ export function addMetricsRoutes(app: Hono, parts: GatewayParts): void {
 
   const found = (context: Context, data: unknown): Response => context.json({ success: true, data })
   const idOf = (context: Context): string => context.req.param('id') ?? ''
-  const blocks = async (): Promise<readonly JsonObject[]> => metrics.blocks((await catalogue.blocks()).map(block => block.blockId))
+  const blocks = async (): Promise<readonly JsonObject[]> => (await metrics.blocks((await catalogue.blocks()).map(({ blockId: id }) => id))).map(withAggregate)
   const known = async (id: string): Promise<BlockId> => {
     const parsed = blockId.safeParse(id)
     if (!parsed.success || (await catalogue.block(parsed.data)) === undefined) throw new MeshError('NOT_FOUND', `no block is called ${id}`)
@@ -44,7 +45,7 @@ export function addMetricsRoutes(app: Hono, parts: GatewayParts): void {
     if (one === undefined) throw new MeshError('NOT_FOUND', `nobody has measured a vDAG ${id}: it has no such controller, or nobody asked it yet`)
     return one
   }
-  const block = async (id: string): Promise<JsonObject> => (await metrics.blocks([await known(id)]))[0] ?? {}
+  const block = async (id: string): Promise<JsonObject> => withAggregate((await metrics.blocks([await known(id)]))[0] ?? {})
 
   const subjects: readonly { readonly path: string; readonly all: () => Promise<readonly JsonObject[]>; readonly one: (id: string) => Promise<JsonObject> }[] = [
     { path: 'node', all: () => metrics.nodes(), one: id => metrics.node(id) },

@@ -109,7 +109,13 @@ export class MeshMetrics implements MetricsSource {
 
   async blocks(ids: readonly BlockId[]): Promise<readonly JsonObject[]> {
     const byHost = new Map<PeerId, BlockId[]>()
-    for (const id of ids) for (const host of this.#hostsOf(id)) byHost.set(host, [...byHost.get(host) ?? [], id])
+    for (const id of ids) {
+      for (const host of this.#hostsOf(id)) {
+        const wanted = byHost.get(host)
+        if (wanted === undefined) byHost.set(host, [id])
+        else wanted.push(id)
+      }
+    }
     await this.#refresh([...byHost].flatMap(([host, blocks]) => chunks(blocks, BLOCKS_AT_ONCE).map(some => [host, { blocks: some }] as const)))
     return ids.map(id => this.#blockDocument(id))
   }
@@ -161,7 +167,7 @@ export class MeshMetrics implements MetricsSource {
   }
 
   #documents(block: BlockId | undefined, cluster: string): PolicyMetrics {
-    return { block_metrics: block === undefined ? {} : this.#blockDocument(block), cluster_metrics: this.#clusterDocument(cluster) }
+    return { block_metrics: block === undefined ? {} : withAggregate(this.#blockDocument(block)), cluster_metrics: this.#clusterDocument(cluster) }
   }
 
   #members(cluster: string): readonly PeerId[] {
@@ -179,10 +185,9 @@ export class MeshMetrics implements MetricsSource {
     return clusterMetricsOf(id, this.#members(id).map(peer => this.#nodeDocument(peer)))
   }
 
-  /** AIOS's `{ blockId, instances }`, of those that live, and all of them together. */
+  /** AIOS's `{ blockId, instances }`, of those that live. */
   #blockDocument(id: BlockId): JsonObject {
-    const instances = this.#view.instancesOf(id).map(({ host, ad }) => this.#instanceDocument(host, ad))
-    return { blockId: id, instances, aggregate: instances.length === 0 ? {} : aggregate(instances) }
+    return { blockId: id, instances: this.#view.instancesOf(id).map(({ host, ad }) => this.#instanceDocument(host, ad)) }
   }
 
   #instanceDocument(host: PeerId, ad: InstanceAd): JsonObject {
@@ -246,6 +251,12 @@ function vdagDocument(vdagURI: string, nodes: readonly JsonObject[]): JsonObject
   const total = speeds.reduce((a, b) => a + b, 0)
   const latency: JsonObject = total === 0 ? {} : { inference_latency_seconds: numbers('inference_latency_seconds').reduce((sum, seconds, at) => sum + seconds * (speeds[at] ?? 0), 0) / total }
   return { vdagURI, timestamp: Math.max(0, ...numbers('timestamp')), ...aggregate(nodes), ...latency, nodes: [...nodes] }
+}
+
+/** A block's document with its instances put together. */
+export function withAggregate(block: JsonObject): JsonObject {
+  const { instances } = block
+  return { ...block, aggregate: Array.isArray(instances) ? aggregate(instances.filter(isJsonObject)) : {} }
 }
 
 function keysOf(host: PeerId, { node, vdags, blocks }: Required<MetricsAsked>): readonly string[] {
