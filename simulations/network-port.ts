@@ -288,10 +288,11 @@ export class NetworkPort implements Network {
     return {
       now: () => kernel.now,
       delay: () => links.delay(from, to) + (links.lost() ? RETRANSMIT_MS : 0),
-      severed: () => links.severed(from, to),
+      severed: () => links.severed(from, to) || (this.#isDown(connection) && this.connections.get(connection.host.peer) === connection),
       after: (duration, run) => void kernel.after(duration, run, this.life),
       delivered: bytes => {
         if (connection.port.life.alive) this.#net.record(from, to, hashBytes(bytes, 1))
+        else this.#restarted(connection)
       },
     }
   }
@@ -337,16 +338,23 @@ export class NetworkPort implements Network {
     }, port.life)
   }
 
+  /** Its host is not running: nothing answers, and what was sent is sent again until the connection is given up. */
+  #isDown({ host, port }: Connection): boolean {
+    return !port.life.alive && host.port === undefined
+  }
+
   /** Something that TCP carries reliably: late when a segment is lost, and when the link is cut until it heals or the connection is given up. */
   #later(connection: Connection, run: () => void): void {
     const { kernel, links } = this.#net
     const [from, to] = [this.host.index, connection.host.index]
     const arrive = (): void => {
       if (!this.life.alive) return
-      if (!links.severed(from, to)) run()
-      else if (this.connections.get(connection.host.peer) === connection) kernel.after(RETRANSMIT_MS, arrive, connection.port.life)
+      if (links.severed(from, to) || this.#isDown(connection)) {
+        if (this.connections.get(connection.host.peer) === connection) kernel.after(RETRANSMIT_MS, arrive)
+      } else if (connection.port.life.alive) run()
+      else this.#restarted(connection)
     }
-    kernel.after(links.delay(from, to) + (links.lost() ? RETRANSMIT_MS : 0), arrive, connection.port.life)
+    kernel.after(links.delay(from, to) + (links.lost() ? RETRANSMIT_MS : 0), arrive)
   }
 }
 

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { z } from 'zod'
 import { defineProtocol, defineStream, defineTopic } from '../../protocols/codec.ts'
-import { MeshError } from '../../protocols/errors.ts'
+import { asMeshError, MeshError } from '../../protocols/errors.ts'
 import { acquaint, pair, PEER_A, PEER_B } from './pair.ts'
 
 const echo = defineProtocol({
@@ -234,6 +234,26 @@ describe('simulated streams', () => {
       const stream = await a.open(PEER_B, bytes, forever)
       for await (const _ of stream);
     })()), { code: 'OVERLOADED' })
+  })
+
+  it('to a host that lost its power and is up again, it is over as soon as something is sent: open or about to be opened', async () => {
+    const world = pair()
+    await acquaint(world)
+    const { kernel, net, a, b, hosts, lives } = world
+    b.accept(bytes, () => new Promise(() => {}))
+    const open = await kernel.drive(a.open(PEER_B, bytes, forever))
+    lives[1].alive = false
+    net.unplug(hosts[1], true)
+    const sending = (async () => {
+      await open.send(Uint8Array.of(1))
+      for await (const _ of open);
+    })()
+    const opening = a.open(PEER_B, bytes, forever)
+    const from = kernel.now
+    kernel.after(1_000, () => net.connect(hosts[1], { alive: true }))
+    const [sent, opened] = await kernel.drive(Promise.allSettled([sending, opening]))
+    for (const ended of [sent, opened]) assert.equal(ended?.status === 'rejected' && asMeshError(ended.reason).code, 'PEER_UNREACHABLE')
+    assert.ok(kernel.now - from < 2_000, `it took ${kernel.now - from} ms`)
   })
 
   it('a crash of the other side ends the iteration', async () => {
