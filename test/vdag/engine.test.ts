@@ -1,7 +1,10 @@
 import assert from 'node:assert/strict'
+import { digest, hex, utf8 } from '../../protocols/codec.ts'
 import { MeshError } from '../../protocols/errors.ts'
 import type { RunEvent } from '../../protocols/runs.ts'
 import { CALM } from '../../simulations/links.ts'
+import type { SimulatedHost } from '../../simulations/host.ts'
+import { rendezvous } from '../../src/lib/rendezvous.ts'
 import { FakeMesh } from './fake-mesh.ts'
 
 const NEVER = new AbortController().signal
@@ -205,6 +208,35 @@ describe('a coordinator that was replaced', () => {
     const events = await mesh.events(1, run)
     assert.deepEqual(await mesh.events(0, run), events)
     assert.deepEqual(mesh.engine(0).inspect(), mesh.engine(1).inspect())
+  })
+})
+
+describe('a cut that nobody has noticed yet', () => {
+  it('leaves one result of a run that both sides ended meanwhile', async () => {
+    const mesh = new FakeMesh(3, 6)
+    mesh.addBlock('solo', (data, { count }) => ({ data, count }))
+    mesh.addVdag('solo:1.0.0-stable', ['solo'], [])
+    await mesh.up()
+    // What peers compare after their start must not hide what they compare after the cut.
+    await mesh.world.run(mesh.world.now + 12_000)
+    const all = mesh.world.hosts.map(({ index }) => index)
+    // Each side gets one of the two peers that come first of the run: its end is mirrored there, and looks final.
+    const run = `run-${hex(digest(utf8('aios-run\0solo:1.0.0-stable\0k'))).slice(0, 32)}`
+    const order = rendezvous(run, mesh.world.hosts.map(({ peer }) => peer)).map(peer => mesh.world.hosts.findIndex(host => host.peer === peer))
+    const side = (first: number): SimulatedHost[] => order.filter((_, place) => place % 2 === first).map(at => mesh.host(at))
+    const heal = mesh.world.partition(side(0), side(1))
+    const submitters = order.slice(2, 4)
+    const submitted = await mesh.drive(Promise.all(submitters.map(at => mesh.engine(at).submit({ vdagUri: 'solo:1.0.0-stable', input: 1, key: 'k', submitter: mesh.host(at).peer }))))
+    assert.deepEqual(submitted.map(one => one.run), [run, run])
+    const results = (): Set<string> => new Set(all.flatMap(at => mesh.engine(at).inspect().flatMap(({ state, outputs }) => (state === 'completed' ? JSON.stringify(outputs) : []))))
+    while (!submitters.every(at => mesh.engine(at).inspect()[0]?.state === 'completed')) await mesh.world.run(mesh.world.now + 100)
+    assert.equal(results().size, 2, 'both sides have a result of their own')
+    await mesh.world.run(mesh.world.now + 2_000)
+    for (const at of all) mesh.believeDead(at)
+    heal()
+    for (const at of all) mesh.believeAlive(at)
+    await mesh.world.run(mesh.world.now + 15_000)
+    assert.equal(results().size, 1)
   })
 })
 
