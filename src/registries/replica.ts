@@ -37,6 +37,8 @@ const TELLERS = 2
 const REPAIR_BUCKETS = 64
 /** A digest is quick to answer: what takes longer was lost. */
 const DIGEST = { againMs: 1_000, times: 3 }
+/** A page takes its time on a slow link; one that was lost must not hold up the repairs after it until its deadline. */
+const A_PAGE = { againMs: 2_000, times: 3 }
 /** Records kept until their writers may have proved their rights, and how often and for how long they are looked at. */
 const UNPROVED = 256
 const LATER_BYTES = 65_536
@@ -192,10 +194,12 @@ export class RegistryReplica {
 
   /** True when the buckets were read to the end and nothing in them was forged. */
   async #pull(peer: PeerId, buckets: readonly number[]): Promise<boolean> {
+    const { clock, network } = this.#ports
     let after: string | undefined
     try {
       for (let pages = 0; pages < PAGES; pages++) {
-        const page = await this.#ports.network.request(peer, registryPage, { buckets: [...buckets], limit: PAGE_RECORDS, ...(after === undefined ? {} : { after }) })
+        const request = { buckets: [...buckets], limit: PAGE_RECORDS, ...(after === undefined ? {} : { after }) }
+        const page = await hedge(clock, A_PAGE, () => network.request(peer, registryPage, request))
         const { forged, unauthorised } = await this.take(page.records, peer, 'page')
         if (forged > 0) {
           this.#distrusted.set(peer, this.#ports.clock.monotonic() + DISTRUST_MS)
