@@ -129,7 +129,7 @@ export class Admission {
     }
     if (this.#bearerKey !== undefined) await this.#enter(peer, answer.granted)
     network.admit(peer)
-    await this.#roll.met(peer)
+    await this.#roll.met(peer, verdict.value.news)
   }
 
   /** Takes the membership that `peer` made of our invite. */
@@ -197,7 +197,7 @@ export class Admission {
     return verdict.value.granted === undefined ? { hello: this.#say(from) } : { hello: this.#say(from), granted: verdict.value.granted }
   }
 
-  #judge(envelope: Signed, from: PeerId): Verdict<{ readonly granted: Signed[] | undefined }> {
+  #judge(envelope: Signed, from: PeerId): Verdict<{ readonly granted: Signed[] | undefined; readonly news: boolean }> {
     const { identity, clock } = this.#ports
     const now = clock.unix()
     try {
@@ -211,7 +211,7 @@ export class Admission {
       if (!proof.ok) return proof
       if (proof.value.subject === from) {
         const learned = this.#roll.learn(from, value.chain)
-        return learned.ok ? granted({ granted: undefined }) : learned
+        return learned.ok ? granted({ granted: undefined, news: learned.value }) : learned
       }
       if (proof.value.bearer === undefined || value.bearer === undefined) return refused('the capability belongs to somebody else')
       const vouch = unseal(identity, 'bearer', bearerBody, value.bearer, 1_024)
@@ -225,19 +225,19 @@ export class Admission {
   }
 
   /** Makes the bearer of a good invite a member in its own name, with at most our own rights. */
-  #adopt(peer: PeerId, rights: readonly Right[], now: Millis): Verdict<{ readonly granted: Signed[] }> {
+  #adopt(peer: PeerId, rights: readonly Right[], now: Millis): Verdict<{ readonly granted: Signed[]; readonly news: boolean }> {
     const { identity, random } = this.#ports
     const own = this.#roll.get(identity.peer)
     if (own?.rights.includes('invite') !== true) return refused('this peer may not admit new ones: dial one that may invite', true)
     const rightsGiven = rights.filter(right => own.rights.includes(right))
     // It asks again because it lost our answer, or it was a member before: nothing to add.
     const known = this.#roll.get(peer)
-    if (known !== undefined && rightsGiven.every(right => known.rights.includes(right))) return granted({ granted: [...known.chain] })
+    if (known !== undefined && rightsGiven.every(right => known.rights.includes(right))) return granted({ granted: [...known.chain], news: false })
     if (this.#membership.chain.length >= LINKS) return refused('the chain of invitations is too long here: dial a peer nearer to the owner', true)
     const link = issue(identity, { network: this.#membership.network, subject: peer, rights: rightsGiven, notBefore: now - SKEW_MS, expires: Math.min(now + YEAR, own.expires), nonce: hex(random.bytes(8)) })
     const chain = [link, ...this.#membership.chain]
     const learned = this.#roll.learn(peer, chain)
-    return learned.ok ? granted({ granted: chain }) : learned
+    return learned.ok ? granted({ granted: chain, news: true }) : learned
   }
 }
 

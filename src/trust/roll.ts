@@ -88,8 +88,12 @@ export class Roll {
     this.#members.forgetExpired()
   }
 
-  /** A peer took us in. While many do so at once, the first is asked at once and the others are compared with later. */
-  async met(peer: PeerId): Promise<void> {
+  /**
+   * A peer took us in. While many do so at once, the first is asked at once and the others are compared with later. One whom
+   * we have long known (`news`: we had not) is compared with in its turn: it knows what everybody does.
+   */
+  async met(peer: PeerId, news: boolean): Promise<void> {
+    if (!news && this.#pulledAt > -Infinity) return
     if (this.#ports.clock.monotonic() - this.#pulledAt < COMPARE_MS[0]) this.#sooner()
     else await this.pull(peer).catch(error => this.#failed(peer, error))
   }
