@@ -24,11 +24,13 @@ export function foremost(key: string, peers: Iterable<PeerId>, count: number): r
     let at = first.length
     while (at > 0 && (weights[at - 1]! < weight || (weights[at - 1] === weight && peer < first[at - 1]!))) at -= 1
     if (at >= count) continue
-    first.splice(at, 0, peer)
-    weights.splice(at, 0, weight)
-    if (first.length <= count) continue
-    first.pop()
-    weights.pop()
+    // The last one falls out where there are enough.
+    for (let below = Math.min(first.length, count - 1); below > at; below -= 1) {
+      first[below] = first[below - 1]!
+      weights[below] = weights[below - 1]!
+    }
+    first[at] = peer
+    weights[at] = weight
   }
   return first
 }

@@ -64,6 +64,7 @@ export class Steward {
   #cancelTick: (() => void) | undefined
   #kickPending = false
   #surveyPending = false
+  #surveyedAt = -Infinity
   #ticks = 0
   #stopped = false
 
@@ -189,10 +190,13 @@ export class Steward {
 
   #moved(peer: PeerId, what: 'ad' | 'alive' | 'suspect' | 'dead' | 'left'): void {
     if (what === 'suspect') return
-    if (this.#succession.note(peer, this.#isAble(this.#view.ad(peer)))) this.#survey()
+    const ad = this.#view.ad(peer)
+    // Whether one that was able still has the right to it is looked at now and then.
+    const able = what === 'ad' && this.#succession.has(peer) ? ad !== undefined && ad.stewards !== false : this.#isAble(ad)
+    if (this.#succession.note(peer, able)) this.#survey()
     // New room may be what a block has been waiting for.
     if (what === 'alive') for (const stewardship of this.#stewardships.values()) stewardship.retryAt = Math.min(stewardship.retryAt, this.#ports.clock.monotonic() + this.#config.retryMs.first)
-    if (what === 'ad') for (const { block } of this.#view.ad(peer)?.instances ?? []) if (this.#stewardships.has(block)) this.#kick(block)
+    if (what === 'ad') for (const { block } of ad?.instances ?? []) if (this.#stewardships.has(block)) this.#kick(block)
     for (const stewardship of this.#stewardships.values()) if (stewardship.hosting().has(peer)) this.#kick(stewardship.block)
   }
 
@@ -208,8 +212,10 @@ export class Steward {
   #survey(): void {
     if (this.#surveyPending || this.#stopped) return
     this.#surveyPending = true
-    this.#ports.clock.after(this.#config.kickMs, () => {
+    const { clock } = this.#ports
+    clock.after(Math.max(this.#config.kickMs, this.#surveyedAt + this.#config.surveyMs - clock.monotonic()), () => {
       this.#surveyPending = false
+      this.#surveyedAt = clock.monotonic()
       if (this.#succession.settle() && !this.#stopped) this.#kickAll()
     })
   }

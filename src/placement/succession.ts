@@ -14,6 +14,11 @@ export class Succession {
   readonly #noted = new Map<PeerId, boolean>()
   readonly #able = new Set<PeerId>()
 
+  /** Was it able to steward when we last settled? */
+  has(peer: PeerId): boolean {
+    return this.#able.has(peer)
+  }
+
   /** Hears whether a peer may steward; counts from the next `settle` on. True when that is news. */
   note(peer: PeerId, able: boolean): boolean {
     if (able === this.#able.has(peer) && !this.#noted.has(peer)) return false

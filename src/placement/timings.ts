@@ -32,6 +32,8 @@ export type StewardConfig = {
   readonly tickMs: Millis
   /** Changes that arrive together are looked at together. */
   readonly kickMs: Millis
+  /** Peers come and go one after the other at a start and after a cut: between two looks at who comes first lies this much. */
+  readonly surveyMs: Millis
   readonly surplusMs: Millis
   /** A contract that its host's ads do not show for this long is gone. */
   readonly graceMs: Millis
@@ -52,6 +54,6 @@ export type StewardConfig = {
 }
 
 export const STEWARD: Omit<StewardConfig, 'maySteward'> = {
-  leaseMs: 20_000, renewEveryMs: 4_000, leaseDeadlineMs: 2_000, tickMs: 1_000, kickMs: 10, surplusMs: 2_000, graceMs: 10_000, avoidMs: 30_000,
+  leaseMs: 20_000, renewEveryMs: 4_000, leaseDeadlineMs: 2_000, tickMs: 1_000, kickMs: 10, surveyMs: 250, surplusMs: 2_000, graceMs: 10_000, avoidMs: 30_000,
   retryMs: { first: 300, most: 8_000 }, crashes: { windowMs: 600_000, first: 500, most: 120_000, budget: 5 }, placeAtOnce: 4, mirrorMs: 250, unfitMs: 30_000, skewMs: 60_000, yieldMs: { first: 300, most: 8_000, calmMs: 30_000 },
 }
