@@ -24,6 +24,8 @@ export type AdvertiserConfig = {
   readonly deltaEveryMs: Millis
   /** How often load is looked at. */
   readonly pollMs: Millis
+  /** The first word is kept back until somebody can hear it, but no longer. */
+  readonly firstMs: Millis
 }
 
 /** What a host says of itself beyond its hardware. */
@@ -66,6 +68,11 @@ export class Advertiser {
   #cancelDelta: (() => void) | undefined
   #cancelWhole: (() => void) | undefined
   #cancelPoll: (() => void) | undefined
+  #cancelFirst: (() => void) | undefined
+  /** The newest whole ad, as signed. */
+  #envelope: Signed | undefined
+  /** Has anything been told yet? */
+  #told = false
   #stopped = false
 
   constructor(ports: Pick<Ports, 'clock' | 'identity' | 'network' | 'journal' | 'machine' | 'telemetry'>, config: AdvertiserConfig, parts: AdvertiserParts) {
@@ -78,7 +85,7 @@ export class Advertiser {
     return { incarnation: this.#incarnation, sequence: this.#sequence }
   }
 
-  /** Takes a new incarnation, durable before the first word, and says the first whole ad. */
+  /** Takes a new incarnation, durable before the first word, and makes the first whole ad: who asks for it gets it, and `tell` says it to all. */
   async start(sources: AdSources): Promise<void> {
     const { clock, journal, machine } = this.#ports
     this.#sources = sources
@@ -87,15 +94,25 @@ export class Advertiser {
     const before = saved === undefined ? 0 : decode(z.int(), saved, 64, 'the saved incarnation')
     // Seconds since 1970 as a floor: a peer that lost its disk but not its key still outranks its ghost.
     await this.#raise(Math.max(before + 1, Math.floor(clock.unix() / 1_000)))
-    await this.whole()
+    this.#make()
+    this.#cancelFirst = clock.after(this.#config.firstMs, () => this.#background(this.tell()))
     this.#poll()
+  }
+
+  /** Somebody can hear us now. Whoever starts says one whole ad, and not one into the void before it. */
+  async tell(): Promise<void> {
+    if (this.#told || this.#stopped || this.#envelope === undefined) return
+    this.#told = true
+    this.#cancelFirst?.()
+    await this.#publish(this.#envelope)
   }
 
   /** The machine knows its speed by now: says so. Its size stays what the ledger was opened with, for `free` is reckoned from that. */
   async measured(): Promise<void> {
     const { total } = this.#report ?? UNKNOWN
     this.#report = { ...await this.#ports.machine.probe(), total }
-    await this.whole()
+    if (this.#told) await this.whole()
+    else this.#make()
   }
 
   stop(): void {
@@ -103,6 +120,7 @@ export class Advertiser {
     this.#cancelDelta?.()
     this.#cancelWhole?.()
     this.#cancelPoll?.()
+    this.#cancelFirst?.()
   }
 
   /** Takes an incarnation above `incarnation` and says the whole ad under it. */
@@ -125,6 +143,12 @@ export class Advertiser {
 
   async whole(): Promise<void> {
     if (this.#stopped) return
+    this.#told = true
+    this.#cancelFirst?.()
+    await this.#publish(this.#make())
+  }
+
+  #make(): Signed {
     this.#cancelWhole?.()
     this.#cancelWhole = undefined
     const body = this.#body()
@@ -134,9 +158,10 @@ export class Advertiser {
     this.#whole = { body, sequence }
     this.#said = body
     this.#saidAt = this.#ports.clock.monotonic()
+    this.#envelope = envelope
     this.#parts.onWhole(ad, envelope)
     this.#cancelWhole = this.#ports.clock.after(Math.max(1, Math.floor(body.ttlMs / 2)), () => this.#background(this.whole()))
-    await this.#publish(envelope)
+    return envelope
   }
 
   async #delta(): Promise<void> {
@@ -144,6 +169,10 @@ export class Advertiser {
     if (this.#stopped || whole === undefined || this.#said === undefined) return
     const body = this.#body()
     if (!isNews(this.#said, body)) return
+    if (!this.#told) {
+      this.#make()
+      return
+    }
     const changed = difference(whole.body, body)
     // Back to what the whole ad said: only a new whole ad can say that.
     if (changed === undefined || encode(changed).byteLength > encode(body).byteLength * WORTH_A_DELTA) {

@@ -31,7 +31,7 @@ export type CapacityConfig = {
 }
 
 export const CAPACITY: CapacityConfig = {
-  advertiser: { cluster: '', labels: {}, protocolMajor: 1, http: undefined, ttlMs: 30_000, ttlMostMs: 600_000, smallMesh: 50, coalesceMs: 250, deltaEveryMs: 500, pollMs: 1_000 },
+  advertiser: { cluster: '', labels: {}, protocolMajor: 1, http: undefined, ttlMs: 30_000, ttlMostMs: 600_000, smallMesh: 50, coalesceMs: 250, deltaEveryMs: 500, pollMs: 1_000, firstMs: 1_000 },
   liveness: LIVENESS,
   limits: { skewMs: 60_000, ttlMs: [1_000, 900_000] },
   isMember: () => true,
@@ -99,13 +99,11 @@ export class Capacity implements MeshView {
       isLive: peer => this.#isLive(peer),
       hear: envelope => this.#hear(envelope),
       // In a large mesh the first that answers may have just started too: who hears of nobody new has caught up.
-      onAnswered: news => {
-        if (!news || this.#view.size <= SMALL_MESH) this.#background(this.#catchUp())
-      },
+      onAnswered: news => this.#background(!news || this.#view.size <= SMALL_MESH ? this.#catchUp() : this.#advertiser.tell()),
     })
   }
 
-  /** Probes the machine, says the first ad, and pulls those of others. Resolves when the first ad is out. */
+  /** Probes the machine, makes the first ad, and pulls those of others. Resolves when others can ask for the first ad. */
   async start(sources: AdSources): Promise<void> {
     const { network, journal, clock } = this.#ports
     this.#exchange.listen()

@@ -59,6 +59,8 @@ export class AdExchange {
   #cameBack = 0
   #compareWaitMs = 0
   #cancelCompare = (): void => undefined
+  /** Holds something that we do not. */
+  #knowsMore: PeerId | undefined
   #answered = false
   #stopped = false
 
@@ -76,7 +78,7 @@ export class AdExchange {
 
   /** Answers those who ask. */
   listen(): void {
-    this.#ports.network.handle(capacityPull, async ({ of, held }) => ({ ads: this.#passOn(of, held) }))
+    this.#ports.network.handle(capacityPull, async ({ of, held }, from) => ({ ads: this.#passOn(of, held, from) }))
   }
 
   start(): void {
@@ -140,8 +142,13 @@ export class AdExchange {
     const known = this.#parts.view.size
     this.#cameBack = 0
     let answered = false
+    const someone = (): PeerId => {
+      const hinted = this.#knowsMore
+      this.#knowsMore = undefined
+      return hinted !== undefined && peers.includes(hinted) ? hinted : this.#random.pick(peers)
+    }
     try {
-      if (peers.length > 0 && (!this.#answered || known <= VERSIONS_A_PULL)) await hedge(this.#ports.clock, ANOTHER, () => this.#pullAll(this.#random.pick(peers)))
+      if (peers.length > 0 && (!this.#answered || known <= VERSIONS_A_PULL)) await hedge(this.#ports.clock, ANOTHER, () => this.#pullAll(someone()))
       answered = peers.length > 0
     } finally {
       const news = !answered || this.#parts.view.size > known || this.#cameBack >= CAME_BACK
@@ -182,18 +189,23 @@ export class AdExchange {
     }
   }
 
-  #passOn(of: readonly PeerId[] | undefined, held: Uint8Array | undefined): Signed[] {
+  #passOn(of: readonly PeerId[] | undefined, held: Uint8Array | undefined, from: PeerId): Signed[] {
     const { view, live, isLive } = this.#parts
     const { peer: self } = this.#ports.identity
     const asker = held === undefined ? undefined : readMarks(held)
-    const others = (): readonly PeerId[] => (asker === undefined ? live() : view.lacking(asker).filter(isLive).sort()).filter(peer => peer !== self)
+    const others = (): readonly PeerId[] => {
+      if (asker === undefined) return live().filter(peer => peer !== self)
+      const { lacking, unknown } = view.compared(asker)
+      if (unknown > lacking.length) this.#hasMore(from)
+      return lacking.filter(peer => peer !== self && isLive(peer)).sort()
+    }
     const wanted = of ?? [...(asker?.has(view.mark(self)) === true ? [] : [self]), ...others()]
     const ads: Signed[] = []
     let bytes = 0
     // In a mesh larger than one answer, each asker gets another part of it after our own.
-    const from = of === undefined && wanted.length > ADS_A_PULL / 2 ? this.#random.below(wanted.length - 1) : 0
+    const start = of === undefined && wanted.length > ADS_A_PULL / 2 ? this.#random.below(wanted.length - 1) : 0
     for (let at = 0; at < wanted.length && ads.length < ADS_A_PULL - 1 && bytes < PULL_BYTES; at += 1) {
-      const peer = at === 0 ? wanted[0]! : wanted[1 + ((from + at - 1) % (wanted.length - 1))]!
+      const peer = at === 0 ? wanted[0]! : wanted[1 + ((start + at - 1) % (wanted.length - 1))]!
       if (!isLive(peer)) continue
       for (const envelope of view.envelopes(peer, asker)) {
         ads.push(envelope)
@@ -201,6 +213,13 @@ export class AdExchange {
       }
     }
     return ads
+  }
+
+  /** Who asked us holds more than we do: it is asked in its turn, and soon. So what few know reaches all before the questions become rare. */
+  #hasMore(peer: PeerId): void {
+    this.#knowsMore = peer
+    const [soon] = this.#config.compareMs
+    if (!this.#stopped && this.#compareWaitMs > soon) this.#compareIn(soon)
   }
 
   #background(work: Promise<unknown>): void {

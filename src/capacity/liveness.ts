@@ -68,6 +68,8 @@ export class Liveness {
   /** Silent to us and to those who were asked about it, and given a last moment. */
   readonly #suspects = new Set<PeerId>()
   readonly #reconsidering = new Set<PeerId>()
+  /** Who came next in the ring a period ago. */
+  #successors: readonly PeerId[] = []
   readonly #stops: (() => void)[] = []
   #retrying = false
   #relaying = 0
@@ -139,7 +141,10 @@ export class Liveness {
 
   #period(): void {
     this.#periods += 1
-    const targets = new Set(this.#beliefs.watched(this.#config.watched))
+    const successors = this.#beliefs.watched(this.#config.watched)
+    // While we learn of many, most come next for a moment only: who needs a connection gets one when it still does a period later.
+    const targets = new Set(successors.filter(peer => this.#successors.includes(peer) || this.#isConnected(peer)))
+    this.#successors = successors
     const other = this.#periods % STRANGER_PERIODS === 0 ? this.#anyLiving(1, [...targets])[0] : this.#anyConnected()
     if (other !== undefined) targets.add(other)
     if (this.#periods % this.#config.retryDeadPeriods === 0) this.#tryDead()
@@ -322,7 +327,10 @@ export class Liveness {
 
   #tryDead(): void {
     const dead = this.#beliefs.dead()
-    if (!this.#stopped && dead.length > 0) this.#background(this.#check(this.#random.pick(dead), false))
+    if (this.#stopped || dead.length === 0) return
+    // After a cut the connections that it silenced still stand: a probe of one that we hold costs no dial.
+    const held = dead.filter(peer => this.#isConnected(peer))
+    this.#background(this.#check(this.#random.pick(held.length > 0 ? held : dead), false))
   }
 
   /** Those who watch it are connected to it. Connected ones first: a relay that must be dialled answers too late. */

@@ -151,11 +151,16 @@ export class AdView {
     return new Uint8Array(out.buffer, 0, at)
   }
 
-  /** Peers of whose newest word `held` has no mark, in no order. */
-  lacking(held: ReadonlySet<number>): PeerId[] {
+  /** Peers of whose newest word `held` has no mark, in no order, and how many of its marks name nothing that is held here. */
+  compared(held: ReadonlySet<number>): { readonly lacking: PeerId[]; readonly unknown: number } {
     const lacking: PeerId[] = []
-    for (const { mark, ad } of this.#heard.values()) if (!held.has(mark)) lacking.push(ad.peer)
-    return lacking
+    let unknown = held.size
+    for (const { mark, wholeMark, ad } of this.#heard.values()) {
+      if (held.has(mark)) unknown -= 1
+      else lacking.push(ad.peer)
+      if (wholeMark !== mark && held.has(wholeMark)) unknown -= 1
+    }
+    return { lacking, unknown }
   }
 
   /** Sorted. */
