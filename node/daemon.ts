@@ -18,6 +18,7 @@ import { openJournal } from './adapters/journal.ts'
 import { createLibp2pNetwork } from './adapters/libp2p.ts'
 import { createMachine } from './adapters/machine.ts'
 import { otlpOptions } from './adapters/otlp.ts'
+import { createOutside } from './adapters/side-car-url.ts'
 import { QuickjsSandbox } from './adapters/quickjs.ts'
 import { createRegistryStore } from './adapters/registry/store.ts'
 import { SystemClock, SystemRandom } from './adapters/system.ts'
@@ -118,7 +119,7 @@ async function assemble(options: UpOptions, startedAt: number, closers: Closers,
   const sink = telemetry.telemetry
   const mesh = await createLibp2pNetwork({ dir: dataDir, identity, secret: membership.secret, listen: options.listen, mdns: options.mdns, upnp: options.upnp, relay: options.relay, clock, random, telemetry: sink, bootstrap: joining ? invitation.addresses : [] })
   closers.add('network', () => mesh.stop())
-  const seen: { peer?: Peer } = {}
+  const seen: { peer?: Peer; door?: string } = {}
   const store = createContentStore({ dir: dataDir, network: mesh, clock, telemetry: sink, findHolders: async cid => seen.peer?.view.ads().filter(({ holds }) => holds.includes(cid)).map(({ peer }) => peer) ?? [] })
   const registries = createRegistryStore({
     dir: dataDir, networkId: membership.network, network: mesh.network, identity, clock, random, telemetry: sink, helia: store.helia,
@@ -132,7 +133,7 @@ async function assemble(options: UpOptions, startedAt: number, closers: Closers,
   const backend = createBackend({ dir: join(dataDir, 'instances'), content: store.content, clock, telemetry: sink, machine, isolation: options.isolation, others: others.runtimes })
   const ports: Ports = { clock, random, identity, network: far(mesh.network), content: store.content, registries: registries.store, journal, backend, sandbox, machine, telemetry: sink }
 
-  const peer = createPeer(ports, { membership, bearerKey: joining ? invitation.bearerKey : undefined, onGranted: remember, clusterId: identity.peer, labels: options.labels })
+  const peer = createPeer(ports, { membership, bearerKey: joining ? invitation.bearerKey : undefined, onGranted: remember, clusterId: identity.peer, labels: options.labels, outside: createOutside(readExternal(options.external)), door: () => seen.door })
   seen.peer = peer
   // Every door is open before anybody can knock.
   await peer.admission.start()
@@ -147,6 +148,7 @@ async function assemble(options: UpOptions, startedAt: number, closers: Closers,
 
   const authoring = createAuthoring({ content: store.content, catalogue: peer.catalogue, identity, sandbox, journal })
   const gateway = await openGateway({ peer, authoring, telemetry, token, startedAt }, options.http)
+  seen.door = gateway.url
   closers.add('gateway', () => gateway.close())
   const grpc = await openGrpcDoor({ peer, token }, options.grpc)
   closers.add('grpc', () => grpc.close())

@@ -31,8 +31,9 @@ export function readExternal(texts: readonly string[]): readonly string[] {
   if (texts.length > MOST_SERVERS) throw new MeshError('BAD_INPUT', `--external may be given ${MOST_SERVERS} times`)
   return texts.map(text => {
     if (text === '*') return text
-    if (!URL.canParse(text) || !/^https?:$/.test(new URL(text).protocol)) throw new MeshError('BAD_INPUT', `--external takes a server such as http://127.0.0.1:8000, or *; not ${text}`)
-    return new URL(text).origin
+    if (!URL.canParse(text) || !/^(?:https?|redis):$/.test(new URL(text).protocol)) throw new MeshError('BAD_INPUT', `--external takes a server such as http://127.0.0.1:8000, or *; not ${text}`)
+    const { protocol, host } = new URL(text)
+    return `${protocol}//${host}`
   })
 }
 

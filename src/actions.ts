@@ -1,3 +1,4 @@
+import { encode, hex } from '../protocols/codec.ts'
 import { MeshError } from '../protocols/errors.ts'
 import type { BlockId, InstanceId, Json, PeerId, RunId } from '../protocols/ids.ts'
 import type { Packet } from '../protocols/invoke.ts'
@@ -14,6 +15,7 @@ import type { ArtefactCatalogue } from './registries/catalogue.ts'
 import { blockComponentUri, blockMode, parseBlock } from './specs/block.ts'
 import { parseComponent } from './specs/component.ts'
 import { parseVdag, vdagMode } from './specs/vdag.ts'
+import { withinCluster } from './specs/within-cluster.ts'
 import { compatible } from './specs/template.ts'
 import type { Placement } from './placement/placement.ts'
 import { termsOf } from './placement/terms.ts'
@@ -65,12 +67,13 @@ export class Actions {
 
   /**
    * Throws SPEC_INVALID, NOT_FOUND (component), ALREADY_EXISTS, FORBIDDEN. The block is durable here when it resolves. `name`: eight
-   * letters or digits for a block without an id; `again`: the same block that is there already is what was made before.
+   * letters or digits for a block without an id; `cluster`: the one it is to run in. `again`: the same block that is there already is what was made before.
    */
-  async createBlock(document: Json, options: { readonly dryRun?: boolean; readonly name?: string; readonly again?: boolean } = {}): Promise<CreatedBlock> {
+  async createBlock(document: Json, options: { readonly dryRun?: boolean; readonly name?: string; readonly again?: boolean; readonly cluster?: string } = {}): Promise<CreatedBlock> {
     this.#need('operate')
     const component = await this.#catalogue.component(blockComponentUri(document), this.#ports.clock.deadline(FETCH_MS))
-    const block = parseBlock(document, component, { owner: this.#ports.identity.peer, newId: () => options.name ?? this.#letters(8) })
+    const given = parseBlock(document, component, { owner: this.#ports.identity.peer, newId: () => options.name ?? this.#letters(8) })
+    const block = options.cluster === undefined ? given : withinCluster(given, options.cluster)
     const dryRun = options.dryRun === true || blockMode(document) !== 'allocate'
     if (dryRun) return { block, dryRun, explanation: await this.#placement.explain(block) }
     const known = await this.#catalogue.block(block.blockId)
@@ -100,7 +103,9 @@ export class Actions {
     const known = await this.#known(given.blockId)
     // What its init lifecycle found stays true: it is not run again.
     const { initContainer: found } = known.initData
-    const block = { ...given, initData: found === undefined || given.initData['initContainer'] !== undefined ? given.initData : { ...given.initData, initContainer: found }, owner: known.owner, revision: known.revision + 1 }
+    // Parameters changed while it ran stay changed, too, unless the spec says others.
+    const kept = known.updates !== undefined && sameJson(given.parameters, known.parameters)
+    const block = { ...given, initData: found === undefined || given.initData['initContainer'] !== undefined ? given.initData : { ...given.initData, initContainer: found }, owner: known.owner, revision: known.revision + 1, ...(kept ? { updates: known.updates } : {}), ...(known.streaming === undefined ? {} : { streaming: known.streaming }) }
     await this.#catalogue.putBlock(block)
     return { block, replaces: termsOf(block) !== termsOf(known) }
   }
@@ -273,6 +278,10 @@ export class Actions {
     for (let at = 0; at < count; at += 1) out += ALPHABET[this.#random.below(ALPHABET.length)] ?? ''
     return out
   }
+}
+
+function sameJson(a: Json, b: Json): boolean {
+  return hex(encode(a)) === hex(encode(b))
 }
 
 function said(protocol: Template): Template | undefined {

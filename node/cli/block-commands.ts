@@ -11,6 +11,9 @@ const created = z.object({ blockId: z.string(), dryRun: z.boolean(), explanation
 const changed = z.object({ blockId: z.string(), revision: z.int(), replaces: z.boolean(), ready: z.int() })
 const shown = z.object({ block: json, steward: z.string().nullable(), epoch: z.int().nullable(), instances: z.array(instanceRow), last: json })
 
+const logged = z.record(z.string(), z.array(z.string()))
+const logLine = z.object({ instance: z.string(), line: z.string() })
+
 export const blockCommands: readonly Command[] = [
   {
     words: ['block', 'create'], args: 'SPEC', count: [1, 1], what: 'ask the mesh to run a component',
@@ -65,6 +68,44 @@ export const blockCommands: readonly Command[] = [
     async run(context) {
       const body = await (await context.daemon()).send('DELETE', `/mesh/blocks/${encodeURIComponent(arg(context, 0))}`)
       context.out.result(body, () => `block ${arg(context, 0)} removed`)
+    },
+  },
+  {
+    words: ['block', 'status'], args: 'ID', count: [1, 1], what: 'how a block is, and why, as its steward sees it',
+    async run(context) {
+      const body = z.looseObject({ state: z.string(), because: z.string().default('') }).catchall(json).parse(await (await context.daemon()).get(`/mesh/blocks/${encodeURIComponent(arg(context, 0))}/status`))
+      context.out.result(body, () => pretty(body))
+    },
+  },
+  {
+    words: ['block', 'parameters'], args: 'ID FILE|-', count: [2, 2], what: 'change parameters of a block while it runs: its instances are told, and later ones start with them',
+    async run(context) {
+      const body = z.looseObject({ parameters: json, instances: z.record(z.string(), json) }).parse(await (await context.daemon()).send('POST', `/mesh/blocks/${encodeURIComponent(arg(context, 0))}/parameters`, await readJson(arg(context, 1))))
+      context.out.result(body, () => `${Object.keys(body.instances).length} instance(s) told; the parameters are now ${pretty(body.parameters)}`)
+    },
+  },
+  {
+    words: ['block', 'reassign'], args: 'ID INSTANCE', count: [2, 2], what: 'bring up another instance elsewhere, and then stop this one',
+    async run(context) {
+      const body = await (await context.daemon()).send('POST', `/mesh/blocks/${encodeURIComponent(arg(context, 0))}/instances/${encodeURIComponent(arg(context, 1))}/reassign`)
+      context.out.result(body, () => `${arg(context, 1)} goes when another has come`)
+    },
+  },
+  {
+    words: ['logs'], args: 'BLOCK', count: [1, 1], what: 'what the instances of a block print',
+    options: [{ name: 'follow', what: 'and what they print from now on, also instances that come later (-f)' }, { name: 'instance', value: 'ID', what: 'only this instance' }, { name: 'tail', value: 'N', what: 'lines of each to begin with (default 100)' }],
+    async run(context) {
+      const query = new URLSearchParams({ tail: String(count(context, 'tail', 100)), ...(text(context, 'instance') === undefined ? {} : { instance: text(context, 'instance') ?? '' }) })
+      const daemon = await context.daemon()
+      const at = `/mesh/blocks/${encodeURIComponent(arg(context, 0))}/logs`
+      if (!flag(context, 'follow')) {
+        const body = logged.parse(await daemon.get(`${at}?${query}`))
+        return context.out.result(body, () => Object.entries(body).flatMap(([instance, lines]) => lines.map(line => `${instance}  ${line}`)).join('\n'))
+      }
+      for await (const said of daemon.lines('GET', `${at}/follow?${query}`)) {
+        const { instance, line } = logLine.parse(said)
+        context.out.line({ instance, line }, () => `${instance}  ${line}`)
+      }
     },
   },
   {

@@ -33,6 +33,8 @@ export const COMMON: readonly Option[] = [
   { name: 'help', what: 'show this' },
 ]
 
+const SHORT: Readonly<Record<string, string>> = { output: 'o', follow: 'f' }
+
 /** Wrong use of the command line: exit code 2. */
 export class UsageError extends Error {}
 
@@ -52,7 +54,7 @@ export function findCommand(commands: readonly Command[], argv: readonly string[
 export function parseFor(command: Command, rest: readonly string[]): { args: readonly string[]; options: Context['options'] } {
   const options: Record<string, { type: 'string' | 'boolean'; multiple?: boolean; short?: string }> = {}
   for (const option of [...COMMON, ...(command.options ?? [])]) {
-    options[option.name] = { type: option.value === undefined ? 'boolean' : 'string', ...(option.many === true ? { multiple: true } : {}), ...(option.name === 'output' ? { short: 'o' } : {}) }
+    options[option.name] = { type: option.value === undefined ? 'boolean' : 'string', ...(option.many === true ? { multiple: true } : {}), ...(SHORT[option.name] === undefined ? {} : { short: SHORT[option.name] }) }
   }
   let parsed
   try {

@@ -30,7 +30,7 @@ export const meshCommands: readonly Command[] = [
       { name: 'isolation', value: 'LEVEL', what: 'L1 (fence, default) or L0 (none: only for components you wrote)' },
       { name: 'otlp', value: 'URL', what: 'send traces to this OpenTelemetry collector (default: what OTEL_EXPORTER_OTLP_ENDPOINT says)' },
       { name: 'containers', value: 'WHAT', what: 'what container components may have here, by commas: mesh (images pushed to the mesh, default), local (the engine\'s own), pull (from other registries), network; or none' },
-      { name: 'external', value: 'URL', many: true, what: 'a server that external components may have this host call, such as http://127.0.0.1:8000; * is any (default none)' },
+      { name: 'external', value: 'URL', many: true, what: 'a server that external components and side-cars may have this host call, such as http://127.0.0.1:8000; * is any (default none)' },
       { name: 'detach', what: 'go on in the background once it is ready (end it with `aios down`)' },
     ],
     async run(context) {

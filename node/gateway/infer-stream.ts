@@ -43,6 +43,7 @@ export function serveInferStream(connection: WebSocket, peer: Peer, parent: stri
       }
       pending += 1
       try {
+        if (asked.model !== undefined && (await peer.catalogue.block(asked.model))?.streaming === false) throw new MeshError('FORBIDDEN', `answers of ${asked.model} are not streamed: its executor's enable_streaming changes that`)
         const packet = packetFrom({ sessionId: asked.session_id, seqNo: asked.seq_no, ts: asked.ts ?? peer.ports.clock.unix() / 1_000, data: asked.data, files: [] })
         for await (const event of peer.inference.stream(target, packet, { deadlineMs: asked.deadline_ms, signal: gone.signal, key: asked.key, trace })) {
           say('run' in event ? { ...about, run: event.run } : { ...about, ts: event.packet.ts, data: event.packet.data })

@@ -8,6 +8,7 @@ import type { Peer } from '../../src/peer.ts'
 import type { TelemetrySink } from '../adapters/telemetry.ts'
 import type { Authoring } from '../authoring/authoring.ts'
 import { addAiosRoutes } from './aios-routes.ts'
+import { addBlockRoutes } from './block-routes.ts'
 import { addAssetRoutes, addAssetUpload } from './asset-routes.ts'
 import { addClusterRoutes, addNetworkRoutes } from './cluster-routes.ts'
 import { addComponentRoutes } from './component-routes.ts'
@@ -68,6 +69,7 @@ export async function openGateway(parts: Omit<GatewayParts, 'url'>, at: string):
   const { catalogue, invoker, texts, generations, view, ports } = parts.peer
   app.route('/v1', openAiDoor({ models: catalogue, catalogue, invoker, texts, generations, view, random: ports.random.fork('openai'), clock: ports.clock, telemetry: ports.telemetry }))
   app.route('/v2', openInferenceDoor({ catalogue, invoker, view }, manifest.version))
+  addBlockRoutes(app, full)
   addClusterRoutes(app, full)
   addNetworkRoutes(app, full)
 
@@ -90,6 +92,6 @@ function refuse(context: Context, error: MeshError): Response {
   if (OPENAI.test(context.req.path)) return refuseOpenAi(context, error)
   const { code, message, retryable, details } = error
   const headers = new Headers({ 'content-type': 'application/json' })
-  if (error.httpStatus === 429 || error.httpStatus === 503) headers.set('retry-after', '1')
+  if (error.httpStatus === 429 || error.httpStatus === 503) headers.set('retry-after', String(Math.max(1, Math.ceil(Number(details['retryAfterMs'] ?? 1_000) / 1_000))))
   return new Response(`${JSON.stringify({ success: false, error: { code, message, retryable, details } })}\n`, { status: context.req.raw.signal.aborted ? 499 : error.httpStatus, headers })
 }

@@ -4,7 +4,7 @@ import { blockId, instanceId, type BlockId, type InstanceId, type Json, type Mil
 import type { Right } from '../../protocols/membership.ts'
 import type { BlockRecord } from '../../protocols/specs.ts'
 import type { BlockGovernance } from '../clusters/block-governance.ts'
-import { isJsonObject, toJson, type JsonObject } from '../lib/json.ts'
+import { isJsonObject, type JsonObject } from '../lib/json.ts'
 import type { Ports } from '../ports.ts'
 import type { ArtefactCatalogue } from '../registries/catalogue.ts'
 import type { Invoker, MeshView } from '../roles.ts'
@@ -123,31 +123,11 @@ export class BlockActions {
     }
   }
 
-  /** AIOS's document of a block: its record under AIOS's names, and its instances. */
-  async document(id: BlockId): Promise<JsonObject> {
-    return this.#document(await this.known(id))
-  }
-
-  async documents(): Promise<readonly JsonObject[]> {
-    return (await this.#catalogue.blocks()).map(block => this.#document(block))
-  }
-
   /** Throws NOT_FOUND. */
   async known(id: BlockId): Promise<BlockRecord> {
     const block = await this.#catalogue.block(checked(blockId, id, 'block_id'))
     if (block === undefined) throw new MeshError('NOT_FOUND', `no block is called ${id}: \`aios block list\` shows those there are`)
     return block
-  }
-
-  #document(record: BlockRecord): JsonObject {
-    const instances = this.#view.instancesOf(record.blockId)
-    const hosts = [...new Set(instances.map(({ host }) => host))]
-    const made = toJson({
-      ...record, id: record.blockId, componentUri: record.componentURI, blockInitData: record.initData, parameters: { ...record.parameters, ...record.updates },
-      cluster: hosts.map(peer => ({ id: this.#view.ad(peer)?.cluster ?? peer })),
-      instances: instances.map(({ host, ad }) => ({ instance_id: ad.instance, node_id: host, cluster_id: this.#view.ad(host)?.cluster ?? host, state: ad.state, healthy: ad.unhealthy !== true, queue_length: ad.queued })),
-    })
-    return isJsonObject(made) ? made : {}
   }
 
   #need(right: Right): void {

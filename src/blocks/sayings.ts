@@ -107,7 +107,7 @@ export class Sayings {
     const to = parsed.success ? parsed.data.to : undefined
     if (to === undefined) throw new MeshError('NOT_FOUND', `blockInitData.side_cars has no ${name} with a blockId or a url`)
     if (/^[a-z][a-z0-9+.-]*:\/\//i.test(to)) {
-      if (this.#outside === undefined) throw new MeshError('FORBIDDEN', `this host sends nothing to ${to}: its operator allows addresses with --side-car`)
+      if (this.#outside === undefined) throw new MeshError('FORBIDDEN', `this host sends nothing to ${to}: its operator allows servers with --external`)
       await this.#outside(to, { block_id: block.blockId, instance_id: instance, side_car: name, data }, signal)
       return true
     }
