@@ -10,6 +10,7 @@ const BENCHES: Readonly<Record<string, () => Promise<Bench>>> = {
   replica: () => import('./replica.ts'),
   failover: () => import('./failover.ts'),
   coordinator: () => import('./coordinator.ts'),
+  'vdag-kill': () => import('./vdag-kill.ts'),
   simulate: () => import('./simulate.ts'),
   'llm-kill': () => import('./llm-kill.ts'),
   'llm-exact': () => import('./llm-exact.ts'),

@@ -96,7 +96,8 @@ export class BlockActions {
       throw failure
     })
     const refusals = Object.values(instances).map(answer => (isJsonObject(answer) && isJsonObject(answer['error']) ? answer['error'] : undefined))
-    if (refusals.length > 0 && refusals.every(refusal => refusal?.['code'] === 'COMPONENT_ERROR')) throw new MeshError('COMPONENT_ERROR', `no instance of ${id} takes these parameters: ${String(refusals[0]?.['message'])}`)
+    // An instance that could not be reached is told by the block's record later; one that said no will say no again.
+    if (refusals.length > 0 && refusals.every(refusal => refusal?.['code'] === 'COMPONENT_ERROR' || refusal?.['code'] === 'INSTANCE_FAILED')) throw new MeshError('COMPONENT_ERROR', `no instance of ${id} takes these parameters: ${String(refusals[0]?.['message'])}`)
     const now = await this.known(id)
     await this.#catalogue.putBlock({ ...now, updates: { ...now.updates, ...patch }, revision: now.revision + 1 })
     return { parameters, instances }
