@@ -52,6 +52,8 @@ export class Town {
   /** Parameters each instance was started with, and what it was told later. */
   readonly told: { readonly instance: InstanceId; readonly what: 'started' | 'updated'; readonly parameters: Json }[] = []
   readonly emitters = new Map<InstanceId, NonNullable<InstanceStart['emit']>>()
+  /** Ends an instance as a crash would. */
+  readonly crash = new Map<InstanceId, () => void>()
   readonly answered: { readonly block: BlockId; readonly data: Json }[] = []
   #members: readonly Membership[] = []
 
@@ -167,6 +169,7 @@ export class Town {
       gone = true
       resolve({ because, crashed })
     }
+    this.crash.set(instance, () => leave('it was killed', true))
     const lives = this.manners.livesMs(instance, block.blockId)
     if (lives !== undefined) clock.after(lives, () => leave('it crashed', true))
     const mustRun = (): void => {
