@@ -50,6 +50,7 @@ export async function run(): Promise<Record<string, number>> {
           if (await ask(net.peer((caller + task) % 3), task) !== task + BLOCKS) throw new Error('a wrong answer')
           succeeded += 1
           times.push(performance.now() - asked)
+          if (succeeded % 1_000 === 0) console.error(`${succeeded} of ${TASKS} answered, ${killed} killed, ${[...failures.values()].reduce((sum, count) => sum + count, 0)} failed, after ${Math.round((performance.now() - began) / 1_000)} s`)
         } catch (error) {
           const { code, message } = asMeshError(error)
           const why = `${code}: ${message.slice(0, 120)}`
