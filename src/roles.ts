@@ -122,8 +122,10 @@ export type Precheck = {
   readonly action: string
   /** AIOS's `input_data`. */
   readonly input: JsonObject
-  /** Whose rule is asked after the network's; its ads. Absent: the network's alone. */
+  /** Whose rule is asked after the network's. Absent: the network's alone. */
   readonly cluster?: string | undefined
+  /** The network's rule has been asked already, about another cluster that the same action concerns. */
+  readonly networkAsked?: boolean
   /** What rules may look up besides. */
   readonly settings?: Readonly<Record<string, Json>>
 }

@@ -46,17 +46,17 @@ export class BlockGovernance {
   /** `scale_block`, before an order to scale a running block: AIOS's scale payload as the rules left it. Throws POLICY_DENIED. */
   async order(block: BlockRecord, payload: JsonObject): Promise<JsonObject> {
     let asked: JsonObject = { block_data: toJson(block), input: payload }
-    for (const cluster of this.#hosting(block)) asked = demand(await this.#prechecks.ask({ action: 'scale_block', cluster, input: asked }))
+    for (const [at, cluster] of this.#hosting(block).entries()) asked = demand(await this.#prechecks.ask({ action: 'scale_block', cluster, networkAsked: at > 0, input: asked }))
     return isJsonObject(asked['input']) ? asked['input'] : payload
   }
 
   /** `remove_block`, before the block's record goes: as `scale`. Throws POLICY_DENIED. */
   async remove(block: BlockRecord): Promise<void> {
     const instances = this.#instances(block)
-    for (const cluster of this.#hosting(block)) {
+    for (const [at, cluster] of this.#hosting(block).entries()) {
       const ads = this.#ads(cluster)
       demand(await this.#prechecks.ask({
-        action: 'remove_block', cluster,
+        action: 'remove_block', cluster, networkAsked: at > 0,
         input: {
           block_data: toJson(block), cluster_data: this.#clusters.document(cluster, ads), cluster_metrics: this.#metrics.known({ cluster }).cluster_metrics,
           block_metrics: this.#metrics.known({ block: block.blockId }).block_metrics,

@@ -32,10 +32,12 @@ export class Prechecks implements PrecheckCalls {
     return this.#rules.network(action) !== undefined || (cluster !== undefined && this.#rules.cluster(cluster, action) !== undefined)
   }
 
-  async ask({ action, input, cluster, settings = {} }: Precheck): Promise<Verdict<JsonObject>> {
-    const network = await this.#one('the network', action, this.#rules.network(action), input, {}, 'network')
+  async ask({ action, input, cluster, networkAsked = false, settings = {} }: Precheck): Promise<Verdict<JsonObject>> {
+    const network = networkAsked ? granted(input) : await this.#one('the network', action, this.#rules.network(action), input, settings, 'network')
     if (!network.ok || cluster === undefined) return network
-    return this.#one(`cluster ${cluster}`, action, this.#rules.cluster(cluster, action), network.value, settings, `cluster ${cluster}`)
+    const metrics = network.value['cluster_metrics']
+    const known = metrics === undefined ? settings : { get_metrics: { cluster_metrics: metrics }, ...settings }
+    return this.#one(`cluster ${cluster}`, action, this.#rules.cluster(cluster, action), network.value, known, `cluster ${cluster}`)
   }
 
   /** For a cluster that is not in the registry yet: its own rules, after the network's. */

@@ -128,6 +128,35 @@ describe('pre-checks', () => {
     await town.do(town.peer(0).network.setPolicies({ add_node: '' }))
   })
 
+  it('the network\'s rule is asked once, however many clusters an action concerns', async () => {
+    await town.rule('halves', `export default (parameters, input) => ({ allowed: true, input_data: { input: { ...input.input, instances_count: Math.floor(input.input.instances_count / 2) } } })`)
+    await town.do(town.peer(1).actions.createBlock({ blockId: 'spread', blockComponentURI: 'node.sample:1-stable', minInstances: 3, maxInstances: 9 }))
+    await town.until('it runs in several clusters', () => town.hostsOf('spread').length === 3 && new Set(town.hostsOf('spread').map(host => town.peer(0).view.ad(host)?.cluster)).size > 1)
+    await town.do(town.peer(0).network.setPolicies({ scale_block: 'halves:1-stable' }))
+    await town.pass(1_000)
+    assert.equal((await town.do(town.peer(1).actions.scale('spread', 7))).minInstances, 5)
+    await town.do(town.peer(0).network.setPolicies({ scale_block: '' }))
+    await town.do(town.peer(1).actions.remove('spread'))
+  })
+
+  it('rules look blocks up as AIOS\'s do, and a cluster\'s its metrics', async () => {
+    await town.rule('clerk', `export default class {
+      constructor(id, settings) { this.settings = settings }
+      eval(parameters, input) {
+        const { get_block_by_id, query_blocks, get_metrics } = this.settings
+        return { allowed: false, input_data: [get_block_by_id?.running?.blockId, query_blocks?.length > 0, get_metrics?.cluster_metrics?.clusterId].join() }
+      }
+    }`)
+    await town.do(town.peer(0).network.setPolicies({ remove_node: 'clerk:1-stable' }))
+    await town.pass(1_000)
+    assert.match((await town.do(refusal(town.peer(1).clusters.removeNode('lab', 'declared')))).message, /running,true,/)
+    await town.do(town.peer(0).network.setPolicies({ remove_node: '' }))
+    await town.do(town.peer(1).clusters.update('lab', { config: { stabilityChecker: { policyRuleURI: 'stable:1-stable' }, actionsPolicyMap: { remove_node: 'clerk:1-stable' } } }))
+    await town.pass(1_000)
+    assert.match((await town.do(refusal(town.peer(1).clusters.removeNode('lab', 'declared')))).message, /running,true,lab$/)
+    await town.do(town.peer(1).clusters.update('lab', { config: { stabilityChecker: { policyRuleURI: 'stable:1-stable' } } }))
+  })
+
   it('a rule that fails denies, and says so', async () => {
     await town.rule('broken', `export default () => { throw new Error('out of order') }`)
     await town.do(town.peer(0).network.setPolicies({ add_cluster: 'broken:1-stable' }))
