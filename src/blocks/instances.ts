@@ -172,10 +172,10 @@ export class Instances implements InstanceHost {
   }
 
   /** What is measured of each instance here: by the host, and by what the instance says of itself. */
-  measured(): readonly { readonly instance: InstanceId; readonly block: BlockId; readonly state: InstanceAd['state']; readonly inFlight: number; readonly queued: number; readonly memoryMb: number; readonly cpuPercent: number; readonly reported: Json; readonly record: ReturnType<CallRecord['read']> }[] {
+  measured(): readonly { readonly instance: InstanceId; readonly block: BlockId; readonly state: InstanceAd['state']; readonly inFlight: number; readonly queued: number; readonly memoryMb: number; readonly cpuPercent: number; readonly gpus: readonly string[]; readonly reported: Json; readonly record: ReturnType<CallRecord['read']> }[] {
     return [...this.#running].sort(([a], [b]) => (a < b ? -1 : 1)).map(([instance, entry]) => {
       const { memoryMb, cpuMs } = entry.instance?.usage() ?? { memoryMb: 0, cpuMs: 0 }
-      return { instance, block: entry.block.blockId, state: entry.state, ...loadOf(entry), memoryMb, cpuPercent: entry.record.cpuPercent(cpuMs), reported: entry.instance?.metrics() ?? {}, record: entry.record.read() }
+      return { instance, block: entry.block.blockId, state: entry.state, ...loadOf(entry), memoryMb, cpuPercent: entry.record.cpuPercent(cpuMs), gpus: entry.contract.gpus, reported: entry.instance?.metrics() ?? {}, record: entry.record.read() }
     })
   }
 

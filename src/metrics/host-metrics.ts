@@ -4,12 +4,13 @@ import type { Gate } from '../controllers/gate.ts'
 import type { JsonObject } from '../lib/json.ts'
 import type { MachineReport, Ports } from '../ports.ts'
 import { nodeResources } from './aggregate.ts'
-import { exposition } from './exposition.ts'
+import { exposition, type Exposed } from './exposition.ts'
 import { instanceMetrics } from './instance-metrics.ts'
 import { nodeMetrics } from './node-metrics.ts'
 
 const INSTANCES = 512
 const VDAGS = 256
+const PROBE_MS = 30_000
 /** Of an answer's bytes, as JSON; DAG-CBOR needs no more. */
 const ANSWER_BYTES = 786_432
 
@@ -21,6 +22,7 @@ export class HostMetrics {
   readonly #measured: Measured
   readonly #cluster: () => string
   #report: MachineReport | undefined
+  #probedAt = -Infinity
 
   constructor(ports: Pick<Ports, 'clock' | 'identity' | 'machine'>, measured: Measured, cluster: () => string) {
     this.#ports = ports
@@ -29,30 +31,41 @@ export class HostMetrics {
   }
 
   async start(): Promise<void> {
-    this.#report = await this.#ports.machine.probe()
+    await this.#probe()
   }
 
   /** Undefined before the start. */
   node(): JsonObject | undefined {
     const { clock, identity, machine } = this.#ports
+    // What a GPU has is known only once its driver has been asked, seconds after the start.
+    if (this.#report !== undefined && clock.monotonic() - this.#probedAt > PROBE_MS) void this.#probe()
     return this.#report === undefined ? undefined : nodeMetrics({ peer: identity.peer, cluster: this.#cluster(), at: clock.unix(), total: this.#report.total, usage: machine.usage(), counters: machine.counters?.() })
   }
 
   instances(blocks?: ReadonlySet<string>): MetricsTold['instances'] {
-    const { clock, identity } = this.#ports
-    return this.#measured.instances.measured().filter(({ block }) => blocks?.has(block) ?? true).slice(0, INSTANCES).map(({ record, ...measured }) => ({
-      block: measured.block,
-      instance: measured.instance,
-      metrics: instanceMetrics({ ...measured, ...record, host: identity.peer, at: clock.unix() }),
-    }))
+    return this.#exposed(blocks).slice(0, INSTANCES).map(({ block, instance, metrics }) => ({ block, instance, metrics: { ...metrics } }))
   }
 
   /** In Prometheus's text format. */
   exposition(): string {
-    const { clock, identity } = this.#ports
+    return exposition(this.#ports.identity.peer, nodeResources(this.node() ?? {}), this.#exposed())
+  }
+
+  async #probe(): Promise<void> {
+    this.#probedAt = this.#ports.clock.monotonic()
+    this.#report = await this.#ports.machine.probe()
+  }
+
+  #exposed(blocks?: ReadonlySet<string>): readonly Exposed[] {
+    const { clock, identity, machine } = this.#ports
     const at = clock.unix()
-    const instances = this.#measured.instances.measured().map(({ record, ...measured }) => ({ block: measured.block, instance: measured.instance, reported: measured.reported, metrics: instanceMetrics({ ...measured, ...record, host: identity.peer, at }) }))
-    return exposition(identity.peer, nodeResources(this.node() ?? {}), instances)
+    const all = this.#measured.instances.measured().filter(({ block }) => blocks?.has(block) ?? true)
+    const loads = new Map(all.some(({ gpus }) => gpus.length > 0) ? machine.usage().gpus.map(({ id, utilisation }) => [id, utilisation]) : [])
+    return all.map(({ record, gpus, ...measured }) => {
+      const known = gpus.flatMap(id => loads.get(id) ?? [])
+      const gpuPercent = known.length === 0 ? undefined : (100 * known.reduce((sum, load) => sum + load, 0)) / known.length
+      return { block: measured.block, instance: measured.instance, reported: measured.reported, metrics: instanceMetrics({ ...measured, ...record, gpuPercent, host: identity.peer, at }) }
+    })
   }
 
   /** As another peer asked for it. */

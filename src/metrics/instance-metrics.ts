@@ -21,6 +21,8 @@ export type InstanceFacts = {
   readonly memoryMb: number
   /** 100: one core, whole. */
   readonly cpuPercent: number
+  /** Of the GPUs in its contract, together: percent, where their driver tells. */
+  readonly gpuPercent?: number | undefined
   /** As its SDK gives it: `{ name: { type, series } }`. */
   readonly reported: Json
 }
@@ -71,9 +73,10 @@ export function instanceMetrics(facts: InstanceFacts): JsonObject {
     instanceId: facts.instance, blockId: facts.block, nodeId: facts.host, timestamp: facts.at / 1_000, uptime: facts.uptimeMs / 1_000, state: facts.state,
     queue_length: facts.queued, in_flight: facts.inFlight, tasks_processed: facts.served, tasks_failed: facts.failed,
     latency: latency.mean, latency_p50: latency.p50, latency_p95: latency.p95, latency_p99: latency.p99, fps: latency.perSecond,
-    hardware: { cpuUtilization: facts.cpuPercent, usedMem: facts.memoryMb },
+    hardware: { cpuUtilization: facts.cpuPercent, usedMem: facts.memoryMb, ...(facts.gpuPercent === undefined ? {} : { cudaUtilization: facts.gpuPercent }) },
     // A stage does not look at its host; AIOS's names for what the host sees.
     ...(families.has('llm_active_sessions') && !families.has('llm_cpu_utilization') ? { llm_cpu_utilization: facts.cpuPercent } : {}),
+    ...(families.has('llm_active_sessions') && !families.has('llm_gpu_utilization') ? { llm_gpu_utilization: facts.gpuPercent ?? 0 } : {}),
   }
   const bySize = [...own].map(([name, fields]) => ({ name, fields, bytes: JSON.stringify(fields).length })).sort((a, b) => a.bytes - b.bytes || (a.name < b.name ? -1 : 1))
   let left = DOCUMENT_BYTES - JSON.stringify(fixed).length

@@ -23,7 +23,8 @@ export class StageMetrics {
   readonly #first: Histogram
   readonly #each: Histogram
   readonly #rows: Histogram
-  readonly #speed: Rolling
+  readonly #speed: Gauge
+  readonly #speeds: Rolling
   readonly #kvTokens: number
 
   constructor(metrics: Metrics, kvTokens: number) {
@@ -42,7 +43,8 @@ export class StageMetrics {
     this.#first = metrics.histogram('llm_time_to_first_token_seconds', {}, SECONDS)
     this.#each = metrics.histogram('llm_time_per_output_token_seconds', {}, SECONDS)
     this.#rows = metrics.histogram('llm_batch_size', {}, ROWS)
-    this.#speed = metrics.rolling('llm_tokens_per_second')
+    this.#speed = metrics.gauge('llm_tokens_per_second')
+    this.#speeds = metrics.rolling('llm_step_tokens_per_second')
   }
 
   opened(state: State, cached: number): void {
@@ -65,7 +67,10 @@ export class StageMetrics {
     if (count === 1) this.#generated.increment(rows)
     else this.#promptTokens.increment(rows * count)
     if (count === 1) this.#rows.observe(rows)
-    if (computeMs > 0) this.#speed.observe((rows * count * 1_000) / computeMs)
+    if (computeMs <= 0) return
+    const speed = (rows * count * 1_000) / computeMs
+    this.#speed.set(speed)
+    this.#speeds.observe(speed)
   }
 
   /** A step's outcome left, `now` as `performance.now()` has it. */
