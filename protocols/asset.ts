@@ -1,5 +1,5 @@
 import { z } from 'zod'
-import { cid, json, millis } from './ids.ts'
+import { cid, millis } from './ids.ts'
 import { uri } from './specs.ts'
 
 /** What the author of an asset asks of the mesh: so many live hosts that hold all of it. Value of the `replicas` registry, by asset URI. */
@@ -22,18 +22,3 @@ export type Yank = z.infer<typeof yank>
 
 /** A host's own note, in its journal, that it holds a replica for others, and until when at least. */
 export const pinLease = z.object({ content: cid, until: millis })
-
-/** AIOS's lists of asset stores and of container registries: one entry a store that somebody runs. Value of the `stores` registry, by `asset/id` or `container/id`. */
-export const storeEntry = z.object({
-  id: z.string().min(1).max(120),
-  kind: z.enum(['asset', 'container']),
-  name: z.string().max(200).default(''),
-  metadata: z.record(z.string(), json).default({}),
-  tags: z.array(z.string().max(100)).max(200).default([]),
-  publicUrl: z.string().max(500).default(''),
-  /** Container registries: AIOS's image prefix, configuration and storage. */
-  imagePrefix: z.string().max(300).optional(),
-  config: z.record(z.string(), json).optional(),
-  storage: z.record(z.string(), json).optional(),
-})
-export type StoreEntry = z.infer<typeof storeEntry>

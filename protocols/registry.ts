@@ -20,7 +20,6 @@ export const REGISTRIES = {
   controllers: 'owner',
   replicas: 'owner',
   yanks: 'owner',
-  stores: 'owner',
   lifecycles: 'owner',
   nodes: 'owner',
   groups: 'owner',

@@ -178,7 +178,7 @@ export function createPeer(ports: Ports, config: PeerConfig): Peer {
   const caretaker = new Caretaker(ports, { book: tasks, view: capacity, mayClose: peer => admission.may(peer, 'operate').ok })
   const parser = new Parser(ports, { actions, clusters, blocks: blockLife.actions, invoker, inventory, models, catalogue, templates, specs: library.specs, tasks })
   const allocator = new AdhocAllocation(ports, { view: capacity, inventory, policies, metrics, catalogue, placement })
-  const shelves = openShelves(ports, { library, actions, inventory, catalogue, graphs, stages: () => parser.stages() })
+  const shelves = openShelves(ports, { library, view: capacity, actions, inventory, catalogue, graphs, stages: () => parser.stages() })
   const inference = new Inference(ports, { actions, invoker, inventory, runs, catalogue, gate, quota: new ServerQuota(ports, policies) })
   return {
     ports, admission, view: capacity, catalogue, policies, executors, jobs, functions, graphs, instances, invoker, placement, blocks: blockLife.actions, control: blockLife.control, failures: blockLife.failures, runs, generations, actions, models, parser, inference, inventory, assets, thirdParty, texts, gate, controllers, health, metrics, clusters, groups: new ClusterGroups(ports, may), network, prechecks, stability, library, shelves, templates, tasks, allocator,

@@ -113,6 +113,8 @@ export class DiskContentStore implements ContentStore {
         yield bytes.subarray(Math.max(0, offset - leaf.offset), Math.min(leaf.size, until - leaf.offset))
       }
       await fetching
+      // Whoever has read all of it, every block verified, can give it to others.
+      if (offset === 0 && until === layout.size && !this.#whole.has(text)) await this.#keep(root, layout)
     } finally {
       end.abort(new MeshError('CANCELLED', 'the reader has left'))
     }

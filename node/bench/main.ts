@@ -7,6 +7,7 @@ const BENCHES: Readonly<Record<string, () => Promise<Bench>>> = {
   start: () => import('./start.ts'),
   roundtrip: () => import('./roundtrip.ts'),
   content: () => import('./content.ts'),
+  image: () => import('./image.ts'),
   replica: () => import('./replica.ts'),
   failover: () => import('./failover.ts'),
   coordinator: () => import('./coordinator.ts'),

@@ -20,6 +20,8 @@ export function addRegistryRoutes(app: Hono, { peer }: GatewayParts): void {
   addShelf(app, shelves.templates, { one: '/template', all: '/templates', key: 'templateUri' })
   addShelf(app, shelves.inferenceServers, { one: '/inference_server', all: '/inference_servers', key: 'id' })
   addShelf(app, shelves.splitRunners, { one: '/split-runner', all: '/split-runners', key: 'id' })
+  addShelf(app, shelves.assetStores, { one: '/asset_registry', all: '/asset_registries', key: 'id' })
+  addShelf(app, shelves.containerStores, { one: '/container_registry', all: '/container_registries', key: 'id' })
   addShelf(app, shelves.layers, { one: '/model-layer', all: '/model-layers', key: 'id' })
 
   app.get('/vdag/:uri', async context => {

@@ -26,6 +26,7 @@ import { addMeshRoutes } from './mesh-routes.ts'
 import { addMetricsRoutes } from './metrics-routes.ts'
 import { addModelRoutes } from './model-routes.ts'
 import { openInferenceDoor } from './open-inference/open-inference-routes.ts'
+import { addStoreRoutes } from './store-routes.ts'
 import { refuseOpenAi } from './openai/failure.ts'
 import { openAiDoor } from './openai/openai-routes.ts'
 import { traceDoor } from './trace-door.ts'
@@ -66,6 +67,7 @@ export async function openGateway(parts: Omit<GatewayParts, 'url'>, at: string):
   addGenerationRoutes(app, full)
   addAssetRoutes(app, full)
   addLifecycleRoutes(app, full)
+  addStoreRoutes(app, full)
   const { catalogue, invoker, texts, generations, view, ports } = parts.peer
   app.route('/v1', openAiDoor({ models: catalogue, catalogue, invoker, texts, generations, view, random: ports.random.fork('openai'), clock: ports.clock, telemetry: ports.telemetry }))
   app.route('/v2', openInferenceDoor({ catalogue, invoker, view }, manifest.version))

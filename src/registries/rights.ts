@@ -7,7 +7,7 @@ type May = (peer: PeerId, right: Right) => Verdict<true>
 
 /** What a registry asks of whoever writes into it. */
 const RIGHT_TO_WRITE: Readonly<Record<RegistryName, Right>> = {
-  components: 'publish', policies: 'publish', vdags: 'publish', specs: 'publish', templates: 'publish', assets: 'publish', layers: 'publish', images: 'publish', annotations: 'publish', records: 'publish', replicas: 'publish', yanks: 'publish', stores: 'publish', graphs: 'publish',
+  components: 'publish', policies: 'publish', vdags: 'publish', specs: 'publish', templates: 'publish', assets: 'publish', layers: 'publish', images: 'publish', annotations: 'publish', records: 'publish', replicas: 'publish', yanks: 'publish', graphs: 'publish',
   blocks: 'operate', services: 'operate', controllers: 'operate', clusters: 'operate', lifecycles: 'operate', members: 'join', tasks: 'join', nodes: 'operate', groups: 'operate', networks: 'operate', executors: 'operate', functions: 'operate',
 }
 

@@ -22,6 +22,14 @@ export const FILED = {
     kind: 'split_runner', id: 'split_runner_id',
     fields: { split_runner_public_url: '', split_runner_metadata: {}, split_runner_public_host: '', split_runner_tags: [] },
   },
+  assetStores: {
+    kind: 'asset_registry', id: 'asset_registry_id',
+    fields: { asset_registry_name: '', asset_registry_metadata: {}, asset_registry_tags: [], asset_registry_public_url: '' },
+  },
+  containerStores: {
+    kind: 'container_registry', id: 'container_registry_id',
+    fields: { container_registry_name: '', container_registry_metadata: {}, container_registry_tags: [], container_registry_public_url: '', container_registry_image_prefix: '', container_registry_config: {}, container_registry_storage_info: {} },
+  },
   layers: {
     kind: 'model_layer', id: 'model_layer_hash', named: true,
     fields: { model_asset_id: '', model_component_registry_uri: '', model_layer_public_url: '', model_layer_metadata: [], model_layer_rank: 0, model_world_size: 0 },

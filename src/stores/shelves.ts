@@ -9,12 +9,14 @@ import { toJson, isJsonObject, type JsonObject } from '../lib/json.ts'
 import { layerObjects, type ModelLayerObject } from '../llm/serve/split-job.ts'
 import type { Graphs } from '../policies/graphs.ts'
 import type { Ports } from '../ports.ts'
+import type { MeshView } from '../roles.ts'
 import type { ArtefactCatalogue } from '../registries/catalogue.ts'
 import { parseStoredSpec, parseStoredTemplate } from '../specs/stored.ts'
 import { BlockShelf } from './block-shelf.ts'
 import { FILED, FiledShelf } from './filed-shelf.ts'
 import type { Library } from './library.ts'
 import type { Shelf } from './shelf.ts'
+import { storeShelves } from './store-shelf.ts'
 import { VersionedShelf } from './versioned-shelf.ts'
 
 export type Shelves = {
@@ -28,16 +30,18 @@ export type Shelves = {
   readonly inferenceServers: Shelf
   readonly splitRunners: Shelf
   readonly layers: Shelf
+  readonly assetStores: Shelf
+  readonly containerStores: Shelf
 }
 
 type Parts = {
-  readonly library: Library; readonly actions: Actions; readonly inventory: Inventory; readonly catalogue: ArtefactCatalogue; readonly graphs: Graphs
+  readonly library: Library; readonly view: Pick<MeshView, 'ads'>; readonly actions: Actions; readonly inventory: Inventory; readonly catalogue: ArtefactCatalogue; readonly graphs: Graphs
   /** The published parts of models. */
   readonly stages: () => Promise<Parameters<typeof layerObjects>[0]>
 }
 
 /** Every registry of the mesh as AIOS's users know it. */
-export function openShelves(ports: Pick<Ports, 'clock' | 'identity' | 'random' | 'registries'>, { library, actions, inventory, catalogue, graphs, stages }: Parts): Shelves {
+export function openShelves(ports: Pick<Ports, 'clock' | 'identity' | 'random' | 'registries'>, { library, view, actions, inventory, catalogue, graphs, stages }: Parts): Shelves {
   const { annotations, documents } = library
   const { clock, identity: { peer } } = ports
   return {
@@ -71,6 +75,7 @@ export function openShelves(ports: Pick<Ports, 'clock' | 'identity' | 'random' |
     blocks: new BlockShelf({ actions, catalogue, inventory }),
     inferenceServers: new FiledShelf(ports, FILED.inferenceServers),
     splitRunners: new FiledShelf(ports, FILED.splitRunners),
+    ...storeShelves(ports, view),
     layers: withPublished(new FiledShelf(ports, FILED.layers), async () => layerObjects(await stages(), {})),
   }
 }

@@ -52,6 +52,8 @@ describe('AIOS’s assets registry on real peers', function () {
     const whole = await ask(3, object)
     assert.equal(sha(new Uint8Array(await whole.arrayBuffer())), sha(bytes))
     assert.equal(whole.headers.get('etag'), `"${document.asset_id}"`)
+    // Whoever has read all of it holds it for others.
+    await until(async () => (health.parse((await read(await ask(1, `/asset/${uri}/health`))).data).holders.join() === [net.peer(0).peer, net.peer(3).peer].sort().join() ? true : undefined))
     const head = await ask(2, object, { method: 'HEAD' })
     assert.deepEqual([head.status, head.headers.get('content-length'), head.headers.get('accept-ranges'), (await head.arrayBuffer()).byteLength], [200, '5000000', 'bytes', 0])
     for (const [range, from, to] of [['bytes=1048570-1048590', 1_048_570, 1_048_591], ['bytes=-7', 4_999_993, 5_000_000], ['bytes=4999999-', 4_999_999, 5_000_000]] as const) {

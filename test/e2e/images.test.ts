@@ -134,6 +134,23 @@ describe('container images on real peers', function () {
     assert.deepEqual(await code(await registry(0, `/v2/going/manifests/${digestOf(made.manifest)}`)), [404, 'MANIFEST_UNKNOWN'])
   })
 
+  it('every peer is listed as a container registry and an asset store, beside those that were filed, each with its health', async () => {
+    const documents = z.object({ success: z.literal(true), data: z.array(z.looseObject({})) })
+    const http = (path: string, init: RequestInit = {}): Promise<Response> => fetch(`${net.peer(1).http}${path}`, init)
+    const healthy = async (path: string): Promise<boolean> => z.object({ data: z.object({ healthy: z.boolean() }) }).parse(await (await http(path)).json()).data.healthy
+    for (const [kind, list, check, good] of [['container_registry', '/container_registries', '/check_container_health', `http://${net.peer(0).oci}`], ['asset_registry', '/asset_registries', '/check_health', net.peer(0).http]] as const) {
+      assert.equal((await http(`/${kind}`, { method: 'POST', body: JSON.stringify({ [`${kind}_id`]: 'near', [`${kind}_public_url`]: good, [`${kind}_tags`]: ['ours'] }) })).status, 201)
+      assert.equal((await http(`/${kind}`, { method: 'POST', body: JSON.stringify({ [`${kind}_id`]: 'away', [`${kind}_public_url`]: 'http://127.0.0.1:1' }) })).status, 201)
+      const all = documents.parse(await (await http(list)).json()).data.map(document => document[`${kind}_id`])
+      assert.deepEqual([...all].sort(), [...net.running().map(({ peer }) => peer), 'near', 'away'].sort())
+      assert.deepEqual(documents.parse(await (await http(list, { method: 'POST', body: JSON.stringify({ [`${kind}_tags`]: 'ours' }) })).json()).data.map(document => document[`${kind}_id`]), ['near'])
+      assert.deepEqual([await healthy(`${check}/near`), await healthy(`${check}/away`), await healthy(`${check}/${net.peer(2).peer}`)], [true, false, true])
+      assert.equal((await http(`${check}/nobody`)).status, 404)
+      assert.equal((await http(`/${kind}/away`, { method: 'DELETE' })).status, 200)
+      assert.equal((await http(`/${kind}/away`)).status, 404)
+    }
+  })
+
   it('skopeo copies an image to one peer and from another, bit for bit', async function () {
     const skopeo = (...args: readonly string[]): void => {
       const { status, stderr } = spawnSync('skopeo', args, { encoding: 'utf8' })
