@@ -280,8 +280,11 @@ export class Steward {
     const epoch = await this.#epochs.take(block, seen)
     if (epoch === undefined || this.#stopped) return undefined
     const taken = new Stewardship(block, epoch)
-    // Their ads may have been missed. Renewing finds out what became of them.
-    for (const { contract, envelope } of this.#mirrors.contracts(block)) if (this.#isLive(contract.host)) taken.holds(contract, envelope, this.#ports.clock.monotonic(), false)
+    // Their ads may have been missed. Renewing finds out what became of them; what died with the steward before is to be replaced.
+    for (const { contract, envelope } of this.#mirrors.contracts(block)) {
+      if (this.#isLive(contract.host)) taken.holds(contract, envelope, this.#ports.clock.monotonic(), false)
+      else taken.lost = true
+    }
     this.#inherit(taken)
     this.#stewardships.set(block, taken)
     for (const hear of this.#roleHearers) hear(block)

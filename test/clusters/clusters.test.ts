@@ -174,3 +174,55 @@ describe('cluster stability', () => {
     assert.equal((await town.do(refusal(town.peer(2).parser.perform('executeMgmtCommand', { clusterId: 'trio', service: 'executor', mgmtCommand: 'x' }, new AbortController().signal)))).code, 'SPEC_INVALID')
   })
 })
+
+describe('around clusters', () => {
+  let town: Town
+  before(async () => {
+    town = await Town.started(3)
+  })
+
+  it('a cluster that takes anybody needs no invite, and one whose owner listed a host neither', async () => {
+    await town.do(town.peer(0).clusters.create({ id: 'open', config: { allowExternalNodes: true } }))
+    await town.do(town.peer(0).clusters.create({ id: 'closed' }))
+    await town.pass(1_000)
+    await town.do(town.peer(1).clusters.join('open'))
+    assert.equal((await town.do(refusal(town.peer(2).clusters.join('closed')))).code, 'FORBIDDEN')
+    await town.do(town.peer(0).clusters.addNode({ clusterId: 'closed', id: town.id(2) }))
+    await town.pass(1_000)
+    assert.equal(town.peer(0).view.ad(town.id(2))?.cluster, town.id(2), 'being listed is not yet being in')
+    await town.do(town.peer(2).clusters.join('closed'))
+    await town.until('both are in', () => town.peer(0).view.ad(town.id(1))?.cluster === 'open' && town.peer(0).view.ad(town.id(2))?.cluster === 'closed')
+    assert.equal((await town.do(refusal(town.peer(1).clusters.join('nowhere')))).code, 'NOT_FOUND')
+    assert.equal((await town.do(refusal(town.peer(1).clusters.join('aiosc1xyz')))).code, 'BAD_INPUT')
+  })
+
+  it('a host that restarts is of its cluster still', async () => {
+    const host = town.world.hosts[2]!
+    town.world.crash(host)
+    await town.pass(2_000)
+    await town.do(town.world.start(host))
+    await town.until('it is back in its cluster', () => town.peer(0).view.ad(town.id(2))?.cluster === 'closed')
+  })
+
+  it('groups of clusters are their maker\'s', async () => {
+    const { groups } = town.peer(0)
+    const made = await town.do(groups.create({ group_id: 'all', group_children_ids: ['open', 'closed'], group_metadata: { purpose: 'tests' } }))
+    assert.deepEqual([made.group_children_ids, made.group_parent_ids], [['open', 'closed'], []])
+    assert.equal((await town.do(refusal(groups.create({ group_id: 'all' })))).code, 'ALREADY_EXISTS')
+    await town.pass(1_000)
+    assert.equal((await town.do(refusal(town.peer(1).groups.update('all', { group_description: 'mine' })))).code, 'FORBIDDEN')
+    assert.equal((await town.do(groups.update('all', { group_description: 'both' }))).group_children_ids.length, 2)
+    await town.do(groups.remove('all'))
+    assert.equal((await town.do(refusal(groups.get('all')))).code, 'NOT_FOUND')
+    assert.equal((await town.do(refusal(groups.create({ group_children_ids: 'no list' })))).code, 'SPEC_INVALID')
+  })
+
+  it('the network has AIOS\'s document, which its owner alone changes, and every peer reads', async () => {
+    const { network } = town.peer(0)
+    await town.do(network.update({ metadata: { purpose: 'tests' }, services_map: { parser: 'any peer' } }))
+    await town.until('it is everywhere', () => town.peer(2).network.document().services_map['parser'] === 'any peer')
+    assert.deepEqual([town.peer(2).network.document().network_name, town.peer(2).network.document().metadata], ['simulated', { purpose: 'tests' }])
+    assert.equal((await town.do(refusal(town.peer(1).network.update({ metadata: {} })))).code, 'FORBIDDEN')
+    assert.equal((await town.do(refusal(network.update({ policies: { add_node: 7 } })))).code, 'SPEC_INVALID')
+  })
+})

@@ -59,6 +59,50 @@ describe('the policies of a placement', () => {
     assert.deepEqual(bids.map(({ score }) => score), [1, 1], 'a score above 1 is clamped')
   })
 
+  it('the resource allocator is asked for an allocation at first, for a scale when more are wanted, for a reassignment when one is lost, and its no to each counts', async () => {
+    for (const declined of ['allocation', 'scale', 'reassignment']) {
+      const { world, block } = await started({ peers: 3 })
+      const resourceAllocator = await publish(world, 'picky', `export default (parameters, input) => {
+        const node_id = input.payload.healthy_nodes[0].id
+        if (input.action === parameters.declined) return {}
+        const expected = ['block', 'cluster', 'cluster_metrics', 'healthy_nodes'].every(key => key in input.payload)
+        return input.action === 'dry_run' ? { selection_score_data: { score: expected ? 1 : 0, node_info: { node_id, gpus: [] } } } : { node_id, gpus: [] }
+      }`, { declined })
+      const { catalogue, placement } = world.peers.get(world.hosts[0]!.peer)!
+      const wanted = block({ policies: { resourceAllocator } })
+      const stuck = (ready: number): boolean => {
+        const steward = world.peers.get(placement.stewardOf('b') ?? '')
+        return running(world, 'b').filter(({ state }) => state === 'ready').length === ready && JSON.stringify(steward?.placement.lastPlacement('b') ?? '').includes('declines')
+      }
+      const untilStuck = async (ready: number): Promise<void> => {
+        for (let tries = 0; !stuck(ready); tries += 1) {
+          assert.ok(tries < 300, `${declined}: ${JSON.stringify(running(world, 'b'))}`)
+          await world.run(world.now + 100)
+        }
+      }
+      await world.drive(catalogue.putBlock(wanted))
+      if (declined === 'allocation') {
+        await untilStuck(0)
+        continue
+      }
+      await untilReady(world, 'b', 1)
+      if (declined === 'scale') {
+        await world.drive(catalogue.putBlock({ ...wanted, minInstances: 2, revision: 1 }))
+        await untilStuck(1)
+        continue
+      }
+      const host = running(world, 'b')[0]?.host
+      const victim = world.hosts.find(({ peer }) => peer === host)
+      assert.ok(victim !== undefined)
+      world.crash(victim)
+      await world.run(world.now + 8_000)
+      assert.deepEqual(running(world, 'b'), [])
+      const survivor = [...world.peers.values()][0]
+      const steward = world.peers.get(survivor?.placement.stewardOf('b') ?? '')
+      assert.match(JSON.stringify(steward?.placement.lastPlacement('b') ?? ''), /declines/)
+    }
+  })
+
   it('each host is shown with the score it gave itself, in whatever order they answer, and without a rule the highest is taken', async () => {
     for (const seed of [1, 2, 3]) {
       const { world, block } = await started({ peers: 4, seed, weather: { delayMs: [1, 120], loss: 0, duplicate: 0 } })
