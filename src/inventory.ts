@@ -7,13 +7,16 @@ import type { ArtefactCatalogue } from './registries/catalogue.ts'
 import type { MeshView, PolicyCalls } from './roles.ts'
 import { BlockTable } from './search/block-table.ts'
 import { ClusterTable, type KnownClusters } from './search/cluster-table.ts'
-import { parseFilter, type FilterIR, type MatchType } from './specs/filter.ts'
+import { parseFilter, variablesOf, type FilterIR, type MatchType } from './specs/filter.ts'
 import { askedAbout, evaluate } from './specs/join.ts'
 import { parseSearch, type SearchSources } from './specs/search.ts'
 import type { Library } from './stores/library.ts'
 
 /** Documents that somebody else keeps, by the name under which a search looks through them. */
 export type MoreSources = { readonly [Source in 'policyFunctions' | 'policyGraphs']?: () => Promise<readonly JsonObject[]> | readonly JsonObject[] }
+
+/** A query about a block that reads more of its clusters than their names. */
+const INTO_CLUSTERS = /^(?:block\.)?cluster(?:\.(?!id$)|$)/
 
 /** What is known of blocks, clusters and vDAGs at work. */
 export type Measured = Pick<MeshMetrics, 'blocks' | 'clusters' | 'vdags' | 'knownBlock'>
@@ -31,8 +34,8 @@ export class Inventory {
     this.#metrics = metrics
     this.#policies = policies
     this.#library = library
-    this.#blocks = new BlockTable(view, catalogue, library.documents.components)
     this.#clusters = new ClusterTable(view, clusters)
+    this.#blocks = new BlockTable(view, catalogue, library.documents.components)
   }
 
   /** Further documents to look through. */
@@ -67,7 +70,12 @@ export class Inventory {
   }
 
   #measured(blocks: readonly JsonObject[]): readonly JsonObject[] {
-    return blocks.map(block => ({ ...block, metrics: this.#metrics.knownBlock(idOf(block)) }))
+    return blocks.map(block => ({ ...block, cluster: this.#clustersOf(block), metrics: this.#metrics.knownBlock(idOf(block)) }))
+  }
+
+  /** The clusters a block runs on, as AIOS's blocks carry them. */
+  #clustersOf({ cluster }: JsonObject): readonly JsonObject[] {
+    return Array.isArray(cluster) ? cluster.map(one => this.#clusters.brief(isJsonObject(one) ? idOf(one) : '')) : []
   }
 
   async #rank(rule: PolicyRef, found: readonly JsonObject[]): Promise<readonly Json[]> {
@@ -85,12 +93,13 @@ export class Inventory {
     const kinds: readonly MatchType[] = [rule.matchType, ...askedAbout(rule)]
     const { documents } = this.#library
     const { policyFunctions, policyGraphs } = this.#more
+    const intoClusters = variablesOf(rule.filter.blockQuery).some(variable => INTO_CLUSTERS.test(variable))
     const { clusterMetricsQuery, blockMetricsQuery, vdagMetricsQuery } = rule.filter
     const sources: SearchSources = {
       ...(kinds.includes('cluster') ? { clusters: this.clusters() } : {}),
       // Who asks for metrics wants them of now.
       ...(clusterMetricsQuery !== undefined ? { clusterMetrics: await this.#metrics.clusters() } : {}),
-      ...(kinds.includes('block') ? { blocks: await this.#blocks.documents() } : {}),
+      ...(kinds.includes('block') ? { blocks: intoClusters ? (await this.#blocks.documents()).map(block => ({ ...block, cluster: this.#clustersOf(block) })) : await this.#blocks.documents() } : {}),
       ...(kinds.includes('vdag') ? { vdags: await documents.vdags.documents() } : {}),
       ...(vdagMetricsQuery !== undefined ? { vdagMetrics: await this.#metrics.vdags() } : {}),
       ...(kinds.includes('component') ? { components: await documents.components.documents() } : {}),

@@ -11,7 +11,10 @@ import { body } from './request-body.ts'
  * the same request one task; with `?wait=false` the answer is the task's id, and its state is asked for.
  */
 export function addAiosRoutes(app: Hono, { peer }: GatewayParts): void {
-  const { parser } = peer
+  const { parser, inventory } = peer
+  // AIOS's search server, which parses no envelope under /no-ir; here either takes either.
+  for (const path of ['/api/filter-data', '/api/no-ir/filter']) app.post(path, async context => context.json({ success: true, data: await inventory.filter(await body(context, json)) }))
+  for (const path of ['/api/similarity-search', '/api/no-ir/similarity-search']) app.post(path, async context => context.json({ success: true, data: await inventory.search(await body(context, json)) }))
   app.get('/api/tasks', taskList(peer))
   app.post('/api/reinitiate/:task', async context => answer(context, await parser.again(context.req.param('task'), context.req.raw.signal, optionsOf(context))))
   app.post('/api/with-spec/:action', async context => {

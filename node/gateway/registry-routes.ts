@@ -1,6 +1,7 @@
 import type { Hono } from 'hono'
 import { z } from 'zod'
 import { json, type Json } from '../../protocols/ids.ts'
+import { unwrap } from '../../src/specs/envelope.ts'
 import { query, type Shelf } from '../../src/stores/shelf.ts'
 import type { GatewayParts } from './server.ts'
 import { body } from './request-body.ts'
@@ -14,7 +15,7 @@ export function addRegistryRoutes(app: Hono, { peer }: GatewayParts): void {
 
   app.post('/template/execute', async context => {
     const { template_uri: uri, input_data: values, parameters } = await body(context, z.looseObject({ template_uri: z.string().min(1), input_data: z.record(z.string(), json), parameters: z.record(z.string(), json).default({}) }))
-    return context.json({ success: true, data: await templates.run(uri, values, parameters) })
+    return context.json({ success: true, data: await templates.run(uri, unwrap(values, 'input_data').values, parameters) })
   })
   addShelf(app, shelves.specs, { one: '/spec', all: '/specs', key: 'specUri' })
   addShelf(app, shelves.templates, { one: '/template', all: '/templates', key: 'templateUri' })

@@ -7,6 +7,8 @@ import type { Peer } from '../../src/peer.ts'
 import type { GatewayParts } from './server.ts'
 import { body } from './request-body.ts'
 
+/** AIOS's documentation and its code name some kinds differently. */
+const KINDS: Readonly<Record<string, string>> = { block_alloc: 'block_allocation', vdag_processing: 'vdag_creation', cluster_infra_creation: 'cluster_creation' }
 /** AIOS's splitter says "complete". */
 const status = z.preprocess(value => (value === 'complete' ? 'completed' : value), taskStatus)
 const begun = z.looseObject({ task_type: z.string().min(1).max(100), task_data: json.default(null), task_status: status.optional(), task_status_data: json.optional() })
@@ -50,7 +52,8 @@ export function taskList({ tasks }: Peer) {
     const asked = context.req.query()
     const limit = asked['limit'] === undefined ? undefined : Number(asked['limit'])
     if (limit !== undefined && (!Number.isInteger(limit) || limit < 1)) throw new MeshError('BAD_INPUT', `limit: ${asked['limit']} is no whole number above 0`)
-    const found = await tasks.list({ type: asked['task_type'] ?? asked['type'], status: asked['task_status'] ?? asked['status'], action: asked['action'], from: timeOf('start_time', asked['start_time']), to: timeOf('end_time', asked['end_time']), limit })
+    const type = asked['task_type'] ?? asked['type']
+    const found = await tasks.list({ type: type === undefined ? undefined : KINDS[type] ?? type, status: asked['task_status'] ?? asked['status'], action: asked['action'], from: timeOf('start_time', asked['start_time']), to: timeOf('end_time', asked['end_time']), limit })
     return context.json({ success: true, result: found.map(viewOf), data: found.map(viewOf) })
   }
 }

@@ -29,7 +29,7 @@ export const HOOKS: Readonly<Record<HookName, Hook>> = {
   template: {
     names: ['templatePolicyRuleUri'],
     asked: 'when a document names a template other than Parser/V1',
-    input: '{ template_data, spec }',
+    input: '{ header, body: { spec: { values } } } as it was sent, with template_data and spec: the values, and the document once more',
     answer: 'the spec in its plain form',
     settings: [],
     onFailure: 'refuse',

@@ -91,6 +91,7 @@ export class BlockTable {
       ...spelt, id: block.blockId, componentUri: block.componentURI, blockUri: block.componentURI,
       // The whole document stays under `component`, as in AIOS; the CID a block is pinned to has a name of its own.
       componentCid: block.component, component: component ?? { componentURI: block.componentURI },
+      // No more than their names: a cluster changes with every word of its hosts.
       cluster: clusters.map(id => ({ id })),
     }
   }

@@ -15,12 +15,25 @@ export class ClusterTable {
   readonly #known: KnownClusters
   readonly #documents = new Map<string, JsonObject>()
   readonly #clusterOf = new Map<PeerId, string>()
+  readonly #briefs = new WeakMap<JsonObject, JsonObject>()
   #watching = false
   #sorted: readonly JsonObject[] | undefined
 
   constructor(view: MeshView, known: KnownClusters) {
     this.#view = view
     this.#known = known
+  }
+
+  /** One cluster without its hosts and their metrics, as a block's document carries it. */
+  brief(id: string): JsonObject {
+    this.documents()
+    const whole = this.#documents.get(id)
+    if (whole === undefined) return { id }
+    const known = this.#briefs.get(whole)
+    if (known !== undefined) return known
+    const { nodes: _, metrics: __, ...brief } = whole
+    this.#briefs.set(whole, brief)
+    return brief
   }
 
   /** By id. The same array as long as nothing has changed. */

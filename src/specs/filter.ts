@@ -137,6 +137,13 @@ export function compileCondition(condition: Condition, entity?: string): (docume
   return document => some(document, test)
 }
 
+/** The paths that a condition reads. */
+export function variablesOf(condition: Condition | undefined): readonly string[] {
+  if (condition === undefined) return []
+  if ('logicalOperator' in condition) return condition.conditions.flatMap(variablesOf)
+  return ['aggOperator' in condition ? condition.target : condition.variable]
+}
+
 type Reach = (document: Json, test: (value: Json) => boolean) => boolean
 
 function reach(dotted: string, entity: string | undefined): Reach {

@@ -39,11 +39,13 @@ export class Templates {
     for (const problem of validate(template.data, values)) problems.add('', problem)
     problems.settle()
     const filled = withDefaults(template.data, values)
+    // AIOS's documentation hands a rule the whole document, its code the document beside the template's data; either finds what it reads.
+    const whole = { header: { templateUri: template.templateURI, parameters }, body: { spec: { values: filled } } }
     if (template.policyRuleURI === undefined) return filled
     const { value } = await this.#policies.decide<JsonObject>({
       hook: 'template',
       rule: { policyRuleURI: template.policyRuleURI, parameters: { ...parameters }, settings: {} },
-      input: { template_data: template.data, spec: filled },
+      input: { ...whole, template_data: template.data, spec: { ...filled, ...whole } },
       accept: answer => (isJsonObject(answer) ? granted(answer) : refused('a template rule must return the spec it makes')),
       fallback: failure => {
         throw new MeshError('POLICY_FAILED', `template ${template.templateURI}: ${failure ?? 'its rule gave no answer'}`, { details: { template: template.templateURI } })

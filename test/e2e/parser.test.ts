@@ -143,6 +143,9 @@ describe("AIOS's parser, stores, tasks and registries over HTTP", function () {
     assert.deepEqual(Object(await data(0, 'PUT', '/block/update/later', { $set: { maxInstances: 2 }, $push: { tags: 'slow' } })).tags, ['slow'])
     assert.match(await failure(2, 'DELETE', '/blocks/later'), /^403 FORBIDDEN/)
     await data(0, 'DELETE', '/blocks/later')
+    const own = { matchType: 'block', filter: { blockQuery: { variable: 'id', operator: '==', value: 'twice' } } }
+    for (const path of ['/api/filter-data', '/api/no-ir/filter']) assert.equal(Object(await data(1, 'POST', path, own)).length, 1)
+    assert.equal(Object(await data(1, 'POST', '/api/no-ir/similarity-search', { rankingPolicyRule: { policyRuleURI: 'none:1-s', parameters: { filterRule: own } } })).length, 1, "AIOS's search server answers beside the parser")
     await act(0, '/api/createvDAG', { vdagName: 'chain', vdagVersion: { version: '1', 'release-tag': 's' }, nodes: [{ nodeLabel: 'a', manualBlockId: 'twice' }] })
     assert.equal(Object(await data(0, 'GET', '/vdag/chain:1-s')).assignment_info.a[0], 'twice')
     assert.equal(Object(await data(0, 'POST', '/vdags', { vdag_name: 'chain' })).length, 1)

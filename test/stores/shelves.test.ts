@@ -78,6 +78,16 @@ describe('the registries, as their users know them', function () {
       assert.equal(Object(result).blockId, 'by-template')
       assert.equal((await town.do(shelf(1, 'templates').get('quick')))['templatePolicyRuleUri'], policyRuleURI)
     })
+
+    it('shows a rule the document as AIOS’s documentation has it, and as its code has it', async () => {
+      const documented = await town.rule('documented', 'class AIOSv1PolicyRule { eval(parameters, input_data) { const { blockId, service, mgmtCommand } = input_data["body"]["spec"]["values"]; if (input_data["spec"]["body"]["spec"]["values"].blockId !== blockId) throw new Error("two documents"); return { blockId, service, mgmtCommand, mgmtData: { by: input_data.header.templateUri } } } }')
+      await create(0, 'templates', { templateUri: 'ExecuteMgmtCommandTemplate:1.0-stable', templatePolicyRuleUri: documented.policyRuleURI, templateMetadata: { author: 'admin' }, templateName: 'ExecuteMgmtCommandTemplate', templateVersion: { templateVersion: '1.0', tag: 'stable' }, templateTags: ['mgmt'], templateData: '{ "blockId": { "type": "string", "pattern": "^[a-zA-Z0-9_-]+$" }, "service": { "type": "string", "choices": ["instances", "executor"] } }' })
+      await wait()
+      const document = { header: { templateUri: 'ExecuteMgmtCommandTemplate:1.0-stable', parameters: {} }, body: { spec: { values: { blockId: 'by-template', service: 'instances', mgmtCommand: 'stats', mgmtData: {} } } } }
+      assert.deepEqual(await town.do(town.peer(2).templates.plain(document)), { blockId: 'by-template', service: 'instances', mgmtCommand: 'stats', mgmtData: { by: 'ExecuteMgmtCommandTemplate:1.0-stable' } })
+      assert.equal(Object.keys(Object((await town.do(town.peer(2).parser.perform('executeMgmtCommand', document, NEVER))).result)).length, 1)
+      assert.match((await refusal(town.do(town.peer(2).parser.perform('executeMgmtCommand', { ...document, body: { spec: { values: { blockId: 'a b', service: 'scheduler' } } } }, NEVER)))).message, /blockId: "a b" must be text that matches.*service: "scheduler" must be one of/)
+    })
   })
 
   describe('the other registries', () => {
@@ -107,6 +117,9 @@ describe('the registries, as their users know them', function () {
       assert.deepEqual(await find(2, 'components', { tags: 'checked', 'componentMetadata.owner': 'lab' }, 'componentURI'), [uri])
       const found = await town.do(town.peer(2).inventory.filter({ matchType: 'block', filter: { blockQuery: { variable: 'component.componentMetadata.owner', operator: '==', value: 'lab' } } }))
       assert.deepEqual(found.map(({ id }) => id).sort(), ['by-template', 'from-store'], 'a block’s component is seen as it is now')
+      const near = await town.do(town.peer(2).inventory.filter({ matchType: 'block', filter: { blockQuery: { variable: 'cluster.status', operator: '==', value: 'live' } } }))
+      assert.deepEqual(near.map(({ id }) => id).sort(), ['by-template', 'from-store'], 'so are the clusters it runs on')
+      assert.equal(Object(near[0]?.['cluster'])[0].nodes, undefined)
     })
 
     it('a block is changed through its document, and the change is carried out', async () => {
