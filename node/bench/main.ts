@@ -23,6 +23,7 @@ const BENCHES: Readonly<Record<string, () => Promise<Bench>>> = {
   'llm-speculate': () => import('./llm-speculate.ts'),
   'llm-choose': () => import('./choose.ts'),
   plan: () => import('./plan.ts'),
+  policy: () => import('./policy.ts'),
   search: () => import('./search.ts'),
   'llm-import': () => import('./llm-import.ts'),
 }
