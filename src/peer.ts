@@ -25,6 +25,7 @@ import { HealthWatch } from './controllers/health-watch.ts'
 import { Inference } from './inference/inference.ts'
 import { ServerQuota } from './inference/server-quota.ts'
 import { ModelServing } from './llm/serve/serving.ts'
+import { SplitPlacement } from './llm/serve/split-placement.ts'
 import { Inventory } from './inventory.ts'
 import { HostMetrics } from './metrics/host-metrics.ts'
 import { MeshMetrics } from './metrics/mesh-metrics.ts'
@@ -98,6 +99,8 @@ export type Peer = {
   readonly generations: SplitGenerations
   readonly actions: Actions
   readonly models: ModelServing
+  /** Stages of models on nodes that somebody, or a rule, chose. */
+  readonly splits: SplitPlacement
   readonly parser: Parser
   readonly inference: Inference
   readonly gate: Gate
@@ -171,6 +174,7 @@ export function createPeer(ports: Ports, config: PeerConfig): Peer {
   const thirdParty = new ThirdParty(ports, { view: capacity, catalogue, policies })
   const actions = new Actions(ports, { thirdParty, admission, gate, controllers, view: capacity, catalogue, placement, runs, governed })
   const models = new ModelServing(ports, { view: capacity, catalogue, placement, may: (peer, right) => admission.may(peer, right) })
+  const splits = new SplitPlacement({ view: capacity, models, inventory, policies, metrics })
   const replicas = new Replicas(ports, { view: capacity, catalogue }, config.replicas)
   const assets = new Assets(ports, { catalogue, replicas, may })
   const templates = new Templates(ports.clock, library.templates, policies)
@@ -181,7 +185,7 @@ export function createPeer(ports: Ports, config: PeerConfig): Peer {
   const shelves = openShelves(ports, { library, view: capacity, actions, inventory, catalogue, graphs, stages: () => parser.stages() })
   const inference = new Inference(ports, { actions, invoker, inventory, runs, catalogue, gate, quota: new ServerQuota(ports, policies) })
   return {
-    ports, admission, view: capacity, catalogue, policies, executors, jobs, functions, graphs, instances, invoker, placement, blocks: blockLife.actions, control: blockLife.control, failures: blockLife.failures, runs, generations, actions, models, parser, inference, inventory, assets, thirdParty, texts, gate, controllers, health, metrics, clusters, groups: new ClusterGroups(ports, may), network, prechecks, stability, library, shelves, templates, tasks, allocator,
+    ports, admission, view: capacity, catalogue, policies, executors, jobs, functions, graphs, instances, invoker, placement, blocks: blockLife.actions, control: blockLife.control, failures: blockLife.failures, runs, generations, actions, models, splits, parser, inference, inventory, assets, thirdParty, texts, gate, controllers, health, metrics, clusters, groups: new ClusterGroups(ports, may), network, prechecks, stability, library, shelves, templates, tasks, allocator,
     mayWrite(writer, registry, key) {
       const verdict = mayWriteKey(may, writer, registry, key)
       return verdict.ok && registry === 'networks' ? network.mayWrite(writer, key) : verdict

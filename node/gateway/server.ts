@@ -13,6 +13,7 @@ import { addAssetRoutes, addAssetUpload } from './asset-routes.ts'
 import { addClusterRoutes, addNetworkRoutes } from './cluster-routes.ts'
 import { addComponentRoutes } from './component-routes.ts'
 import { addPolicyRoutes } from './policy-routes.ts'
+import { addSplitRoutes } from './split-routes.ts'
 import { addRegistryRoutes } from './registry-routes.ts'
 import { addTaskRoutes } from './task-routes.ts'
 import { addGenerationRoutes } from './generation-routes.ts'
@@ -61,6 +62,7 @@ export async function openGateway(parts: Omit<GatewayParts, 'url'>, at: string):
   addComponentRoutes(app, full)
   addTaskRoutes(app, full)
   addPolicyRoutes(app, full)
+  addSplitRoutes(app, full)
   addRegistryRoutes(app, full)
   addAiosRoutes(app, full)
   addInferRoutes(app, full)

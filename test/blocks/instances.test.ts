@@ -151,4 +151,22 @@ describe('instances', () => {
     await village.place(1, 'in-b')
     assert.deepEqual(await ask(village, 0, { q: 3 }), [{ asked: { q: 3, before: 1 }, by: 'in-b' }])
   })
+
+  it('pre_processing is asked with the packet before it enters the code, post_processing with what the code gave, each with the block it is about', async () => {
+    const ref = (policyRuleURI: string) => ({ policyRuleURI, parameters: {}, settings: {} })
+    const village = await new Village(2, { policies: { pre_processing: ref('pre:1.0-stable'), post_processing: ref('post:1.0-stable') } }).open()
+    village.rules.set('pre:1.0-stable', 'export default (parameters, { packet, block_data }) => ({ packet: { ...packet, data: { ...packet.data, pre: block_data.blockId } } })')
+    village.rules.set('post:1.0-stable', 'export default (parameters, { packet, block_data }) => ({ packet: { ...packet, data: { ...packet.data, post: block_data.blockId } } })')
+    village.code = async function * (asked, at) {
+      for await (const answer of echo(await at.start.packetPolicy('pre_processing', asked), at)) yield await at.start.packetPolicy('post_processing', answer)
+    }
+    await village.place(1, 'in-a')
+    assert.deepEqual(await ask(village, 0, { q: 1 }), [{ asked: { q: 1, pre: BLOCK }, by: 'in-a', post: BLOCK }])
+    village.rules.set('bad:1.0-stable', 'export default () => { throw new Error("no") }')
+    village.blocks = [{ ...village.block, policies: { pre_processing: ref('bad:1.0-stable'), post_processing: ref('bad:1.0-stable') } }]
+    village.block = village.blocks[0]!
+    await village.place(1, 'in-b')
+    village.ads.delete('in-a')
+    assert.deepEqual(await ask(village, 0, { q: 2 }), [{ asked: { q: 2 }, by: 'in-b' }], 'a rule that fails leaves the packet as it was')
+  })
 })

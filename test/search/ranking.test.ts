@@ -31,4 +31,17 @@ describe('search ranking', function () {
     assert.equal((await search(broken.policyRuleURI)).length, 3)
     assert.equal((await search('none:1-x')).length, 3)
   })
+
+  it('has the metrics of what was found, by the names of AIOS’s metrics systems', async () => {
+    const freest = await town.rule('freest', `class AIOSv1PolicyRule {
+      constructor(id, settings) { this.settings = settings }
+      eval(parameters, found) {
+        const known = this.settings.cluster_metrics_api.get_cluster
+        return found.map(one => ({ id: one.id, clusterId: known[one.id].clusterId, nodes: known[one.id].nodes.length, blocks: typeof this.settings.block_metrics_api.get_block }))
+      }
+    }`)
+    const rule = { ...freest, settings: {}, parameters: { filterRule: { matchType: 'cluster', filter: { clusterQuery: { variable: 'status', operator: '==', value: 'live' } } } } }
+    const found = await town.do(town.peer(1).inventory.search({ matchType: 'cluster', rankingPolicyRule: rule }))
+    assert.deepEqual(found, [0, 1, 2].map(at => town.id(at)).sort().map(id => ({ id, clusterId: id, nodes: 1, blocks: 'object' })))
+  })
 })

@@ -4,14 +4,17 @@ import type { PeerId } from '../../../protocols/ids.ts'
 import type { ModelManifest } from '../../../protocols/model.ts'
 import type { Needs } from '../../../protocols/resources.ts'
 import { leastBottleneck } from './bottleneck.ts'
+import { leastBottleneckInOrder, leastLatencyInOrder } from './in-order.ts'
 import { EXACT_HOSTS, leastLatency } from './latency.ts'
 import { planHosts, type Distance, type HostRefused, type HostSpeed, type PlanHosts } from './plan-hosts.ts'
-import type { Plan } from './problem.ts'
+import { StageCosts, type Plan } from './problem.ts'
 import { stageNeeds, type Promised } from './stage-needs.ts'
 
 export type PlanWish = Promised & {
   readonly aim: 'latency' | 'throughput'
   readonly shards: number | 'auto'
+  /** These hosts, in this order, and no others: somebody has decided. Only the cuts are left to plan. */
+  readonly order?: readonly PeerId[] | undefined
 }
 
 export type StageChoice = {
@@ -52,7 +55,9 @@ export function planModel(manifest: ModelManifest, ads: readonly CapacityAd[], w
   if (wish.shards !== 'auto' && wish.shards > layers) return refused(`${wish.shards} stages are more than the model's ${layers} layers`)
   if (problem.hosts.length === 0) return refused(`no host can run a stage: ${reasons(hosts.refused)}`, true)
   if (wish.shards !== 'auto' && wish.shards > problem.hosts.length) return refused(`${wish.shards} stages need as many hosts; ${problem.hosts.length} can run one${hosts.refused.length === 0 ? '' : ` (${reasons(hosts.refused)})`}`, true)
-  const plan = wish.aim === 'latency' ? quickest(hosts, wish.shards) : fullest(hosts, wish)
+  const absent = wish.order?.find(peer => !problem.hosts.some(host => host.peer === peer))
+  if (absent !== undefined) return refused(`${absent.slice(-6)} was chosen and ${hosts.refused.find(({ peer }) => peer === absent)?.because ?? 'is not known'}`, true)
+  const plan = wish.order !== undefined ? inOrder(hosts, wish.order, wish.aim) : wish.aim === 'latency' ? quickest(hosts, wish.shards) : fullest(hosts, wish)
   if (plan === undefined) return refused(missing(manifest, hosts, wish), true)
   return granted(described(manifest, hosts, plan, wish))
 }
@@ -61,6 +66,12 @@ function quickest({ problem }: PlanHosts, shards: PlanWish['shards']): Plan | un
   const stages = shards === 'auto' ? {} : { stages: shards }
   // Where layers differ so much that the mean misleads, the other solver still finds a chain that fits.
   return leastLatency(problem, stages) ?? leastBottleneck(problem, stages)
+}
+
+function inOrder({ problem }: PlanHosts, order: readonly PeerId[], aim: PlanWish['aim']): Plan | undefined {
+  const costs = new StageCosts(problem)
+  const hosts = order.map(peer => problem.hosts.findIndex(host => host.peer === peer))
+  return aim === 'latency' ? leastLatencyInOrder(costs, hosts) : leastBottleneckInOrder(costs, hosts)
 }
 
 /** The number of stages with most tokens a second: a long chain is only as good as the sessions that fill it. */

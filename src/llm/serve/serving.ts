@@ -39,6 +39,10 @@ export type ServeWish = {
   readonly sessions?: number | undefined
   /** Only hosts that carry these, now and whenever a stage is placed anew. */
   readonly labels?: Readonly<Record<string, string>> | undefined
+  /** The hosts of its stages, first to last, where somebody else has decided. */
+  readonly order?: readonly PeerId[] | undefined
+  /** No others are planned with. */
+  readonly among?: readonly PeerId[] | undefined
 }
 export type ServeOptions = ServeWish & { readonly service?: string | undefined; readonly standbys?: number | undefined; /** A small served model of the same vocabulary that guesses ahead, or the service's own name: by what its text repeats. */ readonly draft?: string | undefined }
 
@@ -114,7 +118,8 @@ export class ModelServing {
     const service = serviceName(options.service ?? manifest.modelId.name)
     if ((await this.#catalogue.served(service))?.service === service) throw new MeshError('ALREADY_EXISTS', `${service} is served already: choose another --service, or stop that one with \`aios model remove ${service}\``)
     const wish = planWish(manifest, options)
-    const avoid = new Map<PeerId, string>()
+    const { among } = options
+    const avoid = new Map<PeerId, string>(among === undefined ? [] : this.#view.ads().filter(({ peer }) => !among.includes(peer)).map(({ peer }) => [peer, 'is not among those asked for']))
     const graph = await this.#graph(manifest, signal)
     const refusals: { readonly host: PeerId; readonly because: string }[] = []
     for (let round = 0; round < PLANS; round += 1) {
@@ -224,8 +229,8 @@ export class ModelServing {
   }
 }
 
-function planWish({ facts }: ModelManifest, { shards = 'auto', aim = 'latency', contextTokens, sessions = SESSIONS, labels = {} }: ServeWish): PlanWish {
-  return { shards, aim, sessions, labels, contextTokens: contextTokens ?? Math.min(facts.contextTokens, CONTEXT_TOKENS) }
+function planWish({ facts }: ModelManifest, { shards = 'auto', aim = 'latency', contextTokens, sessions = SESSIONS, labels = {}, order }: ServeWish): PlanWish {
+  return { shards: order?.length ?? shards, order, aim, sessions, labels, contextTokens: contextTokens ?? Math.min(facts.contextTokens, CONTEXT_TOKENS) }
 }
 
 /** The block of one stage. What was promised decides its room; the component is the same for every promise. */

@@ -8,7 +8,10 @@ import type { ModelManifest } from '../../../protocols/model.ts'
 import { importModel } from '../../../node/authoring/model-import.ts'
 import { ModelServing } from '../../../src/llm/serve/serving.ts'
 import { createLlm, joinLlm } from '../../../src/parser/models.ts'
+import { SplitPlacement } from '../../../src/llm/serve/split-placement.ts'
+import { clusterDocument } from '../../../src/placement/cluster-document.ts'
 import { PLACEMENT } from '../../../src/placement/placement.ts'
+import { Policies } from '../../../src/policies/calls.ts'
 import type { ContentStore } from '../../../src/ports.ts'
 import { World } from '../../../simulations/world.ts'
 import { makeModel } from '../../fixtures/llm/make-model.ts'
@@ -98,6 +101,40 @@ describe('serving a model in a mesh where hosts may refuse', () => {
     for (const [asked, because] of [[{ model: 'tiny', service: 'x', blocks: ['made-s1', 'made-s0'] }, /blocks\[0\]: made-s1 has the layers from \d+ on, and 0 come next/], [{ model: 'tiny', service: 'x', blocks: ['made-s0'] }, /blocks: they end at layer/], [{ model: 'tiny', service: 'x', blocks: ['none'] }, /no block is called none/], [{ model: 'tiny', service: 'by-hand', blocks: ['made-s0', 'made-s1'] }, /served already/], [{ blocks: ['a'] }, /model: /]] as const) {
       await assert.rejects(join(asked), because)
     }
+  })
+
+  it('hook model-split placement: a rule chooses the node of each rank among the clusters; one that gives nothing leaves it to the planner, within them', async () => {
+    const { world, serving, peer } = await mesh(4, [])
+    const nodes = world.hosts.map(host => host.peer)
+    const clusters = peer.capacity.ads().map(ad => clusterDocument([ad]))
+    const policies = new Policies(peer.ports, peer.catalogue)
+    const splits = new SplitPlacement({ view: peer.capacity, models: serving, inventory: { clusters: () => clusters, filter: async () => clusters.slice(0, 2) }, policies, metrics: peer.metrics })
+    const publish = async (name: string, source: string): Promise<string> => {
+      await world.drive(peer.catalogue.publishPolicy({ policyRuleURI: `${name}:1-stable`, name, version: '1', releaseTag: 'stable', description: '', tags: [], codeType: 'js_module_v1', settings: {}, parameters: {}, inputSchema: {}, outputSchema: {}, managementCommands: {}, author: peer.ports.identity.peer }, source))
+      return `${name}:1-stable`
+    }
+    const rule = await publish('by-hand', `export default class AIOSv1PolicyRule {
+      constructor(id, settings) { this.settings = settings }
+      eval(parameters, { selected_clusters, extra_input }) {
+        const nodes = parameters.nodes.filter(node => selected_clusters.some(({ id }) => id === node) && this.settings.get_cluster_metrics[node].nodes.length === 1)
+        return { deployment_name: 'ranks', nnodes: nodes.length, common_params: { model_name: extra_input.model_name }, per_rank_params: nodes.map((node_id, rank) => ({ rank, node_id })) }
+      }
+    }`)
+    const inputs = { model_name: 'tiny', contextTokens: 64, sessions: 1, standbys: 0 }
+    const made = await world.drive(splits.createWithPolicy({ policy: { policyRuleURI: rule, parameters: { nodes: [nodes[2]!, nodes[1]!, nodes[3]!] }, settings: {} }, clustersSelector: { ids: [nodes[1]!, nodes[2]!] }, inputs }))
+    assert.deepEqual(Object(made['per_rank_params']).map((one: { rank: number; node_id: string }) => [one.rank, one.node_id]), [[0, nodes[2]], [1, nodes[1]]])
+    assert.deepEqual([made['deployment_name'], made['nnodes'], made['rank_0_cluster_id'], made['multi_cluster']], ['ranks', 2, nodes[2], true])
+    assert.deepEqual((await world.drive(peer.catalogue.served('ranks')))?.stages.length, 2)
+
+    const silent = await publish('silent', 'export default () => ({ per_rank_params: [{ rank: 0, node_id: "nowhere" }] })')
+    const within = clusters.slice(0, 2).map(({ id }) => id)
+    const planned = await world.drive(splits.createWithPolicy({ policy: silent, clustersSelector: { filter: { clusterQuery: { variable: 'status', operator: '==', value: 'live' } } }, inputs: { ...inputs, deployment_name: 'planned' } }))
+    assert.ok(Object(planned['per_rank_params']).every(({ node_id }: { node_id: string }) => within.includes(node_id)))
+    assert.match(JSON.stringify(planned['metadata']), /fallback.*nowhere is not alive, or not in the clusters/)
+
+    await assert.rejects(world.drive(splits.create({ deployment_name: 'twice', nnodes: 2, common_params: { model_name: 'tiny' }, per_rank_params: [{ rank: 0, node_id: nodes[0]! }, { rank: 0, node_id: nodes[1]! }] })), /ranks must be 0 to 1, each once/)
+    const explicit = await world.drive(splits.create({ deployment_name: 'named', common_params: { model_name: 'tiny' }, metadata: { contextTokens: 64, sessions: 1, standbys: 0 }, per_rank_params: [{ rank: 1, node_id: nodes[0]! }, { rank: 0, node_id: nodes[3]! }] }))
+    assert.deepEqual(Object(explicit['per_rank_params']).map((one: { node_id: string }) => one.node_id), [nodes[3], nodes[0]])
   })
 
   it('places no stage at all when too many refuse, and leaves nothing promised, registered or named', async () => {
