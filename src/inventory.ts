@@ -3,6 +3,7 @@ import type { Json } from '../protocols/ids.ts'
 import type { PolicyRef } from '../protocols/specs.ts'
 import { isJsonObject, type JsonObject } from './lib/json.ts'
 import type { MeshMetrics } from './metrics/mesh-metrics.ts'
+import { metricsApis } from './metrics/metrics-apis.ts'
 import type { ArtefactCatalogue } from './registries/catalogue.ts'
 import type { MeshView, PolicyCalls } from './roles.ts'
 import { BlockTable } from './search/block-table.ts'
@@ -20,9 +21,6 @@ const INTO_CLUSTERS = /^(?:block\.)?cluster(?:\.(?!id$)|$)/
 
 /** What is known of blocks, clusters and vDAGs at work. */
 export type Measured = Pick<MeshMetrics, 'blocks' | 'clusters' | 'vdags' | 'knownBlock' | 'knownClusters'>
-
-/** Of more the rule has the metrics that each document carries. */
-const RANKED_WITH_METRICS = 200
 
 /** Answers AIOS's search and filter from the local view, in AIOS's document shapes. */
 export class Inventory {
@@ -86,18 +84,11 @@ export class Inventory {
       hook: 'ranking',
       rule,
       input: found,
-      settings: this.#metricsApis(found),
+      settings: metricsApis(this.#metrics, found.flatMap(({ blockId }) => (typeof blockId === 'string' ? [blockId] : []))),
       accept: answer => (Array.isArray(answer) ? granted(answer) : isJsonObject(answer) ? granted([answer]) : refused('a ranking policy must return a list or one document')),
       fallback: () => found,
     })
     return decision.value
-  }
-
-  /** What AIOS's rules ask of its metrics systems, about what was found: by id, or all of it. */
-  #metricsApis(found: readonly JsonObject[]): Readonly<Record<string, Json>> {
-    const clusters = Object.fromEntries(this.#metrics.knownClusters().map(cluster => [String(cluster['clusterId']), cluster]))
-    const blocks = Object.fromEntries(found.slice(0, RANKED_WITH_METRICS).flatMap(one => (typeof one['blockId'] === 'string' ? [[one['blockId'], this.#metrics.knownBlock(one['blockId'])]] : [])))
-    return { block_metrics_api: { get_block: blocks, get_metrics: blocks, query: blocks }, cluster_metrics_api: { get_cluster: clusters, get_metrics: clusters, query: clusters } }
   }
 
   async #sources(rule: FilterIR): Promise<SearchSources> {
