@@ -2,6 +2,7 @@ import { refused, type Verdict } from '../../protocols/errors.ts'
 import type { PeerId } from '../../protocols/ids.ts'
 import type { Right } from '../../protocols/membership.ts'
 import type { RegistryName } from '../../protocols/registry.ts'
+import { TASK_SLOTS } from '../../protocols/tasks.ts'
 
 type May = (peer: PeerId, right: Right) => Verdict<true>
 
@@ -19,6 +20,7 @@ const OWNERS_ALONE: ReadonlySet<RegistryName> = new Set(['records', 'clusters', 
 /** May this peer write this key at all? */
 export function mayWriteKey(may: May, writer: PeerId, registry: RegistryName, key: string): Verdict<true> {
   const right = may(writer, RIGHT_TO_WRITE[registry])
+  if (registry === 'tasks' && !(Number(/\/(0|[1-9]\d{0,4})$/.exec(key)?.[1] ?? NaN) < TASK_SLOTS)) return refused(`${key.slice(0, 80)} is no slot for a task: they are numbered from 0 to ${TASK_SLOTS - 1}`)
   if (!right.ok || !PERSONAL.has(registry) || key.startsWith(`${writer}/`)) return right
   // A task whose peer is gone is closed by somebody.
   return registry === 'tasks' ? may(writer, 'operate') : refused(`${registry} ${key.slice(0, 80)} is another peer's to write`)
