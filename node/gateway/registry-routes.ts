@@ -28,10 +28,10 @@ export function addRegistryRoutes(app: Hono, { peer }: GatewayParts): void {
   app.get('/vdag/:uri', async context => {
     const document = await shelves.vdags.get(context.req.param('uri'))
     const { spec } = await catalogue.vdag(context.req.param('uri'))
-    // Who would run its nodes now; a block that is away shows as nobody.
-    const assignment = await runs.assignment(spec).catch(() => ({}))
+    // Who would run its nodes now, as AIOS shows a vDAG compiled; one that cannot be assigned is shown as waiting for that.
+    const compiled = await runs.compiled(spec).catch(() => undefined)
     const measured = (await metrics.vdags()).find(one => one['vdagURI'] === document['vdagURI'])
-    return context.json({ success: true, data: { ...document, assignment_info: assignment, metrics: measured ?? null } })
+    return context.json({ success: true, data: { ...document, ...compiled ?? { assignment_info: {} }, status: compiled === undefined ? 'pending' : 'active', metrics: measured ?? null } })
   })
   addShelf(app, shelves.vdags, { one: '/vdag', all: '/vdags', key: 'vdagURI' })
   app.post('/vdag-controllers', async context => context.json({ success: true, data: await query({ documents: async () => (await controllers.list()).map(found => ({ ...found })) }, await body(context, json)) }))

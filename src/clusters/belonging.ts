@@ -36,7 +36,10 @@ export class Belonging {
     const saved = await this.#ports.journal.get(CELL)
     if (saved !== undefined) this.#state = decode(state, saved, 1_024, 'the own cluster')
     this.#book.onChange(({ cluster, node, gone }) => {
-      if (gone && cluster === this.cluster && (node === undefined || node === this.#ports.identity.peer)) this.#background(this.leave())
+      if (!gone || cluster !== this.cluster) return
+      // A cluster that is gone leaves its hosts to themselves: they have nowhere to move what they run.
+      if (node === undefined) this.#background(this.leave(false))
+      else if (node === this.#ports.identity.peer) this.#background(this.leave(true))
     })
     if (this.draining) this.#drain()
   }
@@ -70,11 +73,11 @@ export class Belonging {
     return this.#become({ cluster, draining: false })
   }
 
-  /** A cluster of itself again, once its instances have moved. */
-  async leave(): Promise<void> {
+  /** A cluster of itself again; `drain`: once its instances have moved. */
+  async leave(drain: boolean): Promise<void> {
     if (this.cluster === this.#ports.identity.peer) return
     this.#ports.telemetry.event('info', 'cluster.left', { cluster: this.cluster })
-    await this.#become({ cluster: this.#ports.identity.peer, draining: this.#contracts() > 0 })
+    await this.#become({ cluster: this.#ports.identity.peer, draining: drain && this.#contracts() > 0 })
     if (this.draining) this.#drain()
   }
 

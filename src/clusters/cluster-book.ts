@@ -100,6 +100,8 @@ export class ClusterBook implements ClusterDocuments {
   }
 
   #heard(id: string, record: ClusterRecord | undefined, writer: PeerId | undefined): void {
+    // Nobody makes rules for a lone host under its name.
+    if (isPeer(id) && writer !== undefined && writer !== id) return
     if (record === undefined || writer === undefined) this.#known.delete(id)
     else if (this.#known.has(id) || this.#known.size < CLUSTERS_BOUND) this.#known.set(id, { record, owner: writer, rules: rulesOf(record.config['actionsPolicyMap']), stability: stabilityOf(record) })
     this.#tell({ cluster: id, gone: record === undefined })
@@ -127,6 +129,11 @@ export class ClusterBook implements ClusterDocuments {
     this.#version += 1
     for (const hear of this.#hearers) hear(change)
   }
+}
+
+/** Peer ids of this mesh are Ed25519 keys in base58btc. */
+export function isPeer(id: string): boolean {
+  return id.startsWith('12D3KooW')
 }
 
 export function nodeKey(owner: PeerId, cluster: string, id: string): string {

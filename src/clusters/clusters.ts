@@ -10,7 +10,7 @@ import type { Catalogue, MeshView, MetricsSource } from '../roles.ts'
 import { nodeJson, parseCluster, parseClusterChange, parseNode, readActions } from '../specs/cluster.ts'
 import type { Admission } from '../trust/admission.ts'
 import type { Belonging } from './belonging.ts'
-import { nodeKey, takesAnybody, type ClusterBook, type KnownCluster } from './cluster-book.ts'
+import { isPeer, nodeKey, takesAnybody, type ClusterBook, type KnownCluster } from './cluster-book.ts'
 import type { Prechecks } from './prechecks.ts'
 import type { Stability } from './stability.ts'
 import { checkTicket, readTicket, writeTicket } from './ticket.ts'
@@ -57,7 +57,8 @@ export class Clusters {
     this.#need()
     const { nodes, ...given } = parseCluster(document)
     const id = given.id ?? `cluster-${hex(this.#random.bytes(4))}`
-    if (this.#parts.book.get(id) !== undefined || this.#parts.view.ad(id) !== undefined) throw new MeshError('ALREADY_EXISTS', `a cluster is called ${id} already: choose another id`)
+    // A lone host may say of itself what an owner says of a cluster, its rules above all.
+    if (this.#parts.book.get(id) !== undefined || (isPeer(id) && id !== this.#self)) throw new MeshError('ALREADY_EXISTS', `a cluster is called ${id} already: choose another id`)
     const record = { ...given, id, status: 'live' }
     const allowed = demand(await this.#parts.prechecks.askWith(readActions(record.config), 'add_cluster', { cluster_data: toJson({ ...record, nodes }) }))
     const agreed = check(clusterRecord, { ...record, ...inner(allowed, 'cluster_data'), id }, 'cluster', 'SPEC_INVALID')
@@ -77,14 +78,15 @@ export class Clusters {
     return this.get(record.id)
   }
 
-  /** Its hosts become clusters of themselves, and drain. Throws NOT_FOUND, FORBIDDEN, POLICY_DENIED. */
+  /** Its hosts become clusters of themselves, with what they run. Throws NOT_FOUND, FORBIDDEN, POLICY_DENIED. */
   async remove(id: string): Promise<void> {
     this.#need()
     const { record } = this.#owned(id)
     const cluster_blocks = this.#instancesOn(this.#ads(id).map(({ peer }) => peer))
     demand(await this.#parts.prechecks.ask({ action: 'remove_cluster', cluster: record.id, input: { ...this.#about(id), cluster_blocks } }))
-    for (const node of this.#parts.book.nodesOf(id)) await this.#parts.book.nodes.withdraw(nodeKey(this.#self, id, node.id))
+    const nodes = this.#parts.book.nodesOf(id)
     await this.#parts.book.clusters.withdraw(id)
+    for (const node of nodes) await this.#parts.book.nodes.withdraw(nodeKey(this.#self, id, node.id))
   }
 
   /** AIOS's document: what its owner said, its live hosts and what they add up to, and what is known of its stability. Also of a lone host, by its peer id. Throws NOT_FOUND. */
@@ -111,7 +113,7 @@ export class Clusters {
     this.#need()
     const { clusterId, node } = parseNode(document)
     await this.#list(clusterId, node)
-    if (node.id === this.#self) await this.#parts.belonging.join(clusterId)
+    if (node.id === this.#self && !this.#parts.book.lists(this.#parts.belonging.cluster, this.#self)) await this.#parts.belonging.join(clusterId)
     return this.get(clusterId)
   }
 
@@ -150,6 +152,7 @@ export class Clusters {
   /** Brings this host in, by an invite, or by the id of a cluster that lists it or takes anybody. Throws what its owner says. */
   async join(wanted: string): Promise<JsonObject> {
     const { book, belonging } = this.#parts
+    if (belonging.cluster !== wanted && book.lists(belonging.cluster, this.#self)) throw new MeshError('CONFLICT', `this host is of cluster ${belonging.cluster}: leave that one first, with \`aios cluster leave\``)
     const invited = wanted.startsWith('aiosc') ? readTicket(this.#ports.identity, wanted) : undefined
     const cluster = invited?.cluster ?? wanted
     const owner = invited?.owner ?? book.get(cluster)?.owner
@@ -174,7 +177,7 @@ export class Clusters {
     } catch (error) {
       if (!force || !(error instanceof MeshError)) throw error
     }
-    await belonging.leave()
+    await belonging.leave(true)
   }
 
   /** AIOS's command to a cluster's stability checker: to every live member, as each runs its own; what each answered. */

@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict'
+import { clusterRecord } from '../../protocols/cluster.ts'
 import { encode } from '../../protocols/codec.ts'
 import type { Json } from '../../protocols/ids.ts'
 import { askForBid } from '../../protocols/placement.ts'
@@ -192,8 +193,8 @@ describe('around clusters', () => {
     assert.equal(town.peer(0).view.ad(town.id(2))?.cluster, town.id(2), 'being listed is not yet being in')
     await town.do(town.peer(2).clusters.join('closed'))
     await town.until('both are in', () => town.peer(0).view.ad(town.id(1))?.cluster === 'open' && town.peer(0).view.ad(town.id(2))?.cluster === 'closed')
-    assert.equal((await town.do(refusal(town.peer(1).clusters.join('nowhere')))).code, 'NOT_FOUND')
-    assert.equal((await town.do(refusal(town.peer(1).clusters.join('aiosc1xyz')))).code, 'BAD_INPUT')
+    assert.equal((await town.do(refusal(town.peer(0).clusters.join('nowhere')))).code, 'NOT_FOUND')
+    assert.equal((await town.do(refusal(town.peer(0).clusters.join('aiosc1xyz')))).code, 'BAD_INPUT')
   })
 
   it('a host that restarts is of its cluster still', async () => {
@@ -202,6 +203,31 @@ describe('around clusters', () => {
     await town.pass(2_000)
     await town.do(town.world.start(host))
     await town.until('it is back in its cluster', () => town.peer(0).view.ad(town.id(2))?.cluster === 'closed')
+  })
+
+  it('a lone host may have rules of its own, and nobody makes them for it', async () => {
+    await town.component()
+    await town.rule('shut', `export default () => ({ allowed: false, input_data: 'closed for today' })`)
+    const config = { actionsPolicyMap: { add_block: 'shut:1-stable' } }
+    assert.equal((await town.do(refusal(town.peer(1).clusters.create({ id: town.id(0), config })))).code, 'ALREADY_EXISTS')
+    await town.do(town.peer(1).ports.registries.open('clusters', clusterRecord).put(town.id(0), clusterRecord.parse({ id: town.id(0), config })))
+    await town.pass(1_000)
+    const { block } = await town.do(town.peer(1).actions.createBlock({ blockId: 'b', blockComponentURI: 'node.sample:1-stable', minInstances: 1, maxInstances: 1, mode: 'dry_run' }))
+    const bids = async (): Promise<readonly string[]> => (await town.do(town.peer(1).placement.explain(block))).candidates.filter(({ step }) => step === 'bid').map(({ peer }) => peer)
+    assert.ok((await bids()).includes(town.id(0)))
+    await town.do(town.peer(2).clusters.leave(false))
+    await town.do(town.peer(2).clusters.create({ id: town.id(2), config }))
+    await town.pass(2_000)
+    const after = await bids()
+    assert.deepEqual([after.includes(town.id(0)), after.includes(town.id(2))], [true, false])
+  })
+
+  it('a host is of one cluster at a time', async () => {
+    assert.equal((await town.do(refusal(town.peer(1).clusters.join('closed')))).code, 'CONFLICT')
+    await town.do(town.peer(1).clusters.leave(false))
+    await town.do(town.peer(0).clusters.addNode({ clusterId: 'closed', id: town.id(1) }))
+    await town.pass(1_000)
+    await town.do(town.peer(1).clusters.join('closed'))
   })
 
   it('groups of clusters are their maker\'s', async () => {
