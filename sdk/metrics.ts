@@ -1,5 +1,5 @@
 import type { Json } from '../protocols/ids.ts'
-import type { BlockClock } from './clock.ts'
+import { HERE, type BlockClock } from './clock.ts'
 import { Counter, Gauge, Histogram, Rolling, WINDOWS } from './instruments.ts'
 
 export type { WindowSummary } from './instruments.ts'
@@ -20,8 +20,9 @@ export class Metrics {
   readonly #clock: Pick<BlockClock, 'monotonic'>
   readonly #families = new Map<string, Family>()
 
-  constructor(clock: Pick<BlockClock, 'monotonic'>) {
-    this.#clock = clock
+  /** AIOS gives the block's id; a clock is for those who hold time themselves. */
+  constructor(clock: Pick<BlockClock, 'monotonic'> | string = HERE) {
+    this.#clock = typeof clock === 'string' ? HERE : clock
   }
 
   counter(name: string, labels: Labels = {}): Counter {

@@ -1,4 +1,4 @@
-import type { BlockClock } from './clock.ts'
+import { HERE, type BlockClock } from './clock.ts'
 import { StateDict } from './state.ts'
 
 /** AIOS's session: an id and what a block remembers with it. */
@@ -29,7 +29,7 @@ type Answer<T> = readonly [ok: true, value: T] | readonly [ok: false, message: s
 export class SessionsManager {
   readonly #sessions: StateDict<Session>
 
-  constructor(clock: Pick<BlockClock, 'monotonic'>, limits: { readonly entries?: number; readonly idleMs?: number } = {}) {
+  constructor(clock: Pick<BlockClock, 'monotonic'> = HERE, limits: { readonly entries?: number; readonly idleMs?: number } = {}) {
     this.#sessions = new StateDict(clock, { entries: limits.entries ?? 10_000, idleMs: limits.idleMs ?? 3_600_000 })
   }
 

@@ -1,4 +1,4 @@
-import type { BlockClock } from './clock.ts'
+import { HERE, type BlockClock } from './clock.ts'
 
 export type StateLimits = {
   /** Keys held; the least recently used goes first. */
@@ -14,8 +14,9 @@ export class StateDict<Value = unknown> {
   /** In order of last use, oldest first. */
   readonly #entries = new Map<string, { value: Value; at: number }>()
 
-  constructor(clock: Pick<BlockClock, 'monotonic'>, limits: Partial<StateLimits> = {}) {
-    this.#clock = clock
+  /** AIOS gives a namespace, which its instances share; here each instance has its own. */
+  constructor(clock: Pick<BlockClock, 'monotonic'> | string = HERE, limits: Partial<StateLimits> = {}) {
+    this.#clock = typeof clock === 'string' ? HERE : clock
     this.#limits = { entries: limits.entries ?? 10_000, idleMs: limits.idleMs ?? 0 }
   }
 

@@ -2,7 +2,7 @@ import type { Context, Hono } from 'hono'
 import { MeshError } from '../../protocols/errors.ts'
 import { blockId, json, type BlockId, type Json } from '../../protocols/ids.ts'
 import { aggregate } from '../../src/metrics/aggregate.ts'
-import { withAggregate } from '../../src/metrics/mesh-metrics.ts'
+import { vdagDocument, withAggregate } from '../../src/metrics/mesh-metrics.ts'
 import { isJsonObject, type JsonObject } from '../../src/lib/json.ts'
 import { mongoQuery } from '../../src/specs/mongo.ts'
 import { body } from './request-body.ts'
@@ -32,16 +32,17 @@ export function addMetricsRoutes(app: Hono, parts: GatewayParts): void {
     if (!parsed.success || (await catalogue.block(parsed.data)) === undefined) throw new MeshError('NOT_FOUND', `no block is called ${id}`)
     return parsed.data
   }
-  /** AIOS names a vDAG's metrics by its controller. Here every peer answers for every vDAG, so the vDAG's own URI is a name, too. */
+  /** AIOS names a vDAG's metrics by its controller: what that one's peers answered. Here every peer answers for every vDAG, so the vDAG's own URI stands for all of them. */
   const vdags = async (): Promise<readonly JsonObject[]> => {
     const [measured, all] = await Promise.all([metrics.vdags(), controllers.list()])
-    return measured.flatMap(document => {
-      const own = all.filter(({ vdag_uri }) => vdag_uri === document['vdagURI'])
-      return own.length === 0 ? [{ vdagControllerId: document['vdagURI'] ?? '', ...document }] : own.map(({ vdag_controller_id }) => ({ vdagControllerId: vdag_controller_id, ...document }))
+    const byController = all.map(({ vdag_controller_id: id, vdag_uri: uri, hosts }) => {
+      const nodes = measured.find(document => document['vdagURI'] === uri)?.['nodes']
+      return { vdagControllerId: id, ...vdagDocument(uri, (Array.isArray(nodes) ? nodes.filter(isJsonObject) : []).filter(({ nodeId }) => hosts.some(host => host === nodeId))) }
     })
+    return [...byController, ...measured.map(document => ({ vdagControllerId: document['vdagURI'] ?? '', ...document }))]
   }
   const vdag = async (id: string): Promise<JsonObject> => {
-    const one = (await vdags()).find(document => document['vdagControllerId'] === id || document['vdagURI'] === id)
+    const one = (await vdags()).find(document => document['vdagControllerId'] === id)
     if (one === undefined) throw new MeshError('NOT_FOUND', `nobody has measured a vDAG ${id}: it has no such controller, or nobody asked it yet`)
     return one
   }

@@ -24,7 +24,8 @@ const allowed = z.looseObject({ allowed: z.boolean() })
 const overall = z.looseObject({ overall_healthy: z.boolean() })
 
 export type Review = { readonly vdag: string; readonly at: Millis; readonly request: Json; readonly response: Json; readonly opinion: Json; decided: 'open' | 'approved' | 'rejected' }
-type Watched = { readonly settings: ControllerSettings; readonly latency: Rolling; answered: number; requests: number; failures: number; refused: number }
+/** `stale`: a controller has changed since the settings were read. What was counted stays. */
+type Watched = { settings: ControllerSettings; stale: boolean; readonly latency: Rolling; answered: number; requests: number; failures: number; refused: number }
 
 /** What AIOS's vDAG controller does around each request, on whichever peer it enters: quota, health, metrics, quality. */
 export class Gate {
@@ -59,7 +60,7 @@ export class Gate {
   async enter(uri: string, packet: Packet, config: (vdag: string) => Promise<Json>): Promise<void> {
     const { spec } = await this.#catalogue.vdag(uri)
     if (uri !== spec.vdagURI) this.#exact.set(uri, spec.vdagURI)
-    const watched = this.#watched.get(spec.vdagURI) ?? this.#watch(spec, await config(spec.vdagURI))
+    const watched = this.#current(spec.vdagURI) ?? this.#watch(spec, await config(spec.vdagURI))
     watched.requests += 1
     try {
       await this.#withinQuota(spec, watched.settings)
@@ -74,7 +75,13 @@ export class Gate {
 
   /** A controller's config changed: read it anew. */
   forget(uri: string): void {
-    this.#watched.delete(uri)
+    const watched = this.#watched.peek(uri)
+    if (watched !== undefined) watched.stale = true
+  }
+
+  #current(uri: string): Watched | undefined {
+    const watched = this.#watched.get(uri)
+    return watched?.stale === true ? undefined : watched
   }
 
   /** Counts what came of a request, and hands every n-th answer to the quality rule, afterwards. */
@@ -153,7 +160,7 @@ export class Gate {
   /** AIOS's `management(action, data)` on a checker of a vDAG. Throws NOT_FOUND where it has none, and what the rule throws. */
   async manage(uri: string, checker: 'quotaChecker' | 'qualityChecker' | 'healthChecker', command: { readonly action: string; readonly data: Json }, config: (vdag: string) => Promise<Json>): Promise<Json> {
     const { spec } = await this.#catalogue.vdag(uri)
-    const { settings } = this.#watched.get(spec.vdagURI) ?? this.#watch(spec, await config(spec.vdagURI))
+    const { settings } = this.#current(spec.vdagURI) ?? this.#watch(spec, await config(spec.vdagURI))
     const rule = checker === 'quotaChecker' ? settings.quotaChecker : settings[checker]?.rule
     if (rule === undefined) throw new MeshError('NOT_FOUND', `${spec.vdagURI} has no ${checker} to manage: give its controller one`)
     return this.#policies.management(rule, command.action, command.data, checker, spec.vdagURI)
@@ -233,11 +240,13 @@ export class Gate {
   #watch(spec: VdagSpec, config: Json): Watched {
     // Two first requests may have met while the config was read.
     const known = this.#watched.get(spec.vdagURI)
-    if (known !== undefined) return known
+    if (known?.stale === false) return known
     // The quota is the vDAG's alone: controllers that disagreed about it could not share it.
     const { quota } = controllerSettings(spec.controller)
     const { quota: _, ...settings } = controllerSettings(spec.controller, isJsonObject(config) ? config : {})
-    const watched: Watched = { settings: { ...settings, ...(quota === undefined ? {} : { quota }) }, latency: new Rolling({ monotonic: () => this.#ports.clock.monotonic() }), answered: 0, requests: 0, failures: 0, refused: 0 }
+    const read: ControllerSettings = { ...settings, ...(quota === undefined ? {} : { quota }) }
+    if (known !== undefined) return Object.assign(known, { settings: read, stale: false })
+    const watched: Watched = { settings: read, stale: false, latency: new Rolling({ monotonic: () => this.#ports.clock.monotonic() }), answered: 0, requests: 0, failures: 0, refused: 0 }
     this.#watched.set(spec.vdagURI, watched)
     return watched
   }

@@ -244,11 +244,12 @@ export class MeshMetrics implements MetricsSource {
   }
 }
 
-/** The latency is over requests: a peer that answered ten times as many counts ten times. */
-function vdagDocument(vdagURI: string, nodes: readonly JsonObject[]): JsonObject {
+/** What these peers say of a vDAG, together. The latency is over requests: a peer that answered ten times as many counts ten times. */
+export function vdagDocument(vdagURI: string, nodes: readonly JsonObject[]): JsonObject {
   const numbers = (field: string): readonly number[] => nodes.map(node => (typeof node[field] === 'number' ? node[field] : 0))
   const speeds = numbers('inference_fps')
   const total = speeds.reduce((a, b) => a + b, 0)
+  if (nodes.length === 0) return { vdagURI, timestamp: 0, inference_requests_total: 0, inference_fps: 0, inference_latency_seconds: 0, nodes: [] }
   const latency: JsonObject = total === 0 ? {} : { inference_latency_seconds: numbers('inference_latency_seconds').reduce((sum, seconds, at) => sum + seconds * (speeds[at] ?? 0), 0) / total }
   return { vdagURI, timestamp: Math.max(0, ...numbers('timestamp')), ...aggregate(nodes), ...latency, nodes: [...nodes] }
 }

@@ -39,6 +39,7 @@ const generated: readonly GenerationEvent[] = [
 /** Frames are binary, so they have bytes of their own. */
 const frames: Readonly<Record<string, { readonly protocol: string; readonly bytes: Uint8Array }>> = {
   'invoke call': { protocol: invoke.id, bytes: invoke.encode({ header: { kind: 'call', block: 'b', instance: 'in-1', epoch: 2, method: 'infer', deadlineMs: 1_000, key: 'k' }, body: Uint8Array.of(1, 2) }) },
+  'invoke call in a trace': { protocol: invoke.id, bytes: invoke.encode({ header: { kind: 'call', block: 'b', instance: 'in-1', epoch: 2, method: 'infer', deadlineMs: 1_000, trace: '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01', streams: true }, body: Uint8Array.of(1, 2) }) },
   'invoke output': { protocol: invoke.id, bytes: invoke.encode({ header: { kind: 'output', last: true }, body: Uint8Array.of() }) },
   'invoke error of a full queue': { protocol: invoke.id, bytes: invoke.encode({ header: { kind: 'error', code: 'OVERLOADED', message: 'busy', retryable: true, retryAfterMs: 250 }, body: Uint8Array.of() }) },
   'invoke error': { protocol: invoke.id, bytes: invoke.encode({ header: { kind: 'error', code: 'OVERLOADED', message: 'busy', retryable: true }, body: Uint8Array.of() }) },
