@@ -115,16 +115,19 @@ export class Actions {
    * INSTANCE_FAILED with the reason when several hosts in a row could not start one, NO_CAPACITY with each host's reason
    * when none would take one.
    */
-  async waitReady(record: BlockRecord, count: number, signal: AbortSignal): Promise<number> {
+  async waitReady(record: BlockRecord, count: number, signal: AbortSignal, heard: (ready: number) => void = () => undefined): Promise<number> {
     const { blockId: block } = record
     const terms = termsOf(record)
     const { clock } = this.#ports
     const failed = new Map<InstanceId, string>()
     let askAt = clock.monotonic() + EXPLAIN_AFTER_MS
     let hopeless = 0
+    let before = 0
     while (true) {
       const ads = this.#view.instancesOf(block).map(({ ad }) => ad).filter(ad => (ad.terms ?? terms) === terms)
       const ready = ads.filter(({ state }) => state === 'ready').length
+      if (ready !== before) heard(ready)
+      before = ready
       if (ready >= count) return ready
       for (const { instance, state, because } of ads) if (state === 'failed') failed.set(instance, because ?? 'it failed')
       const coming = ads.some(({ state }) => state === 'starting')

@@ -172,8 +172,23 @@ export class Parser {
         const again = task.task_status === 'in_progress' || (task.key !== undefined && task.replays !== undefined)
         const made = await actions.createBlock(document, { name: nameOf(task), again })
         if (made.dryRun) return toJson({ blockId: made.block.blockId, dry_run: made.explanation })
-        await step(1, 2, 'registered; waiting for its instances', `block ${made.block.blockId}`)
-        await actions.waitReady(made.block, made.block.minInstances, this.#ports.clock.deadline(READY_MS, signal))
+        const { blockId, minInstances: wanted } = made.block
+        const subject = `block ${blockId}`
+        await step(1, 1 + wanted, 'registered; waiting for its instances', subject)
+        // One after the other, and all before the task ends: a late word must not open it again.
+        let told: Promise<unknown> = Promise.resolve()
+        let notch = 0
+        try {
+          await actions.waitReady(made.block, wanted, this.#ports.clock.deadline(READY_MS, signal), ready => {
+            // Of many instances every tenth part is told: a registry is no bus.
+            const reached = wanted <= 20 ? ready : Math.floor((ready * 10) / wanted)
+            if (reached === notch) return
+            notch = reached
+            told = told.then(() => step(1 + Math.min(ready, wanted), 1 + wanted, `${ready} of ${wanted} instances ready`, subject))
+          })
+        } finally {
+          await told
+        }
         return toJson({ blockId: made.block.blockId, block: made.block })
       }
       case 'createvDAG': return toJson(await actions.createVdag(document))

@@ -21,7 +21,7 @@ function within(context: Context, ms: number): AbortSignal {
 /** The doors the CLI and the dashboard use: everything a peer can be asked, in our own shapes. */
 export function addMeshRoutes(app: Hono, parts: GatewayParts): void {
   const { peer, authoring } = parts
-  const { view, catalogue, invoker, runs, actions, ports } = peer
+  const { view, catalogue, invoker, runs, actions, templates, ports } = peer
   const failure = (error: unknown): unknown => ({ error: asMeshError(error).toJSON() })
 
   app.get('/healthz', context => context.json({ healthy: true, peer: view.self, live: view.live().length }))
@@ -100,13 +100,13 @@ export function addMeshRoutes(app: Hono, parts: GatewayParts): void {
   // Blocks -----------------------------------------------------------------------------------------------------
   app.post('/mesh/blocks', async context => {
     const asked = await body(context, z.object({ spec: json, dryRun: z.boolean().default(false), wait: z.boolean().default(true) }))
-    const made = await actions.createBlock(asked.spec, { dryRun: asked.dryRun })
+    const made = await actions.createBlock(await templates.plain(asked.spec), { dryRun: asked.dryRun })
     const ready = made.dryRun || !asked.wait ? 0 : await actions.waitReady(made.block, made.block.minInstances, within(context, WAIT_READY_MS))
     return context.json({ blockId: made.block.blockId, dryRun: made.dryRun, explanation: made.explanation ?? null, ready })
   })
   app.put('/mesh/blocks', async context => {
     const asked = await body(context, z.object({ spec: json, wait: z.boolean().default(true) }))
-    const { block, replaces } = await actions.changeBlock(asked.spec)
+    const { block, replaces } = await actions.changeBlock(await templates.plain(asked.spec))
     const ready = asked.wait ? await actions.waitReady(block, block.minInstances, within(context, WAIT_READY_MS)) : 0
     return context.json({ blockId: block.blockId, revision: block.revision, replaces, ready })
   })
@@ -144,7 +144,7 @@ export function addMeshRoutes(app: Hono, parts: GatewayParts): void {
   // vDAGs and runs ---------------------------------------------------------------------------------------------
   app.post('/mesh/vdags', async context => {
     const asked = await body(context, z.object({ spec: json, dryRun: z.boolean().default(false) }))
-    return context.json(await actions.createVdag(asked.spec, { dryRun: asked.dryRun }))
+    return context.json(await actions.createVdag(await templates.plain(asked.spec), { dryRun: asked.dryRun }))
   })
   app.get('/mesh/vdags', async context => context.json(await catalogue.vdags()))
   app.get('/mesh/vdags/:uri', async context => context.json((await catalogue.vdag(context.req.param('uri'), AbortSignal.timeout(CALL_MS))).spec))

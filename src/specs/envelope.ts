@@ -48,11 +48,11 @@ function bareOf(value: Json): Json {
   return out
 }
 
-/** As `unwrap`, for those who run no templates. Throws SPEC_INVALID for a document that needs one to be read. */
+/** As `unwrap`, once templates have been run. Throws SPEC_INVALID for a document that needs one to be read. */
 export function specValues(document: unknown, what: string): JsonObject {
   const { templateUri, values } = unwrap(document, what)
   if (plain(templateUri) === plain(BUILT_IN_TEMPLATE)) return values
-  throw new MeshError('SPEC_INVALID', `${what}: header.templateUri: ${quote(templateUri)} names a template, and this peer runs none; send the spec it makes, with templateUri "${BUILT_IN_TEMPLATE}" or no header`, { details: { field: 'header.templateUri' } })
+  throw new MeshError('SPEC_INVALID', `${what}: header.templateUri: ${quote(templateUri)} names a template, which only the parser's actions run: send the document to /api/{action}, or the spec it makes with templateUri "${BUILT_IN_TEMPLATE}" or no header`, { details: { field: 'header.templateUri' } })
 }
 
 /** Samples write "parser/v1" and "Parser/V1". */
