@@ -25,7 +25,7 @@ export async function assignBlock(node: VdagNode, vdag: string, parts: Assignmen
   const record = node.blockId === undefined ? undefined : await catalogue.block(node.blockId)
   const spare = node.componentURI !== undefined || node.assignmentPolicyRule !== undefined
   // A block that is gone, or answers nowhere, is stood in for where its author said how.
-  const dead = record === undefined || !isReady(record.blockId, parts)
+  const dead = record === undefined || isDead(record, parts)
   if (node.blockId !== undefined && (!spare || !dead)) {
     return record === undefined ? refused(`runs on block ${node.blockId}, which does not exist: create it, or name one that \`aios block list\` shows`, true) : granted({ blocks: [record.blockId], record })
   }
@@ -35,16 +35,18 @@ export async function assignBlock(node: VdagNode, vdag: string, parts: Assignmen
   const ordered = filtered.value
     .map(record => ({ record, ready: parts.view.instancesOf(record.blockId).filter(({ ad }) => ad.state === 'ready').length }))
     .sort((a, b) => b.ready - a.ready || (a.record.blockId < b.record.blockId ? -1 : 1))
-  // Blocks that answer nowhere are nobody's choice while others do.
-  const alive = ordered.some(({ ready }) => ready > 0) ? ordered.filter(({ ready }) => ready > 0) : ordered
+  // Blocks that should answer and do so nowhere are nobody's choice while others do.
+  const answering = ordered.filter(({ record: one }) => !isDead(one, parts))
+  const alive = answering.length === 0 ? ordered : answering
   if (node.assignmentPolicyRule !== undefined) return byPolicy(node, vdag, alive.slice(0, CANDIDATES), parts)
   const [first] = ordered
   if (first === undefined) return refused(`runs component ${node.componentURI ?? ''}, of which there is no block: create one with \`aios block create\``, true)
   return granted({ blocks: ordered.slice(0, 1 + SPARES).map(({ record }) => record.blockId), record: first.record })
 }
 
-function isReady(block: BlockId, { view }: AssignmentParts): boolean {
-  return view.instancesOf(block).some(({ ad }) => ad.state === 'ready')
+/** One that keeps no instances sleeps: a call wakes it. */
+function isDead({ blockId, minInstances }: BlockRecord, { view }: AssignmentParts): boolean {
+  return minInstances > 0 && !view.instancesOf(blockId).some(({ ad }) => ad.state === 'ready')
 }
 
 /** AIOS's `parameters.filter` of an assignment rule: its `blockQuery`, over the documents of blocks. */

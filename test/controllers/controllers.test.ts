@@ -110,6 +110,13 @@ describe('vDAG controllers', () => {
     assert.deepEqual(await town.do(town.peer(0).runs.assignment(spec)), { a: ['second'] })
   })
 
+  it('a block that sleeps is no dead one: a rule may pick it', async () => {
+    await town.do(town.peer(0).actions.createBlock({ blockId: 'sleeper', blockComponentURI: 'node.sample:1-stable', minInstances: 0, maxInstances: 1 }))
+    await town.do(town.peer(0).actions.createVdag(graph('dreams', [{ nodeLabel: 'a', nodeType: 'block', assignmentPolicyRule: { policyRuleURI: 'assign:1-stable', parameters: { favourite: 'sleeper' } } }])))
+    const { spec } = await town.do(town.peer(0).catalogue.vdag('dreams:1-stable'))
+    assert.deepEqual(await town.do(town.peer(0).runs.assignment(spec)), { a: ['sleeper'] })
+  })
+
   it('is shown compiled as AIOS shows it, by blocks, and by labels beside', async () => {
     await town.do(town.peer(0).actions.createVdag(graph('shape', ['in', 'left', 'right', 'out'].map(nodeLabel => ({ nodeLabel, nodeType: 'block', manualBlockId: 'second' })), {
       graph: { connections: [{ nodeLabel: 'left', inputs: [{ nodeLabel: 'in' }] }, { nodeLabel: 'right', inputs: [{ nodeLabel: 'in' }] }, { nodeLabel: 'out', inputs: [{ nodeLabel: 'left' }, { nodeLabel: 'right' }] }], inputs: [{ nodeLabel: 'in' }], outputs: [{ nodeLabel: 'out' }] },
