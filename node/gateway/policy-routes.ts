@@ -1,6 +1,7 @@
 import type { Context, Hono } from 'hono'
 import { z } from 'zod'
 import { json, type Json } from '../../protocols/ids.ts'
+import type { PolicyRef } from '../../protocols/specs.ts'
 import { isJsonObject } from '../../src/lib/json.ts'
 import { query } from '../../src/stores/shelf.ts'
 import type { GatewayParts } from './server.ts'
@@ -11,7 +12,16 @@ const execution = z.looseObject({ policy_rule_uri: z.string('name the rule').min
 const estimation = z.looseObject({ mode: z.string().optional(), policy: json.optional(), policy_rule_uri: z.string().optional(), type_: z.enum(['job', 'function']).default('function') })
 const order = z.looseObject({ action: z.string().min(1).max(200), data: json.default({}) })
 const graphRun = z.looseObject({ graph_uri: z.string('name the graph').min(1).max(300), input_data: json })
+const scoped = z.looseObject({ input_data: json, parameters: members.nullish(), settings: members.nullish(), scope: z.string().max(200).default('') })
+const ordered = order.extend({ parameters: members.nullish(), settings: members.nullish(), scope: z.string().max(300).optional(), adhoc: z.boolean().default(false) })
 const FETCH_MS = 10_000
+
+type Members = z.infer<typeof members>
+
+/** Apart from the scopes of blocks and vDAGs. */
+function adhocScope(scope: string): string {
+  return `adhoc/${scope}`
+}
 
 /** AIOS's policies system over its own paths: rules, executors, jobs, functions and graphs. */
 export function addPolicyRoutes(app: Hono, parts: GatewayParts): void {
@@ -30,11 +40,16 @@ export function addPolicyRoutes(app: Hono, parts: GatewayParts): void {
     await shelves.policies.remove(context.req.param('uri'), context.req.query('because'))
     return done(context, { message: 'policy withdrawn', policy_rule_uri: context.req.param('uri') })
   })
-  /** AIOS's `execute_mgmt_command` on the copy that answers for a block, a vDAG or a hook here. */
+  const refOf = async (uri: string, { parameters, settings }: { readonly parameters?: Members | null | undefined; readonly settings?: Members | null | undefined }): Promise<PolicyRef> => ({ policyRuleURI: (await catalogue.policy(uri, AbortSignal.timeout(FETCH_MS))).rule.policyRuleURI, parameters: { ...parameters }, settings: { ...settings } })
+  /** Here, on a copy that keeps its state as long as its caller's scope is used. */
+  app.post('/policy/:uri/evaluate', async context => {
+    const { input_data: input, scope, ...over } = await body(context, scoped)
+    return done(context, await peer.policies.evaluate(await refOf(context.req.param('uri'), over), { input }, adhocScope(scope)))
+  })
+  /** AIOS's `execute_mgmt_command` on the copy that answers here for a block or a vDAG, or for a caller's own scope. */
   app.post('/policy/:uri/management', async context => {
-    const { action, data, scope } = await body(context, order.extend({ scope: z.string().max(300).optional() }))
-    const { rule } = await catalogue.policy(context.req.param('uri'), AbortSignal.timeout(FETCH_MS))
-    return done(context, await peer.policies.management({ policyRuleURI: rule.policyRuleURI, parameters: {}, settings: {} }, action, data, 'failure', scope))
+    const { action, data, scope, adhoc, ...over } = await body(context, ordered)
+    return done(context, await peer.policies.management(await refOf(context.req.param('uri'), over), action, data, 'failure', adhoc ? adhocScope(scope ?? '') : scope))
   })
 
   addExecutors(app, parts, done)

@@ -99,6 +99,11 @@ export class Policies implements PolicyCalls {
     return this.#rules.once(ref, purpose, async open => taken(open.published, await evaluate(open, call, this.#validate)))
   }
 
+  /** As `execute`, on the copy of a scope that somebody made up: its state stays until the rules here are too many, or the peer ends. */
+  async evaluate(ref: PolicyRef, call: Pick<PolicyCall<Json>, 'input' | 'settings' | 'parameters'>, scope: string): Promise<Json> {
+    return this.#rules.use(ref, scope, async open => taken(open.published, await evaluate(open, call, this.#validate)).value)
+  }
+
   /**
    * AIOS's `management(action, data)` on the rule that serves `scope`. Throws BAD_INPUT for a command the rule does not
    * declare or data that does not fit its schema, POLICY_FAILED when it fails, and what resolving it throws.

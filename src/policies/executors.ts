@@ -9,6 +9,7 @@ import { isJsonObject, toJson, type JsonObject } from '../lib/json.ts'
 import { clusterMetrics } from '../placement/cluster-document.ts'
 import type { Ports, Registry } from '../ports.ts'
 import type { MeshView } from '../roles.ts'
+import { amend } from '../specs/amend.ts'
 import { specValues } from '../specs/envelope.ts'
 import type { Policies } from './calls.ts'
 import { executorDocument, executorFacts } from './documents.ts'
@@ -143,11 +144,10 @@ export class Executors {
     return this.#put(record)
   }
 
-  /** Replaces what is said of an executor. Throws as `create`, and NOT_FOUND. */
+  /** Mongo's update operators, or fields to set. Throws as `create`, and NOT_FOUND. */
   async update(executor: string, document: Json): Promise<JsonObject> {
     const known = await this.#known(executor)
-    const over = isJsonObject(document) ? document : {}
-    return this.#put(this.#parse({ ...executorDocument(known, undefined, true), ...over, executor_id: executor }))
+    return this.#put(this.#parse({ ...amend(executorDocument(known, undefined, true), document), executor_id: executor }))
   }
 
   /** Throws NOT_FOUND, FORBIDDEN. */

@@ -6,6 +6,7 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { z } from 'zod'
 import { Devnet, type DevPeer } from '../../node/devnet/devnet.ts'
+import { LocalPolicyEvaluator } from '../../sdk/policy-evaluator.ts'
 import { asMeshError } from '../../protocols/errors.ts'
 import { json, type Json } from '../../protocols/ids.ts'
 import { ECHO, source, wasm } from '../node/wasm-module.ts'
@@ -130,6 +131,20 @@ describe('the policies system over AIOS\'s doors, on three real peers', function
     await data(net.peer(0).client.send('DELETE', '/policy/echo:1-stable'))
     assert.equal((await refusal(get(0, '/policy/echo:1-stable'))).code, 'NOT_FOUND')
     assert.deepEqual(z.array(z.json()).parse(await post(0, '/policy/query', { name: 'echo' })), [])
+  })
+
+  it('AIOS\'s LocalPolicyEvaluator evaluates through any peer, with its state, or at an executor without', async () => {
+    const { http: url } = net.peer(1)
+    const evaluator = new LocalPolicyEvaluator({ policy_rule_uri: 'counter:1.0-stable', parameters: { step: 2 }, url })
+    assert.deepEqual([await evaluator.execute_policy_rule({}), await evaluator.execute_policy_rule({})], [{ n: 2, spun: false }, { n: 4, spun: false }])
+    assert.deepEqual(await evaluator.execute_mgmt_command('set', { to: 10 }), { action: 'set', n: 10 })
+    assert.deepEqual(await evaluator.execute_policy_rule({}), { n: 12, spun: false })
+    await assert.rejects(evaluator.execute_mgmt_command('set', { to: 'ten' }), /set: to: "ten" must be a whole number/)
+    assert.deepEqual(await new LocalPolicyEvaluator({ policy_rule_uri: 'counter:1.0-stable', url }).execute_policy_rule({}), { n: 1, spun: false }, 'another evaluator, another state')
+    const remote = new LocalPolicyEvaluator({ policy_rule_uri: 'counter:1.0-stable', mode: 'remote', executor_id: net.peer(2).peer, url })
+    assert.deepEqual([await remote.execute_policy_rule({}), await remote.execute_policy_rule({})], [{ n: 1, spun: false }, { n: 1, spun: false }])
+    const custom = new LocalPolicyEvaluator({ custom_class: class { eval(parameters: object, input: { readonly n?: Json }): Json { return { parameters: { ...parameters }, n: input.n ?? null } } management(): Json { return null } }, parameters: { own: true } })
+    assert.deepEqual(await custom.execute_policy_rule({ n: 3 }), { parameters: { own: true }, n: 3 })
   })
 
   it('a rule that loops, bombs or pollutes costs its caller an error and the peer nothing', async () => {

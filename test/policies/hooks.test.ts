@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict'
+import { readSources } from '../source.ts'
 import { answerOnFailure, HOOKS } from '../../src/policies/hooks.ts'
 
 describe('the hook catalogue', () => {
@@ -6,6 +7,16 @@ describe('the hook catalogue', () => {
     for (const [name, hook] of Object.entries(HOOKS)) {
       for (const text of [hook.asked, hook.input, hook.answer, ...hook.names]) assert(text.length > 0, name)
       assert(hook.names.length > 0, name)
+    }
+  })
+
+  it('has a place for every hook where it is asked: none is only written down', () => {
+    const asking = readSources().filter(({ room, path }) => room === 'src' && path !== 'src/policies/hooks.ts' && path !== 'src/roles.ts')
+    // Node policies are asked under the name they are given; a block's own around its code go the same way.
+    const given: Readonly<Record<string, RegExp>> = { preprocessing: /#ask\('preprocessing'/, postprocessing: /#ask\('postprocessing'/ }
+    for (const name of Object.keys(HOOKS)) {
+      const place = given[name] ?? new RegExp(`hook: '${name}'`)
+      assert.ok(asking.some(({ text }) => place.test(text)), `nobody asks at the hook ${name}`)
     }
   })
 
