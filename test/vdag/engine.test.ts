@@ -65,6 +65,26 @@ describe('a run whose coordinator is killed', () => {
     assert.deepEqual([...inherited].sort(), [0, 1, 2, 3, 4], 'kills must hit runs with none, some and all nodes done')
   })
 
+  it('stays in the trace of whoever submitted it', async () => {
+    const mesh = await diamond(4)
+    const trace = '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01'
+    const traces: (string | undefined)[] = []
+    for (const block of ['normalise', 'classify', 'rules', 'report']) {
+      const behaviour = mesh.behaviours.get(block)
+      assert.ok(behaviour)
+      mesh.behaviours.set(block, (data, about) => {
+        traces.push(about.options.trace)
+        return behaviour(data, about)
+      })
+    }
+    const { run } = await mesh.drive(mesh.engine(0).submit({ vdagUri: DIAMOND, input: 1, submitter: mesh.host(0).peer, trace }))
+    await mesh.world.run(mesh.world.now + 40)
+    mesh.crash(0)
+    const before = traces.length
+    finishedOnce(mesh, run, await mesh.events(1, run), 'in a trace')
+    assert.ok(traces.length > before && traces.every(said => said === trace), JSON.stringify(traces))
+  })
+
   it('is finished by its coordinator when that comes back at once', async () => {
     for (let at = 0; at < 20; at += 1) {
       const { mesh, run, events } = await killed(at, 5 + at * 27, mesh => mesh.restart(0))
