@@ -19,7 +19,8 @@ type Kind = { readonly hash: number; carried: number; always: boolean }
 export class Carriage {
   readonly #every: number
   readonly #offset: number
-  readonly #kinds = new Map<string, Kind>()
+  /** By `what`, then by protocol. */
+  readonly #kinds = new Map<string, Map<ProtocolId, Kind>>()
 
   constructor(every: number, seed: number) {
     this.#every = every
@@ -48,11 +49,12 @@ export class Carriage {
   }
 
   #kind(what: string, id: ProtocolId): Kind {
-    const name = `${what} ${id}`
-    const known = this.#kinds.get(name)
+    let kinds = this.#kinds.get(what)
+    if (kinds === undefined) this.#kinds.set(what, kinds = new Map<ProtocolId, Kind>())
+    const known = kinds.get(id)
     if (known !== undefined) return known
-    const made: Kind = { hash: hash32(name, 2), carried: 0, always: this.#every === 1 }
-    this.#kinds.set(name, made)
+    const made: Kind = { hash: hash32(`${what} ${id}`, 2), carried: 0, always: this.#every === 1 }
+    kinds.set(id, made)
     return made
   }
 }

@@ -119,7 +119,7 @@ const SMALL_BYTES = 256
 function copyOf(entry: Uint8Array): Uint8Array {
   if (entry.byteLength < SMALL_BYTES) return entry.slice()
   const known = copied.get(entry)
-  if (known !== undefined && known.byteLength === entry.byteLength && known.every((byte, at) => byte === entry[at])) return known
+  if (known !== undefined && Buffer.compare(known, entry) === 0) return known
   const copy = entry.slice()
   copied.set(entry, copy)
   return copy

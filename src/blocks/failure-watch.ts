@@ -2,7 +2,7 @@ import type { InstanceAd } from '../../protocols/capacity.ts'
 import { MeshError } from '../../protocols/errors.ts'
 import type { BlockId, InstanceId, Json, PeerId } from '../../protocols/ids.ts'
 import type { PolicyRef } from '../../protocols/specs.ts'
-import { foremost } from '../lib/rendezvous.ts'
+import { comesFirst } from '../lib/rendezvous.ts'
 import { Lru } from '../lib/lru.ts'
 import type { FailureExecutor } from '../policies/failures.ts'
 import type { Ports } from '../ports.ts'
@@ -84,7 +84,7 @@ export class FailureWatch {
       const instances = desk.tended(block)?.observed.filter(({ host }) => host === peer).map(({ instance }) => instance) ?? []
       if (instances.length > 0) executor.report({ kind: 'node', subject: `${peer} ${block}`, because, about: { node_id: peer, block_id: block, instances, reason: 'node_lost' } }, () => this.#own(block))
     }
-    if (foremost(peer, view.live(), 1)[0] !== view.self) return
+    if (!comesFirst(peer, view.self, view.live())) return
     executor.report({ kind: 'node', subject: peer, because, about: { node_id: peer, reason: 'node_lost' } }, async () => this.#ofCluster(peer))
   }
 

@@ -124,10 +124,11 @@ export class AdView {
   }
 
   /** Is this very envelope what its peer is known to have said last? Then it is no news. */
-  holds({ signer, signature, payload }: Signed): boolean {
-    const heard = this.#heard.peek(signer)
+  holds(envelope: Signed): boolean {
+    const heard = this.#heard.peek(envelope.signer)
     if (heard === undefined) return false
-    const is = (held: Signed | undefined): boolean => held !== undefined && equal(held.signature, signature) && equal(held.payload, payload)
+    const { signature, payload } = envelope
+    const is = (held: Signed | undefined): boolean => held !== undefined && (held === envelope || (equal(held.signature, signature) && equal(held.payload, payload)))
     return is(heard.envelope) || is(heard.delta)
   }
 

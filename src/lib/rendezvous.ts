@@ -35,6 +35,17 @@ export function foremost(key: string, peers: Iterable<PeerId>, count: number): r
   return first
 }
 
+/** Is `peer`, one of `peers`, the first of `rendezvous`? Mostly decided by the first few of them. */
+export function comesFirst(key: string, peer: PeerId, peers: Iterable<PeerId>): boolean {
+  const [high, low] = hash(key, 0x9e3779b9)
+  const own = weigh(high, low, peer)
+  for (const other of peers) {
+    const weight = weigh(high, low, other)
+    if (weight > own || (weight === own && other < peer)) return false
+  }
+  return true
+}
+
 /** The same peers are ranked again and again, for every key. */
 const hashes = new Lru<PeerId, readonly [number, number]>(20_000)
 
