@@ -16,8 +16,8 @@ export type Service = z.infer<typeof service>
 export type ModelWish = { readonly preset: 'tiny' | 'small' | '125m'; readonly variant: string; readonly seed?: number }
 export type ServeWish = { readonly shards: number; readonly standbys: number; readonly contextTokens?: number; readonly sessions?: number }
 export type Asked = { readonly prompt: readonly number[]; readonly maxTokens: number; readonly onToken?: (count: number, session: string) => void; readonly signal?: AbortSignal }
-/** `arrivals`: when each chunk came, from `performance.now()`. */
-export type Streamed = { readonly session: string; readonly text: string; /** The last event id: what to read on after. */ readonly told: string; readonly beganAt: number; readonly arrivals: readonly number[] }
+/** `arrivals`: when each chunk came, from `performance.now()`; `counts`: how many tokens, and the end, there were by then. A token without a text of its own comes with the next. */
+export type Streamed = { readonly session: string; readonly text: string; /** The last event id: what to read on after. */ readonly told: string; readonly beganAt: number; readonly arrivals: readonly number[]; readonly counts: readonly number[] }
 
 /** Real daemons on this machine that serve models of random weights. */
 export class LlmNet implements AsyncDisposable {
@@ -101,13 +101,14 @@ export class BrokenStream extends Error {
 export async function read(response: Response, beganAt: number, onToken?: (count: number, session: string) => void): Promise<Streamed> {
   if (!response.ok || response.body === null) throw new Error(`${response.status}: ${await response.text()}`)
   const arrivals: number[] = []
+  const counts: number[] = []
   let session = ''
   let text = ''
   let rest = ''
   let told = '0'
   let ended = false
   const decoder = new TextDecoder()
-  const got = (): Streamed => ({ session, text, told, beganAt, arrivals })
+  const got = (): Streamed => ({ session, text, told, beganAt, arrivals, counts })
   const body = response.body.getReader()
   for (;;) {
     const { done, value: bytes } = await body.read().catch((cause: unknown) => {
@@ -127,6 +128,7 @@ export async function read(response: Response, beganAt: number, onToken?: (count
       session = parsed.data.id
       told = /^id: (.*)$/m.exec(event)?.[1] ?? told
       arrivals.push(performance.now())
+      counts.push(Number(told))
       text += parsed.data.choices.map(choice => choice.text).join('')
       onToken?.(arrivals.length, session)
     }
@@ -144,9 +146,9 @@ export async function makeModel(dir: string, { preset, variant, seed = 1 }: Mode
   return folder
 }
 
-/** Times between chunks, in ms, from the second on. */
-export function gaps({ arrivals }: Streamed): readonly number[] {
-  return arrivals.slice(1).map((at, index) => at - (arrivals[index] ?? at))
+/** Times between tokens, in ms, from the second chunk on: the mean of those that came in one. */
+export function gaps({ arrivals, counts }: Streamed): readonly number[] {
+  return arrivals.slice(1).map((at, index) => (at - (arrivals[index] ?? at)) / Math.max(1, (counts[index + 1] ?? 0) - (counts[index] ?? 0)))
 }
 
 /** A prompt of token ids that is the same each time. */
