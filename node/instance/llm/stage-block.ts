@@ -7,6 +7,7 @@ import type { BlockDefinition } from '../../../sdk/definition.ts'
 import type { InstanceConfig } from '../frames.ts'
 import { KvArena } from './kv-arena.ts'
 import { KvSession } from './kv-store.ts'
+import { keepLargePagesForWeights } from './large-pages.ts'
 import { StageEngine } from './stage-engine.ts'
 import { StageGraph } from './stage-graph.ts'
 import { decodeOrder } from './stage-frames.ts'
@@ -41,6 +42,7 @@ export class StageBlock {
         const file = await readStageFile(bundle)
         const graph = await StageGraph.open(bundle, file, { providers, threads })
         const leastRows = await tryOut(graph, file)
+        keepLargePagesForWeights()
         const spec = { ...file.spec, kvTokens: roomOf(blockInitData['kvTokens'], file.spec) }
         this.#engine = new StageEngine({ file, graph, kvTokens: spec.kvTokens, weightBytes: await bytesOf(bundle, files), leastRows, metrics: new StageMetrics(context.metrics, spec.kvTokens), send: this.#send })
         this.#spec = spec

@@ -82,7 +82,7 @@ describe('a stage in an instance', () => {
     await assert.rejects(answers(served.instance.infer(packetOf('hello'), never)), error => code(error) === 'COMPONENT_ERROR')
   })
 
-  it('asks for large pages where the kernel gives them to who asks, and the C library can', async () => {
+  it('asks for large pages where the kernel gives them to who asks, and the C library can: for its weights, not for keys and values', async () => {
     const before = children()
     await using own = await start(64)
     const [pid] = children().filter(child => !before.includes(child))
@@ -90,6 +90,8 @@ describe('a stage in an instance', () => {
     const given = await readFile('/sys/kernel/mm/transparent_hugepage/enabled', 'latin1').catch(() => '')
     const asked = (await readFile(`/proc/${pid}/smaps`, 'latin1')).split('\n').some(line => line.startsWith('VmFlags:') && line.includes(' hg'))
     assert.equal(asked, given.includes('[madvise]') && glibc() >= 35)
+    const [, later] = /^THP_enabled:\t(\d)$/m.exec(await readFile(`/proc/${pid}/status`, 'latin1')) ?? []
+    assert.equal(later, glibc() === 0 ? later : '0')
   })
 
   it('computes sessions that decode at the same time in one run, to the same bits as alone', async () => {
