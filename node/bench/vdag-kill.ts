@@ -9,7 +9,7 @@ import { Devnet, type DevPeer } from '../devnet/devnet.ts'
 const TASKS = Number(process.env['AIOS_BENCH_TASKS'] ?? '10000')
 const BLOCKS = 10
 const INSTANCES = 3
-const CALLERS = 12
+const CALLERS = Number(process.env['AIOS_BENCH_CALLERS'] ?? '6')
 const DEADLINE_MS = 30_000
 const READY_MS = 180_000
 const VDAG = 'chain:1.0.0-stable'

@@ -133,34 +133,4 @@ describe('block actions', function () {
     assert.ok(told instanceof Error && 'details' in told)
     assert.ok(Number(Object(told.details).retryAfterMs) > 0)
   })
-
-  it('hooks resourceAllocator allocation, scale and reassignment: hosts are asked as what happens, with AIOS’s payload', async () => {
-    const town = await new Town(4).open()
-    await town.rule('rooms:1.0-x', `export default class { constructor() { this.actions = [] }
-      eval(parameters, { action, payload }) {
-        if (!payload.block || !payload.cluster || !payload.cluster_metrics || payload.healthy_nodes.length !== 1) throw new Error('not as AIOS asks')
-        this.actions.push(action)
-        const node_id = payload.healthy_nodes[0].node_id
-        return action === 'dry_run' ? { selection_score_data: { score: 0.5, node_info: { node_id, gpus: [] } } } : { node_id, gpus: [] }
-      }
-      management() { return this.actions } }`)
-    await town.block({ blockId: 'roomy', minInstances: 1, maxInstances: 3, policyRulesSpec: [{ values: { name: 'resourceAllocator', policyRuleURI: 'rooms:1.0-x' } }] })
-    await town.untilReady('roomy', 1)
-    const asked = async (): Promise<ReadonlySet<string>> => {
-      const all: string[] = []
-      for (const { peer } of town.world.peers.values()) {
-        const actions = await town.world.drive(peer.policies.management({ policyRuleURI: 'rooms:1.0-x', parameters: {}, settings: {} }, 'list', null, 'resourceAllocator', 'roomy'))
-        if (Array.isArray(actions)) all.push(...actions.map(String))
-      }
-      return new Set(all)
-    }
-    assert.ok((await asked()).has('allocation'))
-    await town.world.drive(town.bystander('roomy').blocks.scale({ operation: 'scale', block_id: 'roomy', instances_count: 1 }))
-    await town.untilReady('roomy', 2)
-    assert.ok((await asked()).has('scale'))
-    const victim = town.anybody().view.instancesOf('roomy').find(({ host }) => host !== town.anybody().placement.stewardOf('roomy'))
-    town.world.crash(town.host(victim?.host))
-    await town.until('another has come', () => town.ready('roomy').length === 2 && !town.ready('roomy').includes(victim?.ad.instance ?? ''), 30_000)
-    assert.ok((await asked()).has('reassignment'))
-  })
 })
