@@ -17,6 +17,7 @@ import { StewardEpochs } from './steward-epochs.ts'
 import { Succession } from './succession.ts'
 import { termsOf } from './terms.ts'
 import type { StewardConfig } from './timings.ts'
+import { Wishes } from './wishes.ts'
 
 const BLOCKS_BOUND = 50_000
 const WITHDRAWN_BOUND = 1_024
@@ -53,8 +54,7 @@ export class Steward {
   /** Blocks withdrawn while we looked: their instances are released, not forgotten. */
   readonly #withdrawn = new Lru<BlockId, true>(WITHDRAWN_BOUND)
   readonly #stewardships = new Map<BlockId, Stewardship>()
-  /** What was asked for when this peer last stewarded a block. */
-  readonly #desired = new Lru<BlockId, { readonly epoch: number; readonly desired: number; readonly scaledAt: Millis }>(BLOCKS_BOUND)
+  readonly #wishes = new Wishes()
   readonly #epochs: StewardEpochs
   readonly #yields = new Lru<BlockId, { readonly times: number; readonly at: Millis }>(4_096)
   readonly #kicked = new Set<BlockId>()
@@ -138,10 +138,8 @@ export class Steward {
   setDesired(block: BlockId, instances: number, spots: readonly Spot[] = []): boolean {
     const held = this.#stewardships.get(block)
     if (held === undefined) return false
-    held.desired = instances
-    held.scaledAt = this.#ports.clock.monotonic()
+    this.#wishes.set(held, instances, this.#ports.clock.monotonic())
     held.spots.splice(0, held.spots.length, ...spots)
-    this.#desired.set(block, { epoch: held.epoch, desired: instances, scaledAt: held.scaledAt })
     this.#mirrors.tellSoon(held)
     this.#kick(block)
     return true
@@ -180,7 +178,10 @@ export class Steward {
   #registered(id: BlockId, block: BlockRecord | undefined): void {
     if (block !== undefined) {
       if (this.#blocks.size >= BLOCKS_BOUND && !this.#blocks.has(id)) return
+      const before = this.#blocks.get(id)
       this.#blocks.set(id, block)
+      // The word of whoever sets a new least is newer than what was asked for until then.
+      if (before !== undefined && before.minInstances !== block.minInstances) this.#wishes.forget(id, this.#stewardships.get(id))
       this.#withdrawn.delete(id)
       this.#stewardships.get(id)?.forgive()
       for (const hear of this.#roleHearers) hear(id)
@@ -285,26 +286,11 @@ export class Steward {
       if (this.#isLive(contract.host)) taken.holds(contract, envelope, this.#ports.clock.monotonic(), false)
       else taken.lost = true
     }
-    this.#inherit(taken)
+    this.#wishes.inherit(taken, this.#mirrors.desired(block), this.#ports.clock.monotonic())
     this.#stewardships.set(block, taken)
     for (const hear of this.#roleHearers) hear(block)
     this.#ports.telemetry.event('info', 'steward.took', { block, epoch })
     return taken
-  }
-
-  /** Instances that somebody asked for stay asked for, whoever stewards: the later of what we knew and what we were told. */
-  #inherit(taken: Stewardship): void {
-    const { block } = taken
-    const now = this.#ports.clock.monotonic()
-    const own = this.#desired.peek(block)
-    const told = this.#mirrors.desired(block)
-    if (told?.desired !== undefined && told.epoch >= (own?.epoch ?? 0)) {
-      taken.desired = told.desired
-      taken.scaledAt = now - (told.scaledAgoMs ?? 0)
-    } else if (own !== undefined) {
-      taken.desired = own.desired
-      taken.scaledAt = own.scaledAt
-    }
   }
 
   #drop(block: BlockId, because: string): void {

@@ -31,6 +31,13 @@ describe('block actions', function () {
     assert.notEqual(town.anybody().view.instancesOf('sized')[0]?.host, before)
     await town.later(30_000)
     assert.equal(town.ready('sized').length, 1)
+    // What was asked for until then gives way to a new least.
+    await town.world.drive(blocks.scale({ operation: 'scale', block_id: 'sized', instances_count: 2 }))
+    await town.untilReady('sized', 3)
+    await town.world.drive(town.at(1).actions.scale('sized', 2))
+    await town.untilReady('sized', 2)
+    await town.later(10_000)
+    assert.equal(town.ready('sized').length, 2)
   })
 
   it('defect 16: neither policies nor people get more than maxInstances or fewer than minInstances', async () => {
