@@ -153,7 +153,7 @@ export function createPeer(ports: Ports, config: PeerConfig): Peer {
   const own = (): string => (book.lists(belonging.cluster, self) ? belonging.cluster : self)
   const instances = new Instances(ports, catalogue, policies, own)
   const metrics = new MeshMetrics(ports, capacity, new HostMetrics(ports, { instances, vdags: { measured: () => gate.measured() } }, own))
-  policies.lendFrom((wanted, input) => ruleSettings(wanted, input, { metrics, blocks: () => catalogue.blocks() }))
+  policies.lendFrom((wanted, input, given) => ruleSettings(wanted, input, given, { metrics, blocks: () => catalogue.blocks(), cluster: id => book.document(id, capacity.ads().filter(ad => ad.cluster === id)) }))
   const prechecks = new Prechecks(policies, { network: action => network.rule(action), cluster: (cluster, action) => book.get(cluster)?.rules[action] })
   const stability = new Stability(ports, { view: capacity, book, policies, own })
   const governed = new BlockGovernance({ view: capacity, clusters: book, prechecks, metrics, own })

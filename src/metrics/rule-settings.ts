@@ -6,14 +6,15 @@ import type { MetricsAbout, MetricsSource } from '../roles.ts'
 /** Documents that a rule is lent at most. */
 const DOCUMENTS = 1_000
 
-export type Lenders = { readonly metrics: MetricsSource & { knownBlock(id: string): JsonObject; knownClusters(): readonly JsonObject[] }; readonly blocks: () => Promise<readonly BlockRecord[]> }
+export type Lenders = { readonly metrics: MetricsSource & { knownBlock(id: string): JsonObject; knownClusters(): readonly JsonObject[] }; readonly blocks: () => Promise<readonly BlockRecord[]>; /** AIOS's document of a cluster, of what is known of its hosts. */ readonly cluster: (id: string) => JsonObject }
 
 /**
  * What AIOS's live callables answer to a rule, of what is known of the mesh at this moment: those of `wanted` that whoever asks
  * the rule did not fill in itself. A rule gets a member by its id, or all of them.
  */
-export async function ruleSettings(wanted: readonly string[], input: Json, { metrics, blocks }: Lenders): Promise<Readonly<Record<string, Json>>> {
+export async function ruleSettings(wanted: readonly string[], input: Json, given: Readonly<Record<string, Json>>, { metrics, blocks, cluster }: Lenders): Promise<Readonly<Record<string, Json>>> {
   const lent: Record<string, Json> = {}
+  const about = aboutOf(input, given)
   const records = wanted.some(name => name === 'get_block_by_id' || name === 'query_blocks') ? (await blocks()).slice(0, DOCUMENTS).map(record => ({ ...fieldsOf(toJson(record)), id: record.blockId })) : []
   for (const name of wanted) {
     const value = lend(name)
@@ -24,7 +25,9 @@ export async function ruleSettings(wanted: readonly string[], input: Json, { met
   function lend(name: string): Json | undefined {
     switch (name) {
       case 'get_metrics':
-        return { ...metrics.known(aboutOf(input)) }
+        return { ...metrics.known(about) }
+      case 'cluster_data':
+        return cluster(String(metrics.known(about).cluster_metrics['clusterId'] ?? ''))
       case 'get_block_by_id':
         return byId(records, 'id')
       case 'query_blocks':
@@ -51,11 +54,11 @@ export async function ruleSettings(wanted: readonly string[], input: Json, { met
 }
 
 /** The block and the cluster that the question is about. */
-function aboutOf(input: Json): MetricsAbout {
+function aboutOf(input: Json, given: Readonly<Record<string, Json>>): MetricsAbout {
   const fields = fieldsOf(input)
   const payload = fieldsOf(fields['payload'])
-  const block = [fields['block_data'], payload['block']].map(document => idIn(document, ['blockId', 'id'])).find(id => id !== undefined) ?? (typeof fields['block_id'] === 'string' ? fields['block_id'] : undefined)
-  const cluster = [fields['cluster_data'], fields['cluster'], payload['cluster']].map(document => idIn(document, ['id', 'clusterId'])).find(id => id !== undefined)
+  const block = [fields['block_data'], payload['block'], given['block_data']].map(document => idIn(document, ['blockId', 'id'])).find(id => id !== undefined) ?? (typeof fields['block_id'] === 'string' ? fields['block_id'] : undefined)
+  const cluster = [fields['cluster_data'], fields['cluster'], payload['cluster'], given['cluster_data']].map(document => idIn(document, ['id', 'clusterId'])).find(id => id !== undefined)
   return { ...(block === undefined ? {} : { block }), ...(cluster === undefined ? {} : { cluster }) }
 }
 

@@ -33,6 +33,9 @@ export type PolicyPorts = { readonly clock: Pick<Clock, 'monotonic' | 'deadline'
 type Reason = 'parameters' | 'unavailable' | 'invalid' | 'threw' | 'fuel' | 'memory' | 'deadline' | 'output' | 'input' | 'refused' | 'resting'
 const BLAMELESS: ReadonlySet<Reason> = new Set(['input', 'parameters', 'refused', 'resting'])
 
+/** Answers for members of a rule's settings, of what is asked about and what the asker filled in. */
+type Lender = (wanted: readonly string[], input: Json, given: Readonly<Record<string, Json>>) => Promise<Readonly<Record<string, Json>>>
+
 type RuleAnswer = SandboxResult | { readonly ok: false; readonly error: Reason; readonly message: string }
 
 type Opinion<T> = { readonly ok: true; readonly value: T; readonly because: string } | { readonly ok: false; readonly reason: Reason; readonly because: string }
@@ -46,7 +49,7 @@ export class Policies implements PolicyCalls {
   readonly #breakers: Lru<string, Breaker>
   #onFailure: (hook: HookName, rule: PolicyRef, scope: string | undefined, because: string) => void = () => undefined
   readonly #validate: Validate
-  #lender: ((wanted: readonly string[], input: Json) => Promise<Readonly<Record<string, Json>>>) | undefined
+  #lender: Lender | undefined
 
   /** `validate` answers what is wrong with a value under a template; the mesh's own by default. */
   constructor(ports: PolicyPorts, catalogue: Pick<Catalogue, 'policy'>, options: { readonly limits?: Partial<PolicyLimits>; readonly validate?: Validate } = {}) {
@@ -64,14 +67,14 @@ export class Policies implements PolicyCalls {
   }
 
   /** Whoever answers for the live callables that hooks lend and askers leave out. One at most. */
-  lendFrom(lender: (wanted: readonly string[], input: Json) => Promise<Readonly<Record<string, Json>>>): void {
+  lendFrom(lender: Lender): void {
     this.#lender = lender
   }
 
   async #lent<T>(call: PolicyCall<T>): Promise<PolicyCall<T>> {
     const wanted = HOOKS[call.hook].settings.filter(name => call.settings?.[name] === undefined)
     if (wanted.length === 0 || this.#lender === undefined) return call
-    return { ...call, settings: { ...await this.#lender(wanted, call.input), ...call.settings } }
+    return { ...call, settings: { ...await this.#lender(wanted, call.input, call.settings ?? {}), ...call.settings } }
   }
 
   /** Throws only what the caller's own `accept` or `fallback` throws. */

@@ -48,7 +48,7 @@ describe('an instance with several threads', function () {
     assert.deepEqual(await Promise.all(sessions.map(threadOf)), threads)
     const other = sessions[threads.findIndex(thread => thread !== threads[0])] ?? ''
     const order: string[] = []
-    await Promise.all([ask({ hold: 700 }, sessions[0] ?? '').then(() => order.push('held')), ask({}, other).then(() => order.push('free'))])
+    await Promise.all([ask({ hold: 1_500 }, sessions[0] ?? '').then(() => order.push('held')), ask({}, other).then(() => order.push('free'))])
     assert.deepEqual(order, ['free', 'held'])
   })
 
