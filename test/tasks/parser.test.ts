@@ -2,6 +2,7 @@ import assert from 'node:assert/strict'
 import type { Json } from '../../protocols/ids.ts'
 import { componentManifest } from '../../protocols/specs.ts'
 import type { TaskRecord } from '../../protocols/tasks.ts'
+import { SeededRandom } from '../../simulations/random.ts'
 import { ACTIONS } from '../../src/parser/action-names.ts'
 import type { Performed } from '../../src/parser.ts'
 import { refusal, Town } from '../clusters/town.ts'
@@ -157,5 +158,52 @@ describe('tasks of a peer that dies', function () {
     assert.deepEqual(town.peer(0).tasks.unended(), [])
     const again = await town.do(town.peer(3).parser.again(begun.task_id, NEVER))
     assert.equal(Object(again.result).blockId, 'never')
+  })
+})
+
+describe('tasks, whatever dies when', function () {
+  this.timeout(120_000)
+
+  for (const seed of [1, 2]) it(`all end, each key made one block, and what is completed is there (seed ${seed})`, async () => {
+    const town = new Town(5, () => ({}), seed)
+    await town.world.startAll()
+    await town.pass(3_000)
+    await town.component()
+    const random = new SeededRandom(`tasks ${seed}`)
+    const keys = Array.from({ length: 12 }, (_, at) => `key-${at}`)
+    const down = new Set<number>()
+    const living = (): readonly number[] => town.world.hosts.map((_, at) => at).filter(at => !down.has(at))
+    for (let step = 0; step < 40; step += 1) {
+      const at = random.pick(living())
+      const draw = random.float()
+      if (draw < 0.6) {
+        const asked = town.peer(at).parser.perform('createBlock', { blockComponentURI: 'node.sample:1-stable', minInstances: 1, maxInstances: 1 }, NEVER, { key: random.pick(keys), wait: random.float() < 0.3 })
+        // Its peer may die, or its registry not be written to: whoever asks hears of it or not, the task ends all the same.
+        asked.catch(() => undefined)
+      } else if (draw < 0.75 && living().length > 2) {
+        town.world.crash(town.world.hosts[at]!)
+        down.add(at)
+      } else if (down.size > 0) {
+        const back = random.pick([...down])
+        town.world.restart(town.world.hosts[back]!)
+        down.delete(back)
+      }
+      await town.pass(50 + random.below(2_000))
+    }
+    for (const back of down) town.world.restart(town.world.hosts[back]!)
+    await town.pass(120_000)
+    const tasks = await town.do(town.peer(0).tasks.list({ action: 'createBlock' }))
+    assert(tasks.length >= 5, `${tasks.length} tasks`)
+    for (let at = 0; at < 5; at += 1) assert.deepEqual(town.peer(at).tasks.unended(), [], `peer ${at} knows of open tasks`)
+    const blocks = new Set((await town.do(town.peer(0).catalogue.blocks())).map(({ blockId }) => blockId))
+    const made = new Map<string | undefined, Set<string | undefined>>()
+    for (const { task_status, subject, key } of tasks) {
+      if (task_status !== 'completed') continue
+      assert(subject !== undefined && blocks.has(subject.slice('block '.length)), `${subject} is there`)
+      made.set(key, (made.get(key) ?? new Set()).add(subject))
+    }
+    assert(made.size > 3)
+    for (const [key, subjects] of made) assert.equal(subjects.size, 1, `${key} made ${[...subjects].join(', ')}`)
+    assert(blocks.size <= keys.length)
   })
 })
