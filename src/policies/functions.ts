@@ -54,7 +54,9 @@ export class Functions {
   readonly #replicas: Replicas
   readonly #outstanding = new Map<string, number>()
   readonly #lowSince = new Map<string, Millis>()
+  readonly #names = new Set<string>()
   #looking: Promise<void> | undefined
+  #waking = false
   #unwake: () => void = () => undefined
   #unhear: () => void = () => undefined
   #stopped = false
@@ -77,13 +79,25 @@ export class Functions {
       return this.#here(request)
     })
     this.#records.onChange((key, entry) => {
-      if (entry === undefined) this.#replicas.forget(key)
-      else this.#obey(entry.value)
+      if (entry === undefined) {
+        this.#names.delete(key)
+        this.#replicas.forget(key)
+        return
+      }
+      this.#names.add(key)
+      this.#obey(entry.value)
+      this.#wake()
     })
     this.#unhear = this.#view.onChange((_, what) => {
       if (what === 'dead' || what === 'left') this.#look()
     })
-    this.#again()
+    background(this.#ports.telemetry, 'policy.functions-not-read', this.#records.list().then(entries => {
+      for (const { key, value } of entries) {
+        this.#names.add(key)
+        this.#obey(value)
+      }
+      this.#wake()
+    }), 'warn')
   }
 
   stop(): void {
@@ -183,16 +197,19 @@ export class Functions {
     this.#replicas.obey(fn, fn.replicas.filter(({ host }) => host === this.#view.self).map(({ replica }) => replica))
   }
 
-  #again(): void {
-    if (this.#stopped) return
+  /** Looks again in a while, as long as there are functions to look after. */
+  #wake(): void {
+    if (this.#stopped || this.#waking || this.#names.size === 0) return
+    this.#waking = true
     this.#unwake = this.#ports.clock.after(LOOK_MS, () => {
+      this.#waking = false
       this.#look()
-      this.#again()
+      this.#wake()
     })
   }
 
   #look(): void {
-    if (this.#looking !== undefined || this.#stopped) return
+    if (this.#looking !== undefined || this.#stopped || this.#names.size === 0) return
     this.#looking = this.#tend().finally(() => (this.#looking = undefined))
     background(this.#ports.telemetry, 'policy.functions-not-tended', this.#looking, 'warn')
   }

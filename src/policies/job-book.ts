@@ -13,6 +13,7 @@ export class JobBook {
   readonly #journal: Pick<Journal, 'get' | 'set' | 'keys'>
   readonly #identity: Identity
   readonly #jobs = new Map<string, Job>()
+  readonly #unfinished = new Set<string>()
   /** Writes of one job follow one another. */
   readonly #writing = new Map<string, Promise<unknown>>()
 
@@ -27,7 +28,7 @@ export class JobBook {
       const bytes = await this.#journal.get(key)
       if (bytes === undefined) continue
       const job = readJob(this.#identity, decode(policyJobState, bytes, policyJob.limits.requestBytes, key))
-      this.#jobs.set(job.body.id, job)
+      this.#note(job)
     }
   }
 
@@ -40,8 +41,13 @@ export class JobBook {
     return [...this.#jobs.values()].sort((a, b) => (a.body.id < b.body.id ? -1 : 1))
   }
 
+  /** Sorted by id. */
   unfinished(): readonly Job[] {
-    return this.all().filter(({ result }) => result === undefined)
+    return [...this.#unfinished].sort().flatMap(id => this.#jobs.get(id) ?? [])
+  }
+
+  get waiting(): boolean {
+    return this.#unfinished.size > 0
   }
 
   /** Keeps the newer of what is known and what is offered; durable when it resolves. Throws OVERLOADED, STORAGE_FULL. */
@@ -64,8 +70,14 @@ export class JobBook {
     if (job === known) return job
     if (known === undefined) await this.#makeRoom()
     await this.#journal.set(`${CELL}${id}`, encode(job.state))
-    this.#jobs.set(id, job)
+    this.#note(job)
     return job
+  }
+
+  #note(job: Job): void {
+    this.#jobs.set(job.body.id, job)
+    if (job.result === undefined) this.#unfinished.add(job.body.id)
+    else this.#unfinished.delete(job.body.id)
   }
 
   async #makeRoom(): Promise<void> {

@@ -57,6 +57,7 @@ export class Jobs {
   #turn: Promise<unknown> = Promise.resolve()
   #unhear: () => void = () => undefined
   #unwake: () => void = () => undefined
+  #waking = false
   #stopped = false
 
   constructor(ports: JobPorts, parts: { readonly view: MeshView; readonly catalogue: Pick<Catalogue, 'policy'>; readonly policies: Policies; readonly executors: Executors; readonly may: (peer: PeerId, right: Right) => Verdict<true> }) {
@@ -83,7 +84,7 @@ export class Jobs {
     this.#unhear = this.#view.onChange((_, what) => {
       if (what === 'dead' || what === 'left') this.#look()
     })
-    this.#again()
+    this.#look()
   }
 
   stop(): void {
@@ -205,24 +206,27 @@ export class Jobs {
   async #heard(offered: Job): Promise<Job> {
     const job = await this.#book.keep(offered)
     this.#take(job)
+    this.#wake()
     return job
   }
 
-  #again(): void {
-    if (this.#stopped) return
+  /** Looks again in a while, as long as there is something to look after. */
+  #wake(): void {
+    if (this.#stopped || this.#waking || (this.#told.size === 0 && !this.#book.waiting)) return
+    this.#waking = true
     this.#unwake = this.#ports.clock.after(LOOK_MS, () => {
+      this.#waking = false
       this.#look()
-      this.#again()
+      this.#wake()
     })
   }
 
-  /** What is to be done about each unfinished job: name another host, run it, tell the others. */
+  /** What is to be done about each job that is unfinished, or not told to all who keep it: name another host, run it, tell them. */
   #look(): void {
     if (this.#stopped) return
-    for (const job of this.#book.all()) {
-      if (job.result !== undefined && !this.#told.has(job.body.id)) continue
-      background(this.#ports.telemetry, 'policy.job-not-tended', this.#tend(job), 'warn')
-    }
+    const finished = [...this.#told.keys()].flatMap(id => this.#book.get(id) ?? []).filter(({ result }) => result !== undefined)
+    for (const job of [...this.#book.unfinished(), ...finished]) background(this.#ports.telemetry, 'policy.job-not-tended', this.#tend(job), 'warn')
+    this.#wake()
   }
 
   async #tend(job: Job): Promise<void> {
