@@ -39,10 +39,10 @@ export const policyCommands: readonly Command[] = [
   },
   {
     words: ['policy', 'command'], args: 'URI ACTION', count: [2, 2], what: 'give a management command to the rule that answers in a scope of this peer (a block, a vDAG)',
-    options: [{ name: 'data', value: 'FILE|-', what: 'what goes with it, as JSON' }, { name: 'scope', value: 'ID', what: 'block id or vDAG URI' }],
+    options: [{ name: 'with', value: 'FILE|-', what: 'what goes with it, as JSON' }, { name: 'scope', value: 'ID', what: 'block id or vDAG URI' }],
     async run(context) {
       const scope = text(context, 'scope')
-      await post(context, `/policy/${name(context)}/management`, { action: arg(context, 1), data: await given(context, 'data'), ...(scope === undefined ? {} : { scope }) })
+      await post(context, `/policy/${name(context)}/management`, { action: arg(context, 1), data: await given(context, 'with'), ...(scope === undefined ? {} : { scope }) })
     },
   },
   {
@@ -103,8 +103,8 @@ export const policyCommands: readonly Command[] = [
   },
   { words: ['function', 'call'], args: 'NAME', count: [1, 1], what: 'call a function', options: [INPUT], run: async context => post(context, `/function/call_function/${name(context)}`, await given(context, 'input')) },
   {
-    words: ['function', 'command'], args: 'NAME ACTION', count: [2, 2], what: 'give a management command to every copy', options: [{ name: 'data', value: 'FILE|-', what: 'what goes with it, as JSON' }],
-    run: async context => post(context, `/function/mgmt/${name(context)}`, { action: arg(context, 1), data: await given(context, 'data') }),
+    words: ['function', 'command'], args: 'NAME ACTION', count: [2, 2], what: 'give a management command to every copy', options: [{ name: 'with', value: 'FILE|-', what: 'what goes with it, as JSON' }],
+    run: async context => post(context, `/function/mgmt/${name(context)}`, { action: arg(context, 1), data: await given(context, 'with') }),
   },
   {
     words: ['function', 'logs'], args: 'NAME', count: [1, 1], what: 'what its copies noted', options: [{ name: 'tail', value: 'N', what: 'lines (default 100)' }],

@@ -167,6 +167,8 @@ describe('the policies system over AIOS\'s doors, on three real peers', function
     assert.deepEqual(graph, { graph_uri: 'line:1.0-stable' })
     await until(() => get(2, '/graphs/line:1.0-stable').catch(() => null), found => found !== null)
     assert.deepEqual(await post(2, '/graph/execute_graph', { graph_uri: 'line:1.0-stable', input_data: {} }), { n: 103, spun: false })
+    await writeFile(join(dir, 'to.json'), '{"to": 200}')
+    assert.deepEqual(Object.values(z.record(z.string(), json).parse(aios(net.peer(1), 'function', 'command', 'third', 'set', '--with', join(dir, 'to.json')))), [{ action: 'set', n: 200 }])
     assert.match(JSON.stringify(await get(1, '/function/get_logs/third')), /started/)
     assert.match((await refusal(post(0, '/graphs', { graph_name: 'loop', graph_version: '1', graph_release_tag: 's', graph_function_ids: ['a', 'b'], graph_connection_data: { a: ['b'], b: ['a'] } }))).message, /wait for one another/)
     const { result } = z.object({ result: z.array(z.looseObject({ function_id: z.string() })) }).parse(await net.peer(0).client.send('POST', '/api/filter', { matchType: 'policyFunction', filter: { policyFunctionQuery: { variable: 'function_id', operator: '==', value: 'second' } } }))
