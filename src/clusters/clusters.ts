@@ -1,6 +1,6 @@
 import { clusterRecord, clusterTalk, node as nodeSchema, type ClusterNode, type ClusterRecord } from '../../protocols/cluster.ts'
 import { check } from '../../protocols/codec.ts'
-import { MeshError, type Verdict } from '../../protocols/errors.ts'
+import { asMeshError, MeshError, type Verdict } from '../../protocols/errors.ts'
 import type { Cid, Json, Millis, PeerId } from '../../protocols/ids.ts'
 import { hex } from '../../protocols/codec.ts'
 import { isJsonObject, toJson, type JsonObject } from '../lib/json.ts'
@@ -180,14 +180,18 @@ export class Clusters {
     await belonging.leave(true)
   }
 
-  /** AIOS's command to a cluster's stability checker: to every live member, as each runs its own; what each answered. */
+  /** AIOS's command to a cluster's stability checker: to every live member, as each runs its own; what each answered, or how it failed. Throws where all of them did. */
   async manage(cluster: string, action: string, data: Json): Promise<Readonly<Record<PeerId, Json>>> {
     this.#need()
     this.get(cluster)
     const members = this.#ads(cluster).map(({ peer }) => peer)
     if (members.length === 0) throw new MeshError('NO_INSTANCE', `no host of cluster ${cluster} is alive`)
-    const answers = await Promise.all(members.map(async peer => [peer, peer === this.#self ? await this.#managed(cluster, action, data) : (await this.#ports.network.request(peer, clusterTalk, { do: 'manage', cluster, action, data })).data] as const))
-    return Object.fromEntries(answers)
+    const command = async (peer: PeerId): Promise<Json> => (peer === this.#self ? this.#managed(cluster, action, data) : (await this.#ports.network.request(peer, clusterTalk, { do: 'manage', cluster, action, data })).data)
+    const answers = await Promise.allSettled(members.map(command))
+    const failed = answers.flatMap(answer => (answer.status === 'rejected' ? [asMeshError(answer.reason)] : []))
+    const [first] = failed
+    if (first !== undefined && failed.length === members.length) throw first
+    return Object.fromEntries(answers.map((answer, at) => [members[at]!, answer.status === 'fulfilled' ? answer.value : { error: toJson(asMeshError(answer.reason).toJSON()) }]))
   }
 
   async #managed(cluster: string, action: string, data: Json): Promise<Json> {
