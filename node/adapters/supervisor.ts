@@ -7,7 +7,7 @@ import type { Json } from '../../protocols/ids.ts'
 import { packet as packetSchema, type Packet } from '../../protocols/invoke.ts'
 import { stageSpec } from '../../protocols/stage-file.ts'
 import type { CallerFacts, Clock, Health, RunningInstance } from '../../src/ports.ts'
-import { decodeBody, encodeFrame, FRAME_BYTES, FrameReader, OUTPUT_WINDOW, type Frame, type Hook, type InstanceConfig, type Order } from '../instance/frames.ts'
+import { decodeBody, encodeFrame, FRAME_BYTES, FrameReader, METRICS_BYTES, OUTPUT_WINDOW, type Frame, type Hook, type InstanceConfig, type Order } from '../instance/frames.ts'
 import { FENCE_FAILED } from './fence.ts'
 import { InstanceStage } from './instance-stage.ts'
 import { abortError, InstanceCall } from './supervisor-call.ts'
@@ -23,7 +23,6 @@ const CALLS = 1_024
 /** Printed bytes read each second; beyond that the instance waits for us, not we for it. */
 const LOG_BYTES_PER_SECOND = 1_048_576
 const EVENTS_PER_SECOND = 100
-const METRICS_BYTES = 262_144
 
 const id = z.int().nonnegative()
 const report = z.discriminatedUnion('kind', [

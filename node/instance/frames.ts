@@ -11,6 +11,8 @@ import type { BlockStart } from '../../sdk/context.ts'
 
 /** Packets with their files inline; larger ones travel by CID before they get here. */
 export const FRAME_BYTES = 67_108_864
+/** One report of what an instance measures; the daemon forgets a larger one. */
+export const METRICS_BYTES = 262_144
 /** Answers of one call that may be under way before the daemon has handed one to its caller. */
 export const OUTPUT_WINDOW = 8
 

@@ -4,7 +4,7 @@ type Fields = { readonly [key: string]: Json }
 type Series = { readonly labels: Fields; readonly value: Json }
 
 /** What the copies of one block count, as if one had counted it all. Percentiles are means of theirs, weighted by how much each observed. */
-export function addMetrics(all: readonly Json[]): Json {
+export function addMetrics(all: readonly Json[]): Readonly<Record<string, Json>> {
   const out: Record<string, Json> = {}
   for (const name of new Set(all.flatMap(metrics => Object.keys(fields(metrics))))) {
     const families = all.flatMap(metrics => fields(metrics)[name] ?? []).map(fields)

@@ -2,6 +2,7 @@ import { Worker } from 'node:worker_threads'
 import { z } from 'zod'
 import { MeshError } from '../../protocols/errors.ts'
 import type { Json } from '../../protocols/ids.ts'
+import { fitting } from './metrics-fit.ts'
 import { addMetrics } from './pool-metrics.ts'
 import { decodeBody, encodeBody, type InstanceConfig, type Order, type Report } from './frames.ts'
 
@@ -187,7 +188,7 @@ export class InstancePool {
     this.#metricsDue = true
     setTimeout(() => {
       this.#metricsDue = false
-      this.#send({ kind: 'metrics' }, encodeBody(addMetrics(this.#threads.map(({ metrics }) => metrics))))
+      this.#send({ kind: 'metrics' }, encodeBody(fitting(addMetrics(this.#threads.map(({ metrics }) => metrics)))))
     }, METRICS_MS).unref()
   }
 }

@@ -9,6 +9,7 @@ import { instanceClock } from './clock.ts'
 import { loadBlock } from './code.ts'
 import { decodeBody, OUTPUT_WINDOW, type Hook, type InstanceConfig, type Order, type Report } from './frames.ts'
 import { StageBlock } from './llm/stage-block.ts'
+import { fitting } from './metrics-fit.ts'
 import { ModelThread } from './models.ts'
 
 /** At the latest, and at the soonest: percentiles of many windows cost more than a quick call. */
@@ -148,7 +149,7 @@ export class InstanceServer {
 
   #reportMetrics(): void {
     this.#reportedAt = performance.now()
-    const metrics = this.#runner?.metrics() ?? {}
+    const metrics = fitting(this.#runner?.metrics() ?? {})
     const text = JSON.stringify(metrics)
     if (text === this.#reported) return
     this.#reported = text

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
 import type { MeshError } from '../../protocols/errors.ts'
+import type { Json } from '../../protocols/ids.ts'
 import { checkFence } from '../../node/adapters/fence.ts'
 import { addMetrics } from '../../node/instance/pool-metrics.ts'
 import type { RunningInstance } from '../../src/ports.ts'
@@ -16,6 +17,7 @@ export default defineBlock({
     context.metrics.counter('seen').increment()
     context.metrics.rolling('size').observe(data.size ?? 1)
     if (data.hold) for (const until = Date.now() + data.hold; Date.now() < until;);
+    for (let name = 0; name < (data.many ?? 0); name++) for (let label = 0; label < 100; label++) context.metrics.gauge('many_' + name, { label: 'value-' + label }).set(label)
     if (data.refuse) throw new ComponentError('not this')
     if (data.write) await writeFile(context.blockPath + '/note.txt', data.write)
     if (data.read) return yield await readFile(context.blockPath + '/note.txt', 'utf8')
@@ -38,7 +40,7 @@ describe('an instance with several threads', function () {
     await running?.[Symbol.asyncDispose]()
     await bench[Symbol.asyncDispose]()
   })
-  const ask = async (data: object, sessionId: string): Promise<readonly unknown[]> => answers(running.infer({ ...packetOf(data as never), sessionId }, never, null, { streams: true }))
+  const ask = async (data: Json, sessionId: string): Promise<readonly unknown[]> => answers(running.infer({ ...packetOf(data), sessionId }, never, null, { streams: true }))
   const threadOf = async (sessionId: string): Promise<unknown> => ((await ask({}, sessionId))[0] as { readonly thread: number }).thread
 
   it('computes in them at the same time, each session in its own', async () => {
@@ -72,6 +74,11 @@ describe('an instance with several threads', function () {
     const seen = (): number => (running.metrics() as Record<string, { readonly series: readonly { readonly value: number }[] }>)['seen']?.series[0]?.value ?? 0
     for (const ends = Date.now() + 5_000; seen() < 30 && Date.now() < ends;) await realClock.sleep(20)
     assert.ok(seen() >= 30, `${seen()}`)
+    await ask({ many: 200 }, 'many')
+    await ask({}, 'after')
+    const told = (): object => running.metrics() as object
+    for (const ends = Date.now() + 5_000; !Object.hasOwn(told(), 'many_0') && Date.now() < ends;) await realClock.sleep(20)
+    assert.ok(Object.hasOwn(told(), 'many_0') && Object.hasOwn(told(), 'seen') && !Object.hasOwn(told(), 'many_199'), 'too many for one report hide no others')
     const [one, other] = [new Metrics(new ManualClock()), new Metrics(new ManualClock())]
     for (const [metrics, values] of [[one, [1, 2]], [other, [3]]] as const) for (const value of values) {
       metrics.counter('calls', { kind: 'a' }).increment()
