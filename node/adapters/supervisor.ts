@@ -179,7 +179,10 @@ export class SupervisedInstance implements RunningInstance {
     } finally {
       signal.removeEventListener('abort', give)
       // Still listed: it did not report its end, so the caller left before it.
-      if (this.#calls.delete(callId)) this.#cancel(callId)
+      // A health check is no work that somebody gave up: what computes for long without a pause is busy, not lost.
+      const left = this.#calls.delete(callId)
+      if (left && method === 'health') this.#tell({ kind: 'cancel', id: callId })
+      else if (left) this.#cancel(callId)
     }
   }
 

@@ -10,14 +10,17 @@ import type { BlockDesk } from './upkeep.ts'
 
 /** Crashes within a minute from which an instance counts as unhealthy, though it has come up again. */
 const CRASH_LOOP = 2
+const LOAD_MS = 3_000
 
-type Parts = { readonly desk: BlockDesk; readonly view: MeshView; readonly invoker: Pick<BlockInvoker, 'health'>; readonly policies: PolicyCalls; readonly documents: BlockDocuments; readonly metrics: MetricsSource; readonly onUnhealthy: (block: BlockId, instance: InstanceId, because: string) => void }
+type Parts = { readonly desk: BlockDesk; readonly view: MeshView; readonly invoker: Pick<BlockInvoker, 'health' | 'load'>; readonly policies: PolicyCalls; readonly documents: BlockDocuments; readonly metrics: MetricsSource; readonly onUnhealthy: (block: BlockId, instance: InstanceId, because: string) => void }
 
 /** Asks every instance of a block how it is, round by round, tells the block's stability rule, and has those replaced that stay unhealthy. */
 export class HealthChecker {
   readonly #telemetry: Telemetry
   readonly #parts: Parts
   readonly #health = new Map<BlockId, ReadonlyMap<InstanceId, InstanceHealth>>()
+  /** Calls that those which did not answer had served when they were last looked at. */
+  readonly #served = new Map<BlockId, ReadonlyMap<InstanceId, number>>()
 
   constructor(telemetry: Telemetry, parts: Parts) {
     this.#telemetry = telemetry
@@ -26,6 +29,7 @@ export class HealthChecker {
 
   forget(block: BlockId): void {
     this.#health.delete(block)
+    this.#served.delete(block)
   }
 
   of(block: BlockId): ReadonlyMap<InstanceId, InstanceHealth> {
@@ -71,8 +75,23 @@ export class HealthChecker {
 
   async #ask(block: BlockId, timeoutMs: number, any: boolean): Promise<Map<InstanceId, Checked>> {
     const answers = any ? await this.#parts.invoker.health(block, { deadlineMs: timeoutMs }) : {}
-    return new Map(Object.entries(answers).map(([instance, { healthy, detail }]) => [instance, { healthy, because: healthy ? '' : reasonOf(detail) }]))
+    const busy = await this.#busy(block, Object.entries(answers).filter(([, { detail }]) => isSilence(detail)).map(([instance]) => instance))
+    return new Map(Object.entries(answers).map(([instance, { healthy, detail }]) => [instance, healthy || busy.has(instance) ? { healthy: true, because: '' } : { healthy, because: reasonOf(detail) }]))
   }
+
+  /** Of those that said nothing in time, those that have served calls since the last such round: they compute, and answer when they are done. */
+  async #busy(block: BlockId, silent: readonly InstanceId[]): Promise<ReadonlySet<InstanceId>> {
+    if (silent.length === 0) return new Set()
+    const before = this.#served.get(block)
+    const loads = await this.#parts.invoker.load(block, { deadlineMs: LOAD_MS })
+    this.#served.set(block, new Map(Object.entries(loads).map(([instance, { served }]) => [instance, served])))
+    return new Set(silent.filter(instance => (loads[instance]?.served ?? 0) > (before?.get(instance) ?? Infinity)))
+  }
+}
+
+function isSilence(detail: Json): boolean {
+  const error: Json | undefined = isJsonObject(detail) ? detail['error'] : undefined
+  return isJsonObject(error) && error['code'] === 'DEADLINE'
 }
 
 function reasonOf(detail: Json): string {

@@ -43,6 +43,20 @@ describe('health checker', function () {
     assert.equal(town.ready('well').length, 2)
   })
 
+  it('an instance that computes for so long that it does not answer is busy, as long as it serves', async () => {
+    const town = await new Town(3).open()
+    await town.block({ blockId: 'heavy', minInstances: 1, maxInstances: 1, policyRulesSpec: named({ health_check_interval: 6, unhealthy_rounds: 2 }) })
+    await town.untilReady('heavy', 1)
+    const [only = ''] = town.ready('heavy')
+    town.manners.health = () => 'silent'
+    for (let call = 0; call < 60; call += 1) {
+      await town.world.drive(town.call(town.at(call % 3), 'heavy', call))
+      await town.later(1_000)
+    }
+    assert.deepEqual(town.ready('heavy'), [only])
+    await town.until('idle and mute, it is replaced', () => town.ready('heavy').length === 1 && town.ready('heavy')[0] !== only, 60_000)
+  })
+
   it('hook stabilityChecker: it is told of every round as AIOS tells it, and may name instances to replace', async () => {
     const town = await new Town(4).open()
     await town.rule('stable:1.0-x', `export default class { constructor(id, settings) { this.settings = settings; this.rounds = [] }

@@ -36,6 +36,7 @@ export default defineBlock({
       case 'event': context.events.push('noticed', { level: 3 }); return yield null
       case 'facts': return yield { parameters: context.parameters, settings: context.blockInitSettings, gpus: context.allocationInfo.gpus, text: context.state.text, vdag: context.vdag, cwd: process.cwd() }
       case 'missing': return yield await context.assets.text('nothing.txt')
+      case 'compute': for (const ends = Date.now() + Number(rest.ms); Date.now() < ends;); return yield 'computed'
       case 'odd': return yield { at: () => 0 }
     }
   },
@@ -93,6 +94,12 @@ describe('an instance', () => {
     await assert.rejects(ask('wait', {}, realClock.deadline(50)), error => code(error) === 'DEADLINE')
     await ask('echo')
     assert.ok(running.logs(20).includes('gave up'))
+  })
+
+  it('that computes without a pause is not ended because it does not say how it is', async () => {
+    const computing = ask('compute', { ms: 4_000 })
+    await assert.rejects(running.health(realClock.deadline(100)), error => code(error) === 'DEADLINE')
+    assert.deepEqual(await computing, ['computed'])
   })
 
   it('calls a ComponentError terminal and any other error retryable', async () => {
