@@ -27,18 +27,22 @@ export class PrefixCache {
     return this.tokens * this.#store.layout.kvBytes
   }
 
-  /** Gives a new session what is known of its prompt; returns the positions it then holds. Throws RangeError when memory is short. */
-  restore(session: KvSession, prefix: readonly string[]): number {
+  /**
+   * Gives a new session what is known of its prompt: it holds that at once, and has it once the returned function was called,
+   * which may wait until whoever opens it has heard. Throws RangeError when memory is short.
+   */
+  restore(session: KvSession, prefix: readonly string[]): () => void {
     let blocks = 0
     while (blocks < prefix.length && (blocks + 1) * PREFIX_BLOCK <= session.reserved && this.#has(prefix[blocks]!)) blocks++
-    if (blocks === 0) return 0
+    if (blocks === 0) return () => undefined
     this.#store.reach(session, blocks * PREFIX_BLOCK)
-    for (let block = 0; block < blocks; block++) {
-      this.#store.append(session, this.#planes(prefix[block]!).map(plane => plane.bytes), 0, block * PREFIX_BLOCK, PREFIX_BLOCK)
-      session.held = (block + 1) * PREFIX_BLOCK
+    const known = prefix.slice(0, blocks)
+    const planes = known.map(hash => this.#planes(hash))
+    session.held = blocks * PREFIX_BLOCK
+    this.#touch(known)
+    return () => {
+      for (const [block, of] of planes.entries()) this.#store.append(session, of.map(plane => plane.bytes), 0, block * PREFIX_BLOCK, PREFIX_BLOCK)
     }
-    this.#touch(prefix.slice(0, blocks))
-    return session.held
   }
 
   /** An open session whose prompt has these hashes: what it computes of them may be copied. */

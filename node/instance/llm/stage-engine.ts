@@ -87,13 +87,19 @@ export class StageEngine {
         case 'step':
           this.#enqueue(order)
           break
-        case 'open':
+        case 'open': {
+          let fill = (): void => {}
           this.#answer(order.id, order.session, () => {
-            const kv = this.#sessions.open(order.session, order.tokens, order.prefix, performance.now())
-            this.#options.metrics.opened(this.state, kv.held)
-            return { kind: 'done', id: order.id, held: kv.held }
+            const opened = this.#sessions.open(order.session, order.tokens, order.prefix, performance.now())
+            const { held } = opened.kv
+            fill = opened.fill
+            this.#options.metrics.opened(this.state, held)
+            return { kind: 'done', id: order.id, held }
           })
+          // While the answer is on its way: megabytes are copied, and the first step comes behind.
+          fill()
           break
+        }
         case 'write':
           this.#answer(order.id, order.session, () => ({ kind: 'done', id: order.id, held: this.#sessions.write(order.session, order.position, order.count, order.rows) }))
           break

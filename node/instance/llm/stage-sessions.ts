@@ -38,14 +38,14 @@ export class StageSessions {
     return false
   }
 
-  /** A new session with what is known of its prompt, or more room for one there is. Throws BAD_INPUT, NO_CAPACITY, RangeError. */
-  open(id: number, tokens: number, prefix: readonly string[], now: number): KvSession {
+  /** A new session with what is known of its prompt, which is there once `fill` was called, or more room for one there is. Throws BAD_INPUT, NO_CAPACITY, RangeError. */
+  open(id: number, tokens: number, prefix: readonly string[], now: number): { readonly kv: KvSession; readonly fill: () => void } {
     const { kvTokens, contextTokens } = this.#limits
     const before = this.#sessions.get(id)
     const more = Math.max(0, tokens - (before?.kv.reserved ?? 0))
     if (tokens > contextTokens) throw new MeshError('BAD_INPUT', `the model knows contexts of ${contextTokens} tokens, not ${tokens}`)
     if (this.#reserved + more > kvTokens) throw new MeshError('NO_CAPACITY', `${tokens} positions were asked for; ${kvTokens - this.#reserved} of ${kvTokens} are free`)
-    const kv = before?.kv ?? this.#begun(tokens, prefix)
+    const { kv, fill } = before === undefined ? this.#begun(tokens, prefix) : { kv: before.kv, fill: () => undefined }
     kv.reserved = Math.max(kv.reserved, tokens)
     this.#reserved += more
     this.#cache.shrink(kvTokens - this.#reserved)
@@ -53,7 +53,7 @@ export class StageSessions {
       this.#cache.offer(kv, prefix)
       this.#sessions.set(id, { id, kv, prefix, steps: [], openedAt: now, answeredAt: undefined })
     }
-    return kv
+    return { kv, fill }
   }
 
   /** Takes rows computed elsewhere; positions held then. Throws NOT_FOUND, BAD_INPUT, RangeError. */
@@ -87,15 +87,14 @@ export class StageSessions {
     kv.held = Math.min(kv.held, position)
   }
 
-  #begun(tokens: number, prefix: readonly string[]): KvSession {
+  #begun(tokens: number, prefix: readonly string[]): { readonly kv: KvSession; readonly fill: () => void } {
     const kv = new KvSession(tokens)
     try {
-      this.#cache.restore(kv, prefix)
+      return { kv, fill: this.#cache.restore(kv, prefix) }
     } catch (error) {
       this.#store.forget(kv)
       throw error
     }
-    return kv
   }
 
   #known(id: number): Session {
