@@ -4,6 +4,7 @@ import { MeshError } from '../../protocols/errors.ts'
 import { json, type Json } from '../../protocols/ids.ts'
 import { isJsonObject } from '../../src/lib/json.ts'
 import { parseTemplate, validate } from '../../src/specs/template.ts'
+import { answerGraphQuery } from '../../src/stores/component-graph.ts'
 import { query } from '../../src/stores/shelf.ts'
 import type { GatewayParts } from './server.ts'
 import { body } from './request-body.ts'
@@ -47,6 +48,17 @@ export function addComponentRoutes(app: Hono, { peer }: GatewayParts): void {
     return context.json({ success: true, data: exact.length > 0 ? exact : await query(components, { componentURI: { $regex: uriString } }) })
   })
   app.post('/api/query', async context => context.json({ success: true, data: await query(components, await body(context, json)) }))
+
+  // As GraphQL answers: `data`, or `errors` with what is wrong.
+  app.post('/gql', async context => {
+    const { query: source, variables } = await body(context, z.looseObject({ query: z.string().max(100_000), variables: z.record(z.string(), json).nullish() }))
+    try {
+      return context.json({ data: await answerGraphQuery(components, source, variables ?? {}) })
+    } catch (error) {
+      if (!(error instanceof MeshError)) throw error
+      return context.json({ errors: [{ message: error.message, extensions: { code: error.code } }] }, 400)
+    }
+  })
 
   app.post('/api/validate', async context => {
     const asked = await body(context, checking)

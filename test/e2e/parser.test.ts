@@ -123,6 +123,7 @@ describe("AIOS's parser, stores, tasks and registries over HTTP", function () {
     assert.deepEqual(z.array(z.looseObject({ componentURI: z.string() })).parse(await data(1, 'POST', '/api/getByURI', { uriString: COMPONENT })).map(({ componentURI }) => componentURI), [COMPONENT])
     assert.equal(Object(await data(1, 'POST', '/api/getByType', { typeString: '^no.e$' })).length, 1)
     assert.equal(Object(await data(1, 'POST', '/api/query', { query: { 'componentMetadata.usecase': { $regex: 'doub' } } })).length, 1)
+    assert.deepEqual((await call(1, 'POST', '/gql', { query: '{ componentMany(filter: { componentType: "node" }) { componentURI } }' })).body, { data: { componentMany: [{ componentURI: COMPONENT }] } })
     const { componentURI } = Object(await data(2, 'POST', '/api/registerComponent', { componentId: { name: 'proxy', version: '1', releaseTag: 'x' }, componentType: 'model', containerRegistryInfo: { containerImage: 'registry/proxy:1' } }))
     assert.equal(componentURI, 'model.proxy:1-x')
     await until('peer 0 knows it', async () => Object(await data(0, 'POST', '/api/getByURI', { uriString: componentURI })).length === 1)
