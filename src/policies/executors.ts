@@ -174,6 +174,8 @@ export class Executors {
     try {
       const { value, fuel } = await this.#policies.execute({ policyRuleURI: policy, parameters: {}, settings: {} }, { input, parameters, settings })
       return { value, fuel }
+    } catch (error) {
+      throw explained(error, Object.keys(settings))
     } finally {
       this.#running -= 1
     }
@@ -214,6 +216,12 @@ export class Executors {
     await this.#records.put(record.executorId, record)
     return this.#document(record)
   }
+}
+
+/** A rule that calls what nobody sent is told so: functions do not travel, only their answers do. */
+function explained(error: unknown, sent: readonly string[]): unknown {
+  if (!(error instanceof MeshError) || error.code !== 'POLICY_FAILED' || !/not a function|of undefined|reading '/.test(error.message)) return error
+  return new MeshError('POLICY_FAILED', `${error.message}; live callables answer from what the asker sends in settings, and it sent ${sent.length === 0 ? 'nothing' : sent.slice(0, 20).join(', ')}`, { details: error.details, cause: error })
 }
 
 function nameless(peer: PeerId): PolicyExecutor {

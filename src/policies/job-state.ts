@@ -5,8 +5,8 @@ import type { Identity } from '../ports.ts'
 import { unseal } from '../trust/seal.ts'
 
 const BODY_BYTES = 524_288
-/** Inputs and outputs of jobs, as JSON text: with both a state still fits its message. */
-export const JOB_CHARS = 262_144
+/** Parameters and inputs of a job, and its output, as JSON text: with both a state still fits its message. */
+export const JOB_BYTES = 262_144
 
 /** A job with what was signed about it taken apart. */
 export type Job = {

@@ -1,5 +1,5 @@
 import { z } from 'zod'
-import { check, hex } from '../../protocols/codec.ts'
+import { check, hex, utf8 } from '../../protocols/codec.ts'
 import { asMeshError, MeshError, type Verdict } from '../../protocols/errors.ts'
 import type { Json, Millis, PeerId } from '../../protocols/ids.ts'
 import type { Right } from '../../protocols/membership.ts'
@@ -15,7 +15,7 @@ import type { Policies } from './calls.ts'
 import { jobDocument, ruleDocument } from './documents.ts'
 import { allocatorOf, type Executors } from './executors.ts'
 import { JobBook } from './job-book.ts'
-import { JOB_CHARS, readJob, type Job } from './job-state.ts'
+import { JOB_BYTES, readJob, type Job } from './job-state.ts'
 import { startsWith } from './precedence.ts'
 
 const KEEPERS = 3
@@ -103,7 +103,7 @@ export class Jobs {
     const { rule } = await this.#catalogue.policy(asked.policy_rule_uri, clock.deadline(policyJob.limits.deadlineMs))
     const parameters = asked.policy_rule_parameters ?? {}
     startsWith(rule, { parameters, settings: {} })
-    if (JSON.stringify([parameters, asked.inputs]).length > JOB_CHARS) throw new MeshError('BAD_INPUT', `job: inputs: parameters and inputs may have ${JOB_CHARS} characters as JSON: give a large input as an asset`)
+    if (utf8(JSON.stringify([parameters, asked.inputs])).byteLength > JOB_BYTES) throw new MeshError('BAD_INPUT', `job: inputs: parameters and inputs may have ${JOB_BYTES} bytes as JSON: give a large input as an asset`)
     const body = check(policyJobBody, {
       id: asked.job_id ?? `job-${hex(this.#random.bytes(12))}`, name: asked.name, policy: rule.policyRuleURI, parameters, input: asked.inputs,
       nodeSelector: asked.node_selector ?? {}, executor, submittedAt: clock.unix(),
@@ -292,8 +292,8 @@ export class Jobs {
   async #evaluate({ body }: Job): Promise<{ readonly status: 'completed' | 'failed'; readonly output: Json }> {
     try {
       const { value } = await retry(this.#ports, AGAIN, () => this.#policies.execute({ policyRuleURI: body.policy, parameters: body.parameters, settings: {} }, { input: body.input }, 'job'))
-      const chars = JSON.stringify(value).length
-      if (chars > JOB_CHARS) throw new MeshError('POLICY_FAILED', `${body.policy}: its output has ${chars} characters; a job's may have ${JOB_CHARS}`)
+      const bytes = utf8(JSON.stringify(value)).byteLength
+      if (bytes > JOB_BYTES) throw new MeshError('POLICY_FAILED', `${body.policy}: its output has ${bytes} bytes; a job's may have ${JOB_BYTES}`)
       return { status: 'completed', output: value }
     } catch (error) {
       const failure = asMeshError(error)

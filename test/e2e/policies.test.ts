@@ -133,6 +133,14 @@ describe('the policies system over AIOS\'s doors, on three real peers', function
     assert.deepEqual(z.array(z.json()).parse(await post(0, '/policy/query', { name: 'echo' })), [])
   })
 
+  it('callables that the asker sends are functions again at the executor, and one that it does not send is refused with what it sent', async () => {
+    await post(0, '/policy', { name: 'loads', version: '1', release_tag: 's', code: 'export default class AIOSv1PolicyRule { constructor(id, settings) { this.settings = settings } eval() { return [this.settings.get_metrics().load, this.settings.cluster_client.get_cluster("c")] } }' })
+    const ask = (settings: Json): Promise<Json> => post(0, `/executor/${net.peer(2).peer}/execute_policy`, { policy_rule_uri: 'loads:1-s', input_data: {}, settings })
+    await until(() => get(2, '/policy/loads:1-s').catch(() => null), found => found !== null)
+    assert.deepEqual(await ask({ get_metrics: { load: 0.5 }, cluster_client: { get_cluster: { c: { id: 'c' } } } }), [0.5, { id: 'c' }])
+    assert.match((await refusal(ask({ cluster_client: {} }))).message, /loads:1-s: .*live callables answer from what the asker sends in settings, and it sent cluster_client/)
+  })
+
   it('AIOS\'s LocalPolicyEvaluator evaluates through any peer, with its state, or at an executor without', async () => {
     const { http: url } = net.peer(1)
     const evaluator = new LocalPolicyEvaluator({ policy_rule_uri: 'counter:1.0-stable', parameters: { step: 2 }, url })

@@ -111,6 +111,15 @@ describe('policy jobs', () => {
     assert.match((await refusal(world.drive(at(world, 0).jobs.submit({ name: 'x' }, '')))).message, /policy_rule_uri/)
   })
 
+  it('an output too large to be kept fails the job, an input too large is refused', async () => {
+    const world = await policyMesh({ peers: 2 })
+    const policy = await publish(world, 'long-winded', 'export default (parameters, input) => "ü".repeat(input.n)')
+    const { job } = await world.drive(at(world, 0).jobs.submit({ name: 'j', policy_rule_uri: policy, inputs: { n: 140_000 } }, at(world, 1).peer))
+    const failed = await until(world, () => at(world, 0).jobs.get(job), ({ job_status }) => job_status !== 'in_progress')
+    assert.match(JSON.stringify(failed['job_output_data']), /its output has 280002 bytes/)
+    assert.match((await refusal(world.drive(at(world, 0).jobs.submit({ name: 'j', policy_rule_uri: policy, inputs: 'ü'.repeat(140_000) }, '')))).message, /job: inputs: /)
+  })
+
   it('an executor that dies in the middle is replaced, and a submitter that dies changes nothing: one result', async () => {
     for (const seed of [1, 2, 3]) {
       const begun: string[] = []

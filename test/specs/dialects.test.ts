@@ -288,6 +288,23 @@ describe('specs: policy rules and assets', () => {
     assert.deepEqual([parsed.code, parsed.codeType], [CID, 'js_module_v1'])
   })
 
+  it('takes schemas as JSON Schema, an execution type for a type, and an archive for a code type', () => {
+    const quota = {
+      name: 'quota-check', version: '1.0', release_tag: 'stable', metadata: { author: 'admin', category: 'access-control' }, tags: 'quota,control,access', code_type: 'tar.xz', type: 'policy',
+      policy_input_schema: { type: 'object', properties: { quota_table: { type: 'object' }, quota: { type: 'integer' }, session_id: { type: 'string' } }, required: ['quota_table', 'quota', 'session_id'] },
+      policy_output_schema: { type: 'object', properties: { allowed: { type: 'boolean' }, blocks: { type: 'object', additionalProperties: { type: 'object', properties: { healthy: { type: 'boolean' } }, required: ['healthy'] } } }, required: ['allowed'] },
+      policy_settings_schema: { type: 'object', properties: {} },
+      policy_parameters_schema: { type: 'object', properties: { default_limit: { type: 'integer' }, whitelist: { type: 'array', items: { type: 'string' } } }, required: ['default_limit'] },
+      policy_settings: {}, policy_parameters: {}, description: 'Restricts usage by session-level quotas.', functionality_data: { strategy: 'quota-based' }, resource_estimates: {},
+    }
+    const { inputSchema, outputSchema, parametersSchema, settingsSchema, metadata, functionalityData, tags } = parsePolicyRule(quota, { author: AUTHOR, code: CID })
+    assert.deepEqual(inputSchema['quota'], { type: 'integer', required: true })
+    assert.deepEqual(outputSchema['allowed'], { type: 'boolean', required: true })
+    assert.deepEqual(parametersSchema?.['default_limit'], { type: 'integer', required: true })
+    assert.deepEqual([settingsSchema, metadata, functionalityData, tags], [undefined, quota.metadata, quota.functionality_data, ['quota', 'control', 'access']])
+    assert.match(refusal(() => parsePolicyRule({ ...quota, policy_parameters: { whitelist: 'everybody' } }, { author: AUTHOR, code: CID })).message, /parameters\.whitelist: "everybody" must be a list/)
+  })
+
   it('explains that Python does not run', () => {
     assert.match(refusal(() => parsePolicyRule({ name: 'a', version: '1', release_tag: 's', code_type: 'python_class_v1' }, { author: AUTHOR, code: CID })).message, /codeType: "python_class_v1".*AIOSv1PolicyRule/)
   })
