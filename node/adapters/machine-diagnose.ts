@@ -1,4 +1,5 @@
 import { execFile } from 'node:child_process'
+import { findEngine } from './containers/engine.ts'
 import { checkFence } from './fence.ts'
 import { gpuNotes, readGpus } from './gpu.ts'
 import { packageVersion } from './machine-facts.ts'
@@ -9,7 +10,7 @@ export type Finding = { readonly area: 'runtime' | 'isolation' | 'gpu'; readonly
 
 /** Tries everything this host could run instances with, and says why not where it cannot. Takes a few seconds. */
 export async function diagnose(): Promise<readonly Finding[]> {
-  return [...await gpuFindings(), ...await onnxFindings(), ...await tensorflowFindings(), ...await isolationFindings()]
+  return [...await gpuFindings(), ...await onnxFindings(), ...await tensorflowFindings(), ...await containerFindings(), ...await isolationFindings()]
 }
 
 async function gpuFindings(): Promise<readonly Finding[]> {
@@ -48,6 +49,11 @@ async function tensorflowFindings(): Promise<readonly Finding[]> {
     return { area: 'runtime' as const, name: `tfjs/${name}`, ok: false, detail: because.join(': ') }
   })
   return [...passed, { area: 'runtime', name: `tfjs/${result.measured.provider}`, ok: true, detail: `tfjs ${version}, ${Math.round(result.measured.figure)} GFLOP/s` }]
+}
+
+async function containerFindings(): Promise<readonly Finding[]> {
+  const engine = await findEngine()
+  return [{ area: 'runtime', name: 'container', ok: engine.ok, detail: engine.ok ? `${engine.value.name} ${engine.value.version}: images pushed to the mesh run (\`aios up --containers\` says what else they may)` : engine.because }]
 }
 
 async function isolationFindings(): Promise<readonly Finding[]> {

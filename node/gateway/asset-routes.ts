@@ -4,6 +4,7 @@ import { check } from '../../protocols/codec.ts'
 import { MeshError } from '../../protocols/errors.ts'
 import { cid, json, type Json } from '../../protocols/ids.ts'
 import type { Stored } from '../../src/assets/assets.ts'
+import type { JsonObject } from '../../src/lib/json.ts'
 import { incoming, namesTag, rangeOf, streamed } from './byte-range.ts'
 import { boundaryOf, formParts, textOf } from './multipart-stream.ts'
 import { body } from './request-body.ts'
@@ -12,8 +13,8 @@ import type { GatewayParts } from './server.ts'
 const METADATA_BYTES = 1_048_576
 
 /** Uploads of any size, before the door's limit on bodies: a form as AIOS's clients send it, or the bare bytes with their name in the query. */
-export function addAssetUpload(app: Hono, { peer: { assets } }: GatewayParts): void {
-  const made = (context: Context, data: Json): Response => context.json({ success: true, data }, 201)
+export function addAssetUpload(app: Hono, { peer: { assets }, url }: GatewayParts): void {
+  const made = (context: Context, data: JsonObject): Response => context.json({ success: true, data: reachable(data, url()) }, 201)
 
   app.post('/upload_asset', async context => {
     const request = context.req.raw
@@ -42,22 +43,23 @@ export function addAssetUpload(app: Hono, { peer: { assets } }: GatewayParts): v
 }
 
 /** AIOS's assets registry: documents, queries, and the bytes themselves, in ranges. */
-export function addAssetRoutes(app: Hono, { peer: { assets, ports, view } }: GatewayParts): void {
+export function addAssetRoutes(app: Hono, { peer: { assets, ports, view }, url }: GatewayParts): void {
+  const told = (data: JsonObject): JsonObject => reachable(data, url())
   app.get('/health', context => context.json({ success: true, data: { healthy: true, peer: view.self } }))
 
   app.post('/asset', async context => {
     const document = await body(context, json)
     const { content, size } = check(z.looseObject({ content: cid.optional(), size: z.int().nonnegative().optional() }), document, 'request', 'BAD_INPUT')
     if (content === undefined || size === undefined) throw new MeshError('BAD_INPUT', 'an asset has bytes: send them to /upload_asset, or name content (a CID this peer holds) and its size')
-    return context.json({ success: true, data: await assets.name(document, { cid: content, size }) }, 201)
+    return context.json({ success: true, data: told(await assets.name(document, { cid: content, size })) }, 201)
   })
-  app.get('/asset/:uri', async context => context.json({ success: true, data: await assets.get(context.req.param('uri')) }))
+  app.get('/asset/:uri', async context => context.json({ success: true, data: told(await assets.get(context.req.param('uri'))) }))
   app.put('/asset/:uri', async context => {
     const { replicas, labels } = await body(context, z.looseObject({ replicas: z.int().min(1).max(64).optional(), labels: z.record(z.string(), z.string()).optional() }))
     const uri = context.req.param('uri')
     if (replicas === undefined) throw new MeshError('IMMUTABLE', `${uri} is a version, and a version never changes: publish another. Only {"replicas": n} can be put`)
     await assets.replicate(uri, replicas, labels)
-    return context.json({ success: true, data: await assets.get(uri) })
+    return context.json({ success: true, data: told(await assets.get(uri)) })
   })
   app.delete('/asset/:uri', async context => {
     await assets.yank(context.req.param('uri'), context.req.query('because'))
@@ -67,8 +69,8 @@ export function addAssetRoutes(app: Hono, { peer: { assets, ports, view } }: Gat
     const health = await assets.health(await assets.record(context.req.param('uri')))
     return context.json({ success: true, data: health })
   })
-  app.get('/assets', async context => context.json({ success: true, data: await assets.query({}) }))
-  app.post('/assets', async context => context.json({ success: true, data: await assets.query(await body(context, json)) }))
+  app.get('/assets', async context => context.json({ success: true, data: (await assets.query({})).map(told) }))
+  app.post('/assets', async context => context.json({ success: true, data: (await assets.query(await body(context, json))).map(told) }))
 
   // Hono answers HEAD by what GET answers, without the body.
   app.get('/asset-object/:id', async context => {
@@ -85,6 +87,11 @@ export function addAssetRoutes(app: Hono, { peer: { assets, ports, view } }: Gat
     if (part === undefined) return send(200, asset.size, {}, () => ports.content.cat(asset.content, { signal }))
     return send(206, part.length, { 'content-range': `bytes ${part.offset}-${part.offset + part.length - 1}/${asset.size}` }, () => ports.content.cat(asset.content, { ...part, signal }))
   })
+}
+
+/** With its public URL on this peer's door. */
+function reachable(document: JsonObject, door: string): JsonObject {
+  return { ...document, asset_public_url: `${door}${String(document['asset_public_url'])}` }
 }
 
 function metadataOf(text: string): { readonly [key: string]: Json } {

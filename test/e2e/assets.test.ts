@@ -8,7 +8,7 @@ import { Devnet } from '../../node/devnet/devnet.ts'
 import { foremost } from '../../src/lib/rendezvous.ts'
 
 const answer = z.object({ success: z.boolean(), data: z.unknown(), error: z.object({ code: z.string() }).optional() })
-const asset = z.looseObject({ asset_uri: z.string(), asset_id: z.string(), asset_file_info: z.object({ file_size: z.number(), file_type: z.string() }), replicas: z.number().nullable() })
+const asset = z.looseObject({ asset_uri: z.string(), asset_public_url: z.string(), asset_id: z.string(), asset_file_info: z.object({ file_size: z.number(), file_type: z.string() }), replicas: z.number().nullable() })
 const health = z.object({ wanted: z.number(), holders: z.array(z.string()), healthy: z.boolean() })
 const sha = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex')
 
@@ -49,7 +49,7 @@ describe('AIOS’s assets registry on real peers', function () {
     assert.deepEqual([made.status, document.asset_uri, document.asset_file_info], [201, uri, { file_size: 5_000_000, file_type: 'application/x-weights' }])
     await until(async () => ((await ask(3, `/asset/${uri}`)).ok ? true : undefined))
     const object = `/asset-object/${encodeURIComponent(uri)}`
-    const whole = await ask(3, object)
+    const whole = await fetch(asset.parse((await read(await ask(3, `/asset/${uri}`))).data).asset_public_url)
     assert.equal(sha(new Uint8Array(await whole.arrayBuffer())), sha(bytes))
     assert.equal(whole.headers.get('etag'), `"${document.asset_id}"`)
     // Whoever has read all of it holds it for others.
