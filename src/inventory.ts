@@ -3,7 +3,6 @@ import type { Json } from '../protocols/ids.ts'
 import type { PolicyRef } from '../protocols/specs.ts'
 import { isJsonObject, type JsonObject } from './lib/json.ts'
 import type { MeshMetrics } from './metrics/mesh-metrics.ts'
-import { metricsApis } from './metrics/metrics-apis.ts'
 import type { ArtefactCatalogue } from './registries/catalogue.ts'
 import type { MeshView, PolicyCalls } from './roles.ts'
 import { BlockTable } from './search/block-table.ts'
@@ -20,7 +19,7 @@ export type MoreSources = { readonly [Source in 'policyFunctions' | 'policyGraph
 const INTO_CLUSTERS = /^(?:block\.)?cluster(?:\.(?!id$)|$)/
 
 /** What is known of blocks, clusters and vDAGs at work. */
-export type Measured = Pick<MeshMetrics, 'blocks' | 'clusters' | 'vdags' | 'knownBlock' | 'knownClusters'>
+export type Measured = Pick<MeshMetrics, 'blocks' | 'clusters' | 'vdags' | 'knownBlock'>
 
 /** Answers AIOS's search and filter from the local view, in AIOS's document shapes. */
 export class Inventory {
@@ -84,7 +83,6 @@ export class Inventory {
       hook: 'ranking',
       rule,
       input: found,
-      settings: metricsApis(this.#metrics, found.flatMap(({ blockId }) => (typeof blockId === 'string' ? [blockId] : []))),
       accept: answer => (Array.isArray(answer) ? granted(answer) : isJsonObject(answer) ? granted([answer]) : refused('a ranking policy must return a list or one document')),
       fallback: () => found,
     })

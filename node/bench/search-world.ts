@@ -72,7 +72,6 @@ export async function searchWorld(blocks: number): Promise<{ readonly inventory:
     blocks: async ids => ids.map(known),
     clusters: async () => view.ads().map(ad => ({ clusterId: ad.cluster, cluster: { vcpu: { load15m: ad.cpuLoad }, memory: { freeMem: ad.free.memoryMb } } })),
     vdags: async () => [],
-    knownClusters: () => [],
   }
   // A ranking rule runs in its sandbox, whose own bench is another; here the filter's order stands.
   const policies: PolicyCalls = { decide: async call => ({ value: call.fallback(), by: 'default', because: 'no rule' }) }

@@ -71,7 +71,7 @@ export const HOOKS: Readonly<Record<HookName, Hook>> = {
     asked: 'by the caller, for each packet that no session binds to an instance',
     input: '{ mode: "load_balance", packet, instances[] }; also modes estimate, check_execute { inputs }, health_check',
     answer: 'load_balance: { instance_id }; the other modes: what whoever asked is told',
-    settings: ['get_metrics', 'block_data'],
+    settings: ['get_metrics', 'block_data', 'cluster_data'],
     onFailure: 'default',
   },
   autoscaler: {

@@ -3,7 +3,6 @@ import { asMeshError, granted, MeshError, refused, type Verdict } from '../../pr
 import { blockId, type BlockId, type Json } from '../../protocols/ids.ts'
 import type { BlockRecord, VdagNode } from '../../protocols/specs.ts'
 import { isJsonObject, toJson } from '../lib/json.ts'
-import { metricsApis, type KnownMetrics } from '../metrics/metrics-apis.ts'
 import type { Catalogue, MeshView, PolicyCalls } from '../roles.ts'
 import { compileCondition, parseQueries } from '../specs/filter.ts'
 
@@ -14,7 +13,7 @@ const CANDIDATES = 500
 const blockDocument = z.looseObject({ blockId })
 
 export type Assignment = { readonly blocks: readonly BlockId[]; readonly record: BlockRecord }
-export type AssignmentParts = { readonly catalogue: Catalogue; readonly policies: PolicyCalls; readonly view: Pick<MeshView, 'instancesOf'>; /** What rules may ask of blocks and clusters. */ readonly metrics?: KnownMetrics }
+export type AssignmentParts = { readonly catalogue: Catalogue; readonly policies: PolicyCalls; readonly view: Pick<MeshView, 'instancesOf'> }
 
 /**
  * The block a node runs on: the one it names, any of its component (those with ready instances first), or the one its
@@ -73,13 +72,13 @@ async function blocksOf(component: string, catalogue: Catalogue, signal: AbortSi
   return (await catalogue.blocks()).filter(({ componentURI }) => componentURI === exact)
 }
 
-async function byPolicy(node: VdagNode, vdag: string, candidates: readonly { readonly record: BlockRecord; readonly ready: number }[], { policies, metrics }: AssignmentParts): Promise<Verdict<Assignment>> {
+async function byPolicy(node: VdagNode, vdag: string, candidates: readonly { readonly record: BlockRecord; readonly ready: number }[], { policies }: AssignmentParts): Promise<Verdict<Assignment>> {
   const byId = new Map(candidates.map(({ record }) => [record.blockId, record]))
   const decision = await policies.decide<Verdict<BlockRecord>>({
     hook: 'assignment',
     rule: node.assignmentPolicyRule,
     input: candidates.map(({ record, ready }) => ({ ...documentOf(record), id: record.blockId, readyInstances: ready })),
-    settings: { node_label: node.label, ...(metrics === undefined ? {} : metricsApis(metrics, candidates.map(({ record }) => record.blockId))) },
+    settings: { node_label: node.label },
     scope: vdag,
     accept: answer => {
       const picked = Array.isArray(answer) ? answer : [answer]

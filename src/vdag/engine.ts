@@ -11,7 +11,6 @@ import { Claims } from './claim.ts'
 import { compilePlan } from './compile.ts'
 import { compiledView } from './compiled-view.ts'
 import { RunDrive, type DriveParts } from './drive.ts'
-import type { KnownMetrics } from '../metrics/metrics-apis.ts'
 import type { Compatible } from './graph.ts'
 import { RunMirrors } from './mirror.ts'
 import { NodeCalls } from './node-call.ts'
@@ -84,7 +83,7 @@ export class RunEngine {
 
   constructor(
     ports: Pick<Ports, 'clock' | 'random' | 'identity' | 'network' | 'content' | 'journal' | 'telemetry'>,
-    parts: { readonly view: MeshView; readonly invoker: Invoker; readonly policies: PolicyCalls; readonly catalogue: Catalogue; readonly compatible: Compatible; readonly metrics?: KnownMetrics },
+    parts: { readonly view: MeshView; readonly invoker: Invoker; readonly policies: PolicyCalls; readonly catalogue: Catalogue; readonly compatible: Compatible },
     config: Partial<RunConfig> = {},
   ) {
     this.#ports = ports
@@ -101,7 +100,7 @@ export class RunEngine {
       drive: async (run, won, began) => this.#drive(run, won, began, await this.#plan(began)),
     }, this.#config)
     this.#parts = { ports, book: this.#book, calls: new NodeCalls(ports, parts.invoker, new NodePolicies(parts.policies, parts.catalogue, ports.telemetry)), slots: new Slots(this.#config.nodeCalls) }
-    const compiling = { catalogue: parts.catalogue, policies: parts.policies, view: parts.view, compatible: parts.compatible, limits: this.#config.limits, ...(parts.metrics === undefined ? {} : { metrics: parts.metrics }) }
+    const compiling = { catalogue: parts.catalogue, policies: parts.policies, view: parts.view, compatible: parts.compatible, limits: this.#config.limits }
     this.#catalogue = parts.catalogue
     this.#compile = (spec, signal) => compilePlan(spec, compiling, signal)
   }

@@ -36,8 +36,8 @@ describe('search ranking', function () {
     const freest = await town.rule('freest', `class AIOSv1PolicyRule {
       constructor(id, settings) { this.settings = settings }
       eval(parameters, found) {
-        const known = this.settings.cluster_metrics_api.get_cluster
-        return found.map(one => ({ id: one.id, clusterId: known[one.id].clusterId, nodes: known[one.id].nodes.length, blocks: typeof this.settings.block_metrics_api.get_block }))
+        const known = this.settings.cluster_metrics_api.get
+        return found.map(one => ({ id: one.id, clusterId: known[one.id].clusterId, nodes: known[one.id].nodes.length, blocks: typeof this.settings.block_metrics_api.get }))
       }
     }`)
     const rule = { ...freest, settings: {}, parameters: { filterRule: { matchType: 'cluster', filter: { clusterQuery: { variable: 'status', operator: '==', value: 'live' } } } } }
