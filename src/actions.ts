@@ -242,7 +242,7 @@ export class Actions {
     if (draft.runtime.name !== 'container' && draft.runtime.name !== 'external') {
       throw new MeshError('SPEC_INVALID', `component spec: runtime: a ${draft.runtime.name} component comes with files: publish its directory with \`aios component publish DIR\``)
     }
-    const { cid } = await this.#catalogue.publishComponent({ ...draft, files: [] })
+    const { cid } = await this.#catalogue.publishComponent({ ...await this.#catalogue.pinned(draft), files: [] })
     return { componentURI: draft.componentURI, cid }
   }
 

@@ -23,7 +23,7 @@ export type AuthoringPorts = {
   readonly sandbox: Sandbox
   readonly identity: Pick<Identity, 'peer'>
   readonly journal: Pick<Journal, 'get' | 'set'>
-  readonly catalogue: Pick<ArtefactCatalogue, 'component' | 'policy' | 'asset' | 'publishComponent' | 'publishPolicy' | 'publishAsset' | 'publishModel'>
+  readonly catalogue: Pick<ArtefactCatalogue, 'component' | 'pinned' | 'policy' | 'asset' | 'publishComponent' | 'publishPolicy' | 'publishAsset' | 'publishModel'>
 }
 
 export type PublishProgress = { readonly path: string; readonly doneBytes: number; readonly totalBytes: number }
@@ -46,8 +46,9 @@ export class Authoring {
    * failure stay local, where the next try finds them.
    */
   async publishComponent(directory: string, options: PublishOptions = {}): Promise<Published> {
-    const { draft: mine, parts, bytes } = await readComponentDirectory(directory, this.#ports.identity.peer, this.#limits)
+    const { draft: written, parts, bytes } = await readComponentDirectory(directory, this.#ports.identity.peer, this.#limits)
     const { catalogue } = this.#ports
+    const mine = await catalogue.pinned(written)
     const before = await absent(catalogue.component(mine.componentURI, options.signal))
     const draft = { ...mine, author: before?.manifest.author ?? mine.author }
     if (before !== undefined && shape(before.manifest) !== shape({ ...draft, files: parts.map(part => ({ ...part, cid: NO_CID })) })) {

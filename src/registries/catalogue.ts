@@ -9,6 +9,7 @@ import { assetRecord, blockRecord, componentManifest, policyRule, vdagSpec, type
 import { Lru } from '../lib/lru.ts'
 import type { ContentStore, Registry, RegistryStore } from '../ports.ts'
 import type { Catalogue, Models } from '../roles.ts'
+import { ImagePins } from './image-pin.ts'
 import { asksForLatest, latest } from './latest.ts'
 import { Yanks, type Yankable } from './yanks.ts'
 
@@ -36,6 +37,7 @@ export class ArtefactCatalogue implements Catalogue, Models {
   readonly #models: Registry<Published>
   readonly #services: Registry<ServedModel>
   readonly #yanks: Yanks
+  readonly #pins: ImagePins
   readonly #documents = new Lru<Cid, unknown>(CACHED_DOCUMENTS)
 
   constructor(registries: RegistryStore, content: ContentStore) {
@@ -48,6 +50,7 @@ export class ArtefactCatalogue implements Catalogue, Models {
     this.#models = registries.open('layers', published)
     this.#services = registries.open('services', servedModel)
     this.#yanks = new Yanks(registries)
+    this.#pins = new ImagePins(registries)
   }
 
   /** `name:version-tag`, or `name` / `name:latest` for the newest. Throws NOT_FOUND, CONTENT_UNAVAILABLE, CONTENT_CORRUPT. */
@@ -153,6 +156,11 @@ export class ArtefactCatalogue implements Catalogue, Models {
   /** The pieces and files are already in the content store. */
   publishModel(manifest: ModelManifest): Promise<PublishedArtefact> {
     return this.#publish('layers', this.#models, manifest.modelURI, check(modelManifest, manifest, `model ${manifest.modelURI}`, 'SPEC_INVALID'))
+  }
+
+  /** As it is to be published: held to the images that its tags stand for now. */
+  pinned<T extends Pick<ComponentManifest, 'containerRegistryInfo'>>(component: T): Promise<T> {
+    return this.#pins.pinned(component)
   }
 
   /** Publishing the same content again succeeds and changes nothing. Throws IMMUTABLE when the URI already names other content. */

@@ -78,6 +78,8 @@ describe('blocks that are containers', function () {
     await publish('made-on-the-sdk', { containerImage: 'team/block:v1' })
     await publish('plain-http', { containerImage: 'team/server:v1', protocol: 'http' })
     await publish('nowhere', { containerImage: 'team/nothing:v1' })
+    // A tag that moves afterwards changes no component that is published.
+    await pushImage(net.peer(0).oci, 'team/block', 'v1', Buffer.from('another layer'), ['/bin/none'])
   })
   after(async () => {
     const door = net?.running().find(({ index }) => index === 1)?.oci

@@ -1,13 +1,14 @@
 import { randomBytes } from 'node:crypto'
 import { z } from 'zod'
 import { MeshError, type Verdict } from '../../../protocols/errors.ts'
+import { ociDigest } from '../../../protocols/image.ts'
 import type { Clock, InstanceStart, Machine, RunningInstance, Telemetry } from '../../../src/ports.ts'
 import { configOf, hooksFor, type OtherRuntime } from '../backend.ts'
 import { SupervisedInstance } from '../supervisor.ts'
 import { containerCommand } from './command.ts'
 import type { Engine } from './engine.ts'
 import { HttpContainer } from './http-container.ts'
-import { bringImage, type ImageSource, type MeshImages } from './image.ts'
+import { bringImage, readImage, type ImageSource, type MeshImages } from './image.ts'
 
 export type ContainerOptions = {
   readonly engine: Promise<Verdict<Engine>>
@@ -25,6 +26,8 @@ export type ContainerOptions = {
 
 const registryInfo = z.looseObject({
   containerImage: z.string('names no image').min(1).max(500),
+  /** What its tag stood for when the component was published. */
+  containerImageDigest: ociDigest.optional(),
   network: z.union([z.boolean(), z.string().transform(text => text !== 'none')]).default(false),
   /** `frames`: made on our base image. `http`: AIOS's HTTP of an instance, on `port`. */
   protocol: z.enum(['frames', 'http']).default('frames'),
@@ -51,9 +54,9 @@ async function start(options: ContainerOptions, engine: Engine, request: Instanc
   const { block, instance, manifest } = request
   const info = registryInfo.safeParse(manifest.containerRegistryInfo)
   if (!info.success) throw new MeshError('SPEC_INVALID', `containerRegistryInfo: ${info.error.issues.map(({ path, message }) => `${path.join('.')} ${message}`).join('; ')}`)
-  const { containerImage, network, protocol, port } = info.data
+  const { containerImage, containerImageDigest: digest, network, protocol, port } = info.data
   if ((network || protocol === 'http') && !options.network) throw new MeshError('RUNTIME_UNAVAILABLE', `${manifest.componentURI} asks for a network, which this host gives to no container: its operator may allow it with --containers mesh,network`)
-  const image = await bringImage(engine, containerImage, options.sources, options.images, signal)
+  const image = await bringImage(engine, digest === undefined ? containerImage : `${readImage(containerImage).repository}@${digest}`, options.sources, options.images, signal)
   const name = `aios-${instance}-${randomBytes(4).toString('hex')}`
   const kill = (): void => void engine.run(['rm', '--force', name]).catch(() => undefined)
   const args = containerCommand({
