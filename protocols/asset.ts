@@ -2,7 +2,7 @@ import { z } from 'zod'
 import { cid, millis } from './ids.ts'
 import { uri } from './specs.ts'
 
-/** What the author of an asset asks of the mesh: so many live hosts that hold all of it. Value of the `replicas` registry, by asset URI. */
+/** What the author of an asset asks of the mesh: so many live hosts that hold all of it. Value of the `replicas` registry, by `URI/author`. */
 export const replicaWish = z.object({
   assetURI: uri,
   content: cid,

@@ -83,7 +83,7 @@ export class Assets {
   }
 
   health(asset: AssetRecord): Promise<ReplicaHealth> {
-    return this.#replicas.health(asset.assetURI, asset.content)
+    return this.#replicas.health(asset)
   }
 
   /** Takes a version back and lets its replicas go. Throws NOT_FOUND, FORBIDDEN. */
@@ -104,7 +104,7 @@ export class Assets {
   }
 
   async #document(asset: AssetRecord): Promise<JsonObject> {
-    const wish = await this.#replicas.wished(asset.assetURI)
+    const wish = await this.#replicas.wished(asset.assetURI, asset.author)
     const document = toJson({
       asset_uri: asset.assetURI, asset_name: asset.name, asset_id: asset.content, assets_db_id: this.#ports.identity.peer, asset_version: { version: asset.version, tag: asset.releaseTag },
       asset_metadata: asset.metadata, asset_public_url: `/asset-object/${encodeURIComponent(asset.assetURI)}`, asset_file_info: { file_type: asset.mediaType, file_size: asset.size },

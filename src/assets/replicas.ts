@@ -3,6 +3,7 @@ import { decode, encode } from '../../protocols/codec.ts'
 import { contentHave } from '../../protocols/content.ts'
 import { asMeshError } from '../../protocols/errors.ts'
 import type { Cid, Millis, PeerId } from '../../protocols/ids.ts'
+import type { AssetRecord } from '../../protocols/specs.ts'
 import { background } from '../lib/background.ts'
 import { foremost } from '../lib/rendezvous.ts'
 import { carries } from '../placement/rank.ts'
@@ -26,6 +27,11 @@ const SOON_MS = 200
 /** Peers asked who holds a file. */
 const ASKED = 64
 const ASK_MS = 2_000
+
+/** Each author has a key of its own: nobody can be kept from asking by who asked first. */
+function keyOf(uri: string, author: PeerId): string {
+  return `${uri}/${author}`
+}
 
 /** Who shall hold a file: the first so many of the live hosts with the right labels, in the order of its CID. */
 export function chosenHolders(wish: Pick<ReplicaWish, 'content' | 'replicas' | 'labels'>, view: Pick<MeshView, 'ads'>): readonly PeerId[] {
@@ -68,23 +74,25 @@ export class Replicas {
     this.#beat = undefined
   }
 
-  /** Asks the mesh for so many copies. Only the asset's author is heard. Throws FORBIDDEN. */
+  /** Asks the mesh for so many copies. Only the asset's author is heard. */
   async want(wish: ReplicaWish): Promise<void> {
-    await this.#wishes.put(wish.assetURI, wish)
+    await this.#wishes.put(keyOf(wish.assetURI, this.#view.self), wish)
   }
 
   async forget(uri: string): Promise<void> {
-    if ((await this.#wishes.get(uri)) !== undefined) await this.#wishes.withdraw(uri)
+    if ((await this.wished(uri, this.#view.self)) !== undefined) await this.#wishes.withdraw(keyOf(uri, this.#view.self))
   }
 
-  async wished(uri: string): Promise<ReplicaWish | undefined> {
-    return (await this.#wishes.get(uri))?.value
+  /** What the author of an asset asked for. */
+  async wished(uri: string, author: PeerId): Promise<ReplicaWish | undefined> {
+    const entry = await this.#wishes.get(keyOf(uri, author))
+    return entry?.writer === author ? entry.value : undefined
   }
 
   /** Who holds all of the file now, as far as peers answer in time. `healthy`: as many as were wanted, or one where nothing was. */
-  async health(uri: string, content: Cid): Promise<ReplicaHealth> {
-    const wanted = (await this.wished(uri))?.replicas ?? 1
-    const holders = await this.#holders(content)
+  async health(asset: Pick<AssetRecord, 'assetURI' | 'author' | 'content'>): Promise<ReplicaHealth> {
+    const wanted = (await this.wished(asset.assetURI, asset.author))?.replicas ?? 1
+    const holders = await this.#holders(asset.content)
     return { wanted, holders, healthy: holders.length >= wanted }
   }
 
