@@ -161,7 +161,7 @@ export function createPeer(ports: Ports, config: PeerConfig): Peer {
   const placement = new Placement(ports, { view: capacity, catalogue, policies, instances, metrics, governance: { clusters: book, prechecks, bids: () => stability.bids() } }, { ...PLACEMENT, ...config.placement, maySteward: peer => admission.may(peer, 'host') })
   const calls = new Calls(ports, instances, placement, (peer, right) => admission.may(peer, right), (block, command) => governed.command(block, command))
   const invoker = new BlockInvoker(ports, capacity, calls, catalogue, policies, metrics)
-  const runs = new RunEngine(ports, { view: capacity, invoker, policies, catalogue, compatible }, config.runs)
+  const runs = new RunEngine(ports, { view: capacity, invoker, policies, catalogue, compatible, settled: () => capacity.settled() }, config.runs)
   const generations = new SplitGenerations(ports, { view: capacity, models: catalogue, instances: { stage: (...asked) => instances.stage(...asked), onExit: hear => instances.onExit(hear) }, book: placement, answers: config.answers ?? new TextAnswers(texts), may: peer => admission.may(peer, 'join') }, config.generations)
   const library = new Library(ports)
   const graphs = new Graphs(ports, { view: capacity, artefacts: library.graphs, functions, may })

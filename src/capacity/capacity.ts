@@ -43,6 +43,9 @@ export const CAPACITY: CapacityConfig = {
 }
 
 const MET = 'capacity/met'
+/** How long nobody new is heard of before a peer that has just started takes what it sees for the mesh, and how long it waits for that at most. */
+const SETTLE_MS = 1_000
+const SETTLE_MOST_MS = 10_000
 const UNPROVED_BYTES = 16_384
 const AD_BYTES = capacityTopic.limits.messageBytes
 
@@ -64,6 +67,9 @@ export class Capacity implements MeshView {
   #caughtUp = false
   #met = false
   #startedAt = 0
+  #most = 0
+  /** When the last peer was heard of that was unknown before. */
+  #grewAt = 0
   #stopped = false
   #ads: readonly CapacityAd[] | undefined
 
@@ -109,6 +115,7 @@ export class Capacity implements MeshView {
     this.#exchange.listen()
     this.#stops.push(network.subscribe(capacityTopic, envelope => this.#hear(envelope)))
     this.#startedAt = clock.monotonic()
+    this.#grewAt = this.#startedAt
     this.#met = (await journal.get(MET)) !== undefined
     await this.#advertiser.start(sources)
     this.#liveness.start()
@@ -151,6 +158,20 @@ export class Capacity implements MeshView {
   /** Has the peer heard what others know since it started? */
   get caughtUp(): boolean {
     return this.#caughtUp
+  }
+
+  /**
+   * Resolves once this peer, which has just started, has not heard of a new peer for a while: until then it holds a part of the mesh for
+   * all of it, and would ask others than the rest does. Never later than a bound after the start, and at once ever after.
+   */
+  async settled(): Promise<void> {
+    const { clock } = this.#ports
+    while (true) {
+      const now = clock.monotonic()
+      const wait = Math.min(this.#grewAt + SETTLE_MS, this.#startedAt + SETTLE_MOST_MS) - now
+      if (wait <= 0 || this.#stopped) return
+      await clock.sleep(wait)
+    }
   }
 
   ads(): readonly CapacityAd[] {
@@ -266,6 +287,10 @@ export class Capacity implements MeshView {
 
   #changed(peer: PeerId, what: Parameters<Hearer>[1]): void {
     this.#ads = undefined
+    if (this.#view.size > this.#most) {
+      this.#most = this.#view.size
+      this.#grewAt = this.#ports.clock.monotonic()
+    }
     for (const hear of this.#hearers) hear(peer, what)
   }
 

@@ -74,6 +74,7 @@ export class RunEngine {
   readonly #succession: Succession
   readonly #watch: RunWatch
   readonly #parts: DriveParts
+  readonly #settled: () => Promise<void>
   readonly #catalogue: Pick<Catalogue, 'vdag'>
   readonly #compile: (spec: VdagSpec, signal: AbortSignal) => ReturnType<typeof compilePlan>
   readonly #drives = new Map<RunId, RunDrive>()
@@ -83,7 +84,7 @@ export class RunEngine {
 
   constructor(
     ports: Pick<Ports, 'clock' | 'random' | 'identity' | 'network' | 'content' | 'journal' | 'telemetry'>,
-    parts: { readonly view: MeshView; readonly invoker: Invoker; readonly policies: PolicyCalls; readonly catalogue: Catalogue; readonly compatible: Compatible },
+    parts: { readonly view: MeshView; readonly invoker: Invoker; readonly policies: PolicyCalls; readonly catalogue: Catalogue; readonly compatible: Compatible; readonly settled?: () => Promise<void> },
     config: Partial<RunConfig> = {},
   ) {
     this.#ports = ports
@@ -102,6 +103,7 @@ export class RunEngine {
     this.#parts = { ports, book: this.#book, calls: new NodeCalls(ports, parts.invoker, new NodePolicies(parts.policies, parts.catalogue, ports.telemetry)), slots: new Slots(this.#config.nodeCalls) }
     const compiling = { catalogue: parts.catalogue, policies: parts.policies, view: parts.view, compatible: parts.compatible, limits: this.#config.limits }
     this.#catalogue = parts.catalogue
+    this.#settled = parts.settled ?? (() => Promise.resolve())
     this.#compile = (spec, signal) => compilePlan(spec, compiling, signal)
   }
 
@@ -227,6 +229,8 @@ export class RunEngine {
     const held = this.#book.head(run)
     if (held?.end !== undefined || this.#drives.has(run)) return { run, existing: true }
     if (this.#drives.size + this.#beginning.size >= this.#config.activeRuns) throw new MeshError('OVERLOADED', `this peer drives ${this.#drives.size} runs already: submit to another one, or later`)
+    // Only a key brings another peer to the same run: where two do not see the same mesh, both would win it.
+    if (key !== undefined) await this.#settled()
     const signal = this.#ports.clock.deadline(COMPILE_MS)
     const plan = await this.#compile((await this.#catalogue.vdag(vdagUri, signal)).spec, signal)
     const packet = this.#packet(run, input)

@@ -65,6 +65,19 @@ describe('knowing the mesh', () => {
     }
   })
 
+  it('a peer that has just started waits until it hears of nobody new before it takes what it sees for the mesh, and never again', async () => {
+    const world = mesh(12, 3)
+    await world.startAll()
+    const settled = await world.drive(Promise.all([...world.peers.values()].map(async ({ capacity }) => {
+      await capacity.settled()
+      return { at: world.now, live: capacity.live().length }
+    })))
+    assert.deepEqual(settled.map(({ live }) => live), Array.from({ length: 12 }, () => 12))
+    const after = Math.max(...settled.map(({ at }) => at))
+    await world.drive(Promise.all([...world.peers.values()].map(({ capacity }) => capacity.settled())))
+    assert.equal(world.now, after)
+  })
+
   it('a peer that is killed is noticed by all well within three seconds, connection broken or silent', async () => {
     for (const silent of [false, true]) {
       for (const seed of [1, 2, 3]) {
