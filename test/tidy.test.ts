@@ -117,6 +117,12 @@ describe('the house is tidy', () => {
     assert.deepEqual(findings(source => source.room !== 'test' && source.path.endsWith('.ts'), /(?:\bas|[:<|,(])\s*any\s*(?:[;,)>\]=|&{]|$)|\bany\[\]/gm, 'has an any'), [])
   })
 
+  it('no host of the world has its address in the code', () => {
+    const ours = /^(?:0|10|127|192\.168|192\.0\.2|198\.51\.100|203\.0\.113|169\.254)\./
+    const addresses = sources.filter(source => source.room !== 'test' && source.path.endsWith('.ts')).flatMap(source => [...source.text.matchAll(/(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?![\w.])/g)].map(([address]) => `${source.path} names ${address}`))
+    assert.deepEqual(addresses.filter(found => !ours.test(found.split(' ').at(-1)!)), [])
+  })
+
   it('nothing is left for later', () => {
     assert.deepEqual(findings(({ path }) => path !== 'test/tidy.test.ts', /\b(?:TODO|FIXME|HACK|XXX)\b/g, 'is left for later', source => source.text), [])
   })
