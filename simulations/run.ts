@@ -1,4 +1,5 @@
 /** Lives many seeds and says which of them broke a property: `node simulations/run.ts --peers 200 --seeds 50`. */
+import { availableParallelism } from 'node:os'
 import { parseArgs } from 'node:util'
 import { isMainThread, parentPort, Worker, workerData } from 'node:worker_threads'
 import { Fingerprint } from './fingerprint.ts'
@@ -10,7 +11,7 @@ type Order = Omit<ScenarioOptions, 'seed'> & { readonly scenario: ScenarioName; 
 type Figures = { readonly seeds: number; readonly violations: number; readonly seconds: number; readonly cpu_s: number; readonly peers: number; readonly virtual_s: number; readonly fingerprint: string }
 
 const USAGE = `usage: node simulations/run.ts [--scenario ${Object.keys(SCENARIOS).join('|')}] [--peers 200] [--seeds 50] [--from 1] [--seconds 20]
-  [--loss 0.05] [--churn 0.05] [--bug NAME] [--threads 2] [--json]
+  [--loss 0.05] [--churn 0.05] [--bug NAME] [--threads CORES] [--json]
   loss: part of the messages that never arrive; churn: part of the peers that crash each ten seconds; drawn by the seed when not given.`
 
 /** Messages and promises die young: with room for them they are not copied first. */
@@ -51,7 +52,7 @@ function parse(): Omit<Order, 'seeds'> & { readonly from: number; readonly count
       loss: { type: 'string' },
       churn: { type: 'string' },
       bug: { type: 'string' },
-      threads: { type: 'string', default: '2' },
+      threads: { type: 'string', default: String(availableParallelism()) },
       json: { type: 'boolean', default: false },
     },
   })
