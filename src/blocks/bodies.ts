@@ -2,6 +2,7 @@ import { check, decode, encode } from '../../protocols/codec.ts'
 import { MeshError } from '../../protocols/errors.ts'
 import type { Cid, Json, PeerId } from '../../protocols/ids.ts'
 import { INLINE_BYTES, packet as packetSchema, type Packet } from '../../protocols/invoke.ts'
+import { gather } from '../lib/gather.ts'
 import type { ContentStore } from '../ports.ts'
 import { span } from './span.ts'
 
@@ -55,20 +56,7 @@ async function whole(content: ContentStore, { body, bodyCid }: Body, from: PeerI
       },
     })
   }
-  const parts: Uint8Array[] = []
-  let size = 0
-  for await (const part of content.cat(bodyCid, { signal })) {
-    size += part.byteLength
-    if (size > LIMIT) throw tooLarge()
-    parts.push(part)
-  }
-  const out = new Uint8Array(size)
-  let at = 0
-  for (const part of parts) {
-    out.set(part, at)
-    at += part.byteLength
-  }
-  return out
+  return gather(content.cat(bodyCid, { signal }), LIMIT, tooLarge)
 }
 
 /** DAG-CBOR holds JSON, bytes and links; a call body is JSON alone. */

@@ -6,6 +6,7 @@ import { MeshError } from '../../protocols/errors.ts'
 import { cid as cidSchema, type BlockId, type Cid, type PeerId } from '../../protocols/ids.ts'
 import { modelManifest, servedModel, type ModelManifest, type ServedModel } from '../../protocols/model.ts'
 import { assetRecord, blockRecord, componentManifest, policyRule, vdagSpec, type AssetRecord, type BlockRecord, type ComponentManifest, type PolicyRule, type VdagSpec } from '../../protocols/specs.ts'
+import { gather } from '../lib/gather.ts'
 import { Lru } from '../lib/lru.ts'
 import type { ContentStore, Registry, RegistryStore } from '../ports.ts'
 import type { Catalogue, Models } from '../roles.ts'
@@ -239,20 +240,7 @@ export class ArtefactCatalogue implements Catalogue, Models {
   }
 
   async #bytes({ code, policyRuleURI }: PolicyRule, signal: AbortSignal | undefined): Promise<Uint8Array> {
-    const chunks: Uint8Array[] = []
-    let size = 0
-    for await (const chunk of this.#content.cat(code, signal === undefined ? {} : { signal })) {
-      size += chunk.byteLength
-      if (size > POLICY_SOURCE_BYTES) throw new MeshError('MESSAGE_TOO_LARGE', `the source of ${policyRuleURI} is over ${POLICY_SOURCE_BYTES} bytes`)
-      chunks.push(chunk)
-    }
-    const bytes = new Uint8Array(size)
-    let at = 0
-    for (const chunk of chunks) {
-      bytes.set(chunk, at)
-      at += chunk.byteLength
-    }
-    return bytes
+    return gather(this.#content.cat(code, signal === undefined ? {} : { signal }), POLICY_SOURCE_BYTES, () => new MeshError('MESSAGE_TOO_LARGE', `the source of ${policyRuleURI} is over ${POLICY_SOURCE_BYTES} bytes`))
   }
 
   async #source(rule: PolicyRule, signal: AbortSignal | undefined): Promise<string> {

@@ -3,6 +3,7 @@ import type { Millis, PeerId } from '../../protocols/ids.ts'
 import { digest, hex, recordCid } from '../../protocols/codec.ts'
 import { registryDigest, registryNews, registryPage } from '../../protocols/registry.ts'
 import type { Signed } from '../../protocols/signed.ts'
+import { concat } from '../lib/gather.ts'
 import { hedge } from '../lib/hedge.ts'
 import { Lru } from '../lib/lru.ts'
 import type { Clock, Network, Random, Telemetry } from '../ports.ts'
@@ -281,13 +282,7 @@ export class RegistryReplica {
   #root(): Uint8Array {
     const digests = this.#store.view.digests()
     if (this.#rooted?.digests === digests) return this.#rooted.root
-    const all = new Uint8Array(digests.reduce((sum, { byteLength }) => sum + byteLength, 0))
-    let at = 0
-    for (const bytes of digests) {
-      all.set(bytes, at)
-      at += bytes.byteLength
-    }
-    const root = digest(all)
+    const root = digest(concat(digests, digests.reduce((sum, { byteLength }) => sum + byteLength, 0)))
     this.#rooted = { digests, root }
     return root
   }

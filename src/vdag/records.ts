@@ -4,6 +4,7 @@ import { check, decode, encode, type Schema } from '../../protocols/codec.ts'
 import { MeshError } from '../../protocols/errors.ts'
 import type { Cid } from '../../protocols/ids.ts'
 import { INLINE_BYTES } from '../../protocols/invoke.ts'
+import { gather } from '../lib/gather.ts'
 import type { ContentStore } from '../ports.ts'
 
 const LIMIT = 256 * 1_048_576
@@ -25,19 +26,7 @@ export async function getValue<T>(content: ContentStore, cid: Cid, schema: Schem
   const record = await content.getRecord<unknown>(cid, { parse: value => value }, signal)
   const linked = elsewhere.safeParse(record)
   if (!linked.success) return check(schema, record, `the record ${cid}`)
-  const parts: Uint8Array[] = []
-  let size = 0
-  for await (const part of content.cat(linked.data.body.toString(), signal === undefined ? {} : { signal })) {
-    size += part.byteLength
-    if (size > LIMIT) throw new MeshError('MESSAGE_TOO_LARGE', `the value ${cid} is larger than ${LIMIT} bytes`)
-    parts.push(part)
-  }
-  const whole = new Uint8Array(size)
-  let at = 0
-  for (const part of parts) {
-    whole.set(part, at)
-    at += part.byteLength
-  }
+  const whole = await gather(content.cat(linked.data.body.toString(), signal === undefined ? {} : { signal }), LIMIT, () => new MeshError('MESSAGE_TOO_LARGE', `the value ${cid} is larger than ${LIMIT} bytes`))
   return decode(schema, whole, LIMIT, `the value ${cid}`)
 }
 
