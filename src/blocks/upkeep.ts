@@ -2,6 +2,7 @@ import { asMeshError, MeshError } from '../../protocols/errors.ts'
 import type { BlockId, InstanceId, Json, Millis } from '../../protocols/ids.ts'
 import type { BlockOrder } from '../../protocols/block-control.ts'
 import type { PolicyRef } from '../../protocols/specs.ts'
+import { Beat } from '../lib/beat.ts'
 import type { Placement } from '../placement/placement.ts'
 import type { Ports, Random } from '../ports.ts'
 import type { ClusterDocuments, HookName, MeshView, MetricsSource, PolicyCalls } from '../roles.ts'
@@ -43,8 +44,7 @@ export class Upkeep {
   readonly #autoscaler: Autoscaler
   readonly #health: HealthChecker
   readonly #watched = new Map<BlockId, Watch>()
-  #cancel: (() => void) | undefined
-  #stopped = false
+  readonly #beat: Beat
 
   constructor(ports: Pick<Ports, 'clock' | 'random' | 'telemetry'>, parts: UpkeepParts) {
     this.#ports = ports
@@ -53,12 +53,12 @@ export class Upkeep {
     const documents = new BlockDocuments(parts.view, parts.clusters)
     this.#autoscaler = new Autoscaler(ports, { ...parts, documents })
     this.#health = new HealthChecker(ports.telemetry, { ...parts, documents })
+    this.#beat = new Beat(ports.clock, BEAT_MS, { needed: () => this.#watched.size > 0, look: () => this.#lookAll() })
     parts.desk.onRole(block => this.#role(block))
   }
 
   stop(): void {
-    this.#stopped = true
-    this.#cancel?.()
+    this.#beat.stop()
   }
 
   /** Does what somebody asks of a block that this peer stewards. Throws EPOCH_FENCED where it does not, CONFLICT, NOT_FOUND, BAD_INPUT, POLICY_FAILED. */
@@ -113,15 +113,11 @@ export class Upkeep {
     const rhythm = this.#autoscaler.rhythm(kept)
     // A peer that takes up many blocks at once does not ask all of them at once.
     this.#watched.set(block, { scaleAt: now + (rhythm?.firstMs ?? 0), healthAt: now + healthSettings(kept.record).intervalMs * (0.5 + this.#random.float() / 2), scaling: false, checking: false, failing: false, last: undefined })
-    if (this.#cancel === undefined && !this.#stopped) this.#beat()
+    this.#beat.wake()
   }
 
-  #beat(): void {
-    this.#cancel = this.#ports.clock.after(BEAT_MS, () => {
-      this.#cancel = undefined
-      for (const [block, watch] of this.#watched) this.#look(block, watch)
-      if (this.#watched.size > 0 && !this.#stopped) this.#beat()
-    })
+  #lookAll(): void {
+    for (const [block, watch] of this.#watched) this.#look(block, watch)
   }
 
   #look(block: BlockId, watch: Watch): void {

@@ -3,6 +3,7 @@ import type { CapacityAd } from '../../protocols/capacity.ts'
 import { granted, MeshError, refused, type Verdict } from '../../protocols/errors.ts'
 import type { Json, Millis } from '../../protocols/ids.ts'
 import { background } from '../lib/background.ts'
+import { Beat } from '../lib/beat.ts'
 import { toJson, type JsonObject } from '../lib/json.ts'
 import type { Policies } from '../policies/calls.ts'
 import type { Ports } from '../ports.ts'
@@ -26,8 +27,7 @@ export class Stability {
   readonly #policies: Pick<Policies, 'decide' | 'management'>
   readonly #own: () => string
   #last: StabilityVerdict | undefined
-  #cancel: (() => void) | undefined
-  #stopped = false
+  readonly #beat: Beat
 
   constructor(ports: Pick<Ports, 'clock' | 'identity' | 'telemetry'>, parts: { readonly view: MeshView; readonly book: ClusterBook; readonly policies: Pick<Policies, 'decide' | 'management'>; readonly own: () => string }) {
     this.#ports = ports
@@ -35,20 +35,21 @@ export class Stability {
     this.#book = parts.book
     this.#policies = parts.policies
     this.#own = parts.own
-  }
-
-  start(): void {
-    this.#cancel = this.#ports.clock.after(EVERY_MS, () => {
-      if (this.#stopped) return
-      // A lone host has nobody's rule to be judged by.
-      if (this.#book.get(this.#own()) !== undefined) background(this.#ports.telemetry, 'cluster.not-judged', this.check(), 'warn')
-      this.start()
+    this.#beat = new Beat(ports.clock, EVERY_MS, {
+      needed: () => true,
+      look: () => {
+        // A lone host has nobody's rule to be judged by.
+        if (this.#book.get(this.#own()) !== undefined) background(this.#ports.telemetry, 'cluster.not-judged', this.check(), 'warn')
+      },
     })
   }
 
+  start(): void {
+    this.#beat.wake()
+  }
+
   stop(): void {
-    this.#stopped = true
-    this.#cancel?.()
+    this.#beat.stop()
   }
 
   /** The last verdict about this host's cluster. */

@@ -6,6 +6,7 @@ import type { Right } from '../../protocols/membership.ts'
 import { policyCall, policyFunction, type PolicyCallRequest, type PolicyCallResponse, type PolicyFunction } from '../../protocols/policy.ts'
 import type { PolicyRule } from '../../protocols/specs.ts'
 import { background } from '../lib/background.ts'
+import { Beat } from '../lib/beat.ts'
 import { Backoff } from '../lib/backoff.ts'
 import type { JsonObject } from '../lib/json.ts'
 import { foremost } from '../lib/rendezvous.ts'
@@ -56,8 +57,7 @@ export class Functions {
   readonly #lowSince = new Map<string, Millis>()
   readonly #names = new Set<string>()
   #looking: Promise<void> | undefined
-  #waking = false
-  #unwake: () => void = () => undefined
+  readonly #beat: Beat
   #unhear: () => void = () => undefined
   #stopped = false
 
@@ -70,6 +70,7 @@ export class Functions {
     this.#may = parts.may
     this.#records = ports.registries.open('functions', policyFunction)
     this.#replicas = new Replicas(ports, parts.catalogue)
+    this.#beat = new Beat(ports.clock, LOOK_MS, { needed: () => this.#names.size > 0, look: () => this.#look() })
   }
 
   start(): void {
@@ -86,7 +87,7 @@ export class Functions {
       }
       this.#names.add(key)
       this.#obey(entry.value)
-      this.#wake()
+      this.#beat.wake()
     })
     this.#unhear = this.#view.onChange((_, what) => {
       if (what === 'dead' || what === 'left') this.#look()
@@ -96,13 +97,13 @@ export class Functions {
         this.#names.add(key)
         this.#obey(value)
       }
-      this.#wake()
+      this.#beat.wake()
     }), 'warn')
   }
 
   stop(): void {
     this.#stopped = true
-    this.#unwake()
+    this.#beat.stop()
     this.#unhear()
     this.#replicas.closeAll()
   }
@@ -195,17 +196,6 @@ export class Functions {
   #obey(fn: PolicyFunction): void {
     if (this.#stopped) return
     this.#replicas.obey(fn, fn.replicas.filter(({ host }) => host === this.#view.self).map(({ replica }) => replica))
-  }
-
-  /** Looks again in a while, as long as there are functions to look after. */
-  #wake(): void {
-    if (this.#stopped || this.#waking || this.#names.size === 0) return
-    this.#waking = true
-    this.#unwake = this.#ports.clock.after(LOOK_MS, () => {
-      this.#waking = false
-      this.#look()
-      this.#wake()
-    })
   }
 
   #look(): void {

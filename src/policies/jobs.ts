@@ -5,6 +5,7 @@ import type { Json, Millis, PeerId } from '../../protocols/ids.ts'
 import type { Right } from '../../protocols/membership.ts'
 import { policyJob, policyJobBody, type PolicyJobState } from '../../protocols/policy.ts'
 import { background } from '../lib/background.ts'
+import { Beat } from '../lib/beat.ts'
 import { retry } from '../lib/backoff.ts'
 import type { JsonObject } from '../lib/json.ts'
 import { foremost } from '../lib/rendezvous.ts'
@@ -56,8 +57,7 @@ export class Jobs {
   readonly #told = new Map<string, Map<PeerId, PolicyJobState>>()
   #turn: Promise<unknown> = Promise.resolve()
   #unhear: () => void = () => undefined
-  #unwake: () => void = () => undefined
-  #waking = false
+  readonly #beat: Beat
   #stopped = false
 
   constructor(ports: JobPorts, parts: { readonly view: MeshView; readonly catalogue: Pick<Catalogue, 'policy'>; readonly policies: Policies; readonly executors: Executors; readonly may: (peer: PeerId, right: Right) => Verdict<true> }) {
@@ -69,6 +69,7 @@ export class Jobs {
     this.#executors = parts.executors
     this.#may = parts.may
     this.#book = new JobBook(ports.journal, ports.identity)
+    this.#beat = new Beat(ports.clock, LOOK_MS, { needed: () => this.#told.size > 0 || this.#book.waiting, look: () => this.#look() })
   }
 
   /** Goes on with what it had before a restart. */
@@ -90,7 +91,7 @@ export class Jobs {
   stop(): void {
     this.#stopped = true
     this.#unhear()
-    this.#unwake()
+    this.#beat.stop()
   }
 
   /**
@@ -206,19 +207,8 @@ export class Jobs {
   async #heard(offered: Job): Promise<Job> {
     const job = await this.#book.keep(offered)
     this.#take(job)
-    this.#wake()
+    this.#beat.wake()
     return job
-  }
-
-  /** Looks again in a while, as long as there is something to look after. */
-  #wake(): void {
-    if (this.#stopped || this.#waking || (this.#told.size === 0 && !this.#book.waiting)) return
-    this.#waking = true
-    this.#unwake = this.#ports.clock.after(LOOK_MS, () => {
-      this.#waking = false
-      this.#look()
-      this.#wake()
-    })
   }
 
   /** What is to be done about each job that is unfinished, or not told to all who keep it: name another host, run it, tell them. */
@@ -226,7 +216,7 @@ export class Jobs {
     if (this.#stopped) return
     const finished = [...this.#told.keys()].flatMap(id => this.#book.get(id) ?? []).filter(({ result }) => result !== undefined)
     for (const job of [...this.#book.unfinished(), ...finished]) background(this.#ports.telemetry, 'policy.job-not-tended', this.#tend(job), 'warn')
-    this.#wake()
+    this.#beat.wake()
   }
 
   async #tend(job: Job): Promise<void> {
