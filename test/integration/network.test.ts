@@ -9,7 +9,7 @@ import { z } from 'zod'
 import { defineProtocol, defineStream, defineTopic } from '../../protocols/codec.ts'
 import { KIND, MUX_ID, writeHead } from '../../protocols/mux.ts'
 import { SystemClock } from '../../node/adapters/system.ts'
-import { connect, type NodeUnderTest, startNode, until } from './node-under-test.ts'
+import { connect, nodesOfTests, type NodeUnderTest, startNode, until } from './node-under-test.ts'
 
 const text = z.object({ text: z.string() })
 const echo = defineProtocol({ id: '/aios/test-echo/1', request: text, response: text, limits: { requestBytes: 4_000_000, responseBytes: 4_000_000, perPeerPerSecond: 10_000, deadlineMs: 5_000 } })
@@ -18,15 +18,7 @@ const news = defineTopic({ id: '/aios/test-news/1', message: text, limits: { mes
 const forever = new AbortController().signal
 
 describe('the network between real nodes', () => {
-  const nodes: NodeUnderTest[] = []
-  const start = async (options: Parameters<typeof startNode>[0] = {}): Promise<NodeUnderTest> => {
-    const node = await startNode(options)
-    nodes.push(node)
-    return node
-  }
-  afterEach(async () => {
-    await Promise.all(nodes.splice(0).map(node => node.close()))
-  })
+  const { nodes, start } = nodesOfTests()
 
   it('one that asked for any port has the same one after a restart, unless somebody took it', async () => {
     const first = await start()

@@ -56,6 +56,22 @@ export async function startNode(options: { readonly secret?: Uint8Array; readonl
   return { ...open, clock: mine, tally, dir, close, ...(store === undefined ? {} : { store }) }
 }
 
+/** Starts nodes for the tests of one `describe`, and closes them after each. `nodes`: those to close, to which a test may add its own. */
+export function nodesOfTests(): { readonly nodes: NodeUnderTest[]; readonly start: typeof startNode } {
+  const nodes: NodeUnderTest[] = []
+  afterEach(async () => {
+    await Promise.all(nodes.splice(0).map(node => node.close()))
+  })
+  return {
+    nodes,
+    async start(options) {
+      const node = await startNode(options)
+      nodes.push(node)
+      return node
+    },
+  }
+}
+
 export async function until(condition: () => boolean | Promise<boolean>, limitMs = 10_000): Promise<void> {
   const ends = performance.now() + limitMs
   while (!(await condition())) {

@@ -1,22 +1,14 @@
 import assert from 'node:assert/strict'
 import { z } from 'zod'
 import { defineProtocol } from '../../protocols/codec.ts'
-import { connect, type NodeUnderTest, startNode, until } from './node-under-test.ts'
+import { connect, nodesOfTests, until } from './node-under-test.ts'
 
 const bytes = z.object({ bytes: z.instanceof(Uint8Array) })
 const echo = defineProtocol({ id: '/aios/test-echo/1', request: bytes, response: bytes, limits: { requestBytes: 4_000_000, responseBytes: 4_000_000, perPeerPerSecond: 10_000, deadlineMs: 5_000 } })
 const relayed = (address: string): boolean => address.includes('/p2p-circuit')
 
 describe('a peer that nobody can dial', () => {
-  const nodes: NodeUnderTest[] = []
-  const start = async (options: Parameters<typeof startNode>[0] = {}): Promise<NodeUnderTest> => {
-    const node = await startNode(options)
-    nodes.push(node)
-    return node
-  }
-  afterEach(async () => {
-    await Promise.all(nodes.splice(0).map(node => node.close()))
-  })
+  const { start } = nodesOfTests()
 
   it('is reached through a member that carries its connections, for more than the usual 128 KiB', async () => {
     const relay = await start({ relay: true })
