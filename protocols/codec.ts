@@ -6,6 +6,7 @@ import { z } from 'zod'
 import { decodeAny, encodePlain } from './dag-cbor.ts'
 import { MeshError } from './errors.ts'
 import type { Cid, Millis } from './ids.ts'
+import { refusalOf } from './refusal.ts'
 
 /** Anything that turns unknown data into a checked value or throws (every zod schema is one). */
 export interface Schema<T> {
@@ -88,8 +89,7 @@ export function check<T>(schema: Schema<T>, value: unknown, what: string, code: 
     return schema.parse(value)
   } catch (cause) {
     if (cause instanceof z.ZodError) {
-      const issues = cause.issues.slice(0, 5).map(issue => `${issue.path.length === 0 ? '(root)' : issue.path.map(String).join('.')}: ${issue.message}`)
-      throw new MeshError(code, `${what}: ${issues.join('; ')}`, { cause, details: { field: cause.issues[0]?.path.map(String).join('.') ?? '' } })
+      throw new MeshError(code, `${what}: ${refusalOf(cause, value)}`, { cause, details: { field: cause.issues[0]?.path.map(String).join('.') ?? '' } })
     }
     throw cause
   }

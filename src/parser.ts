@@ -16,6 +16,7 @@ import { layerObjects, splitJob } from './llm/serve/split-job.ts'
 import type { ModelServing } from './llm/serve/serving.ts'
 import { ACTIONS, actionNamed, type ActionName } from './parser/action-names.ts'
 import { checkCommand, parseCommand } from './parser/command.ts'
+import { KnownCommands } from './parser/known-commands.ts'
 import { createLlm, joinLlm } from './parser/models.ts'
 import { parseUpdate } from './parser/parameters.ts'
 import type { Ports, Random } from './ports.ts'
@@ -225,13 +226,15 @@ export class Parser {
 
   async #command(document: Json, signal: AbortSignal): Promise<Json> {
     const { catalogue, clusters, invoker } = this.#parts
-    const asked = parseCommand(document)
-    const { blockId, clusterId, instanceId, service, name } = asked
-    if (blockId === undefined && clusterId !== undefined) return { ...(await clusters.manage(clusterId, name, asked.data)) }
+    const { blockId, clusterId, instanceId, service, name, data: given } = parseCommand(document)
+    const known = new KnownCommands(catalogue)
+    const soon = (): AbortSignal => this.#ports.clock.deadline(FETCH_MS, signal)
+    if (blockId === undefined && clusterId !== undefined) return name === undefined ? toJson({ commands: await known.ofRule(clusters.stabilityRule(clusterId), soon()) }) : { ...(await clusters.manage(clusterId, name, given)) }
     const block = blockId === undefined ? undefined : await catalogue.block(blockId)
     if (blockId === undefined || block === undefined) throw new MeshError('NOT_FOUND', `no block is called ${blockId}: \`aios block list\` shows those there are`)
-    if (service !== 'instances') return this.#parts.blocks.command({ block: blockId, service, action: name, data: asked.data }, signal)
-    const data = checkCommand(asked, await catalogue.componentByCid(block.component, this.#ports.clock.deadline(FETCH_MS, signal)))
+    if (name === undefined) return toJson({ commands: await known.ofBlock(block, service, soon()) })
+    if (service !== 'instances') return this.#parts.blocks.command({ block: blockId, service, action: name, data: given }, signal)
+    const data = checkCommand({ name, data: given }, await catalogue.componentByCid(block.component, soon()))
     return { ...(await invoker.management(blockId, instanceId, name, data, { deadlineMs: COMMAND_MS, signal })) }
   }
 }

@@ -2,6 +2,7 @@ import { z } from 'zod'
 import { MeshError } from '../../protocols/errors.ts'
 import { json, type Json } from '../../protocols/ids.ts'
 import type { Packet } from '../../protocols/invoke.ts'
+import { refusalOf } from '../../protocols/refusal.ts'
 import type { Health } from '../../src/ports.ts'
 
 const ANSWER_BYTES = 67_108_864
@@ -115,7 +116,7 @@ export async function bounded(response: Response, signal: AbortSignal): Promise<
 export function believed<T>(schema: z.ZodType<T>, value: unknown, what: string): T {
   const read = schema.safeParse(value)
   if (read.success) return read.data
-  throw new MeshError('INSTANCE_FAILED', `${what} cannot be used: ${read.error.issues.slice(0, 3).map(({ path, message }) => `${path.join('.')} ${message}`).join('; ')}`)
+  throw new MeshError('INSTANCE_FAILED', `${what} cannot be used: ${refusalOf(read.error, value)}`)
 }
 
 /** Text as JSON; undefined where it is none. */

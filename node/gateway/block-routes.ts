@@ -10,7 +10,7 @@ const FOLLOW_EVERY_MS = 400
 const CALL_MS = 10_000
 const service = z.enum(['instances', 'executor', 'autoscaler', 'health', 'health-checker', 'stability_checker']).transform(said => (said === 'health-checker' ? 'health' : said))
 const command = z.looseObject({
-  block_id: z.string().optional(), blockId: z.string().optional(), service: service.default('instances'), instance_id: z.string().nullish(), instanceId: z.string().nullish(),
+  block_id: z.string().nullish(), blockId: z.string().optional(), cluster_id: z.string().optional(), service: service.optional(), instance_id: z.string().nullish(), instanceId: z.string().nullish(),
   action: z.string().optional(), mgmt_action: z.string().optional(), payload: json.optional(), mgmt_data: json.optional(),
 })
 const one = z.looseObject({ block_id: z.string().optional(), blockId: z.string().optional(), instance_id: z.string().optional(), instanceId: z.string().optional(), parameters: z.record(z.string(), json).optional() })
@@ -18,7 +18,7 @@ const failure = z.looseObject({ failure_policy_id: z.string('name the failure po
 
 /** AIOS's controller of running blocks, its management commands and its failure policies. Any peer answers for any block. */
 export function addBlockRoutes(app: Hono, { peer }: GatewayParts): void {
-  const { actions, blocks, failures, invoker, view } = peer
+  const { actions, blocks, clusters, failures, invoker, thirdParty, view } = peer
   const told = (context: Context, data: unknown): Response => context.json({ success: true, data: toJson(data) })
 
   const perform = async (action: string, asked: JsonObject, signal: AbortSignal, cluster?: string): Promise<unknown> => {
@@ -35,10 +35,16 @@ export function addBlockRoutes(app: Hono, { peer }: GatewayParts): void {
         return { block_id: block, removed: true }
       case 'scale': return blocks.scale(asked['operation'] === undefined ? { operation: 'scale', ...asked } : asked)
       case 'remove_instance': return blocks.removeInstance(block, instance)
-      case 'reassign': return blocks.reassign(block, instance)
+      case 'reassign': case 'reassign-instance': case 'reassign-instances': return blocks.reassign(block, instance)
+      case 'query_init_container_data': {
+        const entry = await thirdParty.entry(block)
+        if (entry === undefined) throw new MeshError('NOT_FOUND', `no init lifecycle of ${block === '' ? 'a block without a name (send block_id)' : block} is on record`)
+        return entry
+      }
+      case 'init_create_status_update': case 'init_remove_status_update': throw new MeshError('BAD_INPUT', `${action}: an init container reports over its own frames here, and nobody else may speak for it: ask query_init_container_data how far it is`)
       case 'parameter_update': return (await blocks.updateParameters(block, parameters ?? (isJsonObject(asked['payload']) ? asked['payload'] : {}), signal)).instances
       case 'failed_pods': return failed()
-      default: throw new MeshError('NOT_FOUND', `there is no action ${action.slice(0, 60)}: create_block, dry_run, remove_block, scale, remove_instance, reassign, parameter_update and failed_pods are`)
+      default: throw new MeshError('NOT_FOUND', `there is no action ${action.slice(0, 60)}: create_block, dry_run, remove_block, scale, remove_instance, reassign, parameter_update, query_init_container_data and failed_pods are`)
     }
   }
   const failed = (): Json => view.ads().flatMap(ad => ad.instances.filter(({ state }) => state === 'failed').map(({ block, instance, because }) => ({ block_id: block, instance_id: instance, node_id: ad.peer, failure_reason: because ?? 'pod_failed' })))
@@ -51,17 +57,22 @@ export function addBlockRoutes(app: Hono, { peer }: GatewayParts): void {
     app.post(`/controller/${path}/:cluster`, async context => told(context, await perform(action, await body(context, z.record(z.string(), json)), context.req.raw.signal, inCluster(context.req.param('cluster')))))
   }
   app.post('/executeAction', async context => {
-    const { action, payload, ...rest } = await body(context, z.looseObject({ action: z.string(), payload: z.record(z.string(), json).optional() }).catchall(json))
-    return told(context, await perform(action, payload ?? rest, context.req.raw.signal))
+    const fields = z.record(z.string(), json).optional()
+    // `data` in AIOS's documentation, beside the action in its code.
+    const { action, payload, data, ...rest } = await body(context, z.looseObject({ action: z.string(), payload: fields, data: fields }).catchall(json))
+    return told(context, await perform(action, data ?? payload ?? rest, context.req.raw.signal))
   })
 
   // Commands, as the gateway takes them, as the controller does, and at the block's own services -------------------
   const manage = async (context: Context, asked: z.infer<typeof command>): Promise<Response> => {
-    const [block, action] = [asked.block_id ?? asked.blockId, asked.action ?? asked.mgmt_action]
-    if (block === undefined || action === undefined) throw new MeshError('BAD_INPUT', 'a command needs { block_id, action }')
-    return told(context, await blocks.command({ block, instance: asked.instance_id ?? asked.instanceId ?? undefined, service: asked.service, action, data: asked.payload ?? asked.mgmt_data ?? null }, context.req.raw.signal))
+    const [block, action, data] = [asked.block_id ?? asked.blockId ?? '', asked.action ?? asked.mgmt_action ?? '', asked.payload ?? asked.mgmt_data ?? null]
+    if (action === '') throw new MeshError('BAD_INPUT', 'name the command: { "action": … } or { "mgmt_action": … }')
+    // Of no block it is for the checker of a cluster's stability: this host's own, unless another is named.
+    if (block === '' && (asked.service ?? 'stability_checker') === 'stability_checker') return told(context, await clusters.manage(asked.cluster_id ?? view.ad(view.self)?.cluster ?? view.self, action, data))
+    if (block === '') throw new MeshError('BAD_INPUT', `${asked.service} belongs to a block: name it as block_id`)
+    return told(context, await blocks.command({ block, instance: asked.instance_id ?? asked.instanceId ?? undefined, service: asked.service ?? 'instances', action, data }, context.req.raw.signal))
   }
-  for (const path of ['/blocks/mgmt', '/mgmt']) app.post(path, async context => manage(context, await body(context, command)))
+  for (const path of ['/blocks/mgmt', '/cluster/mgmt', '/mgmt']) app.post(path, async context => manage(context, await body(context, command)))
   app.post('/block/:id/:service/mgmt', async context => manage(context, { ...await body(context, command), block_id: context.req.param('id'), service: service.parse(context.req.param('service')) }))
   app.get('/block/:id/getInstances', async context => told(context, (await peer.catalogue.block(context.req.param('id'))) === undefined ? null : view.instancesOf(context.req.param('id')).filter(({ ad }) => ad.state === 'ready').map(({ ad }) => ad.instance)))
   app.get('/block/:id/getInstancesCount', context => told(context, view.instancesOf(context.req.param('id')).filter(({ ad }) => ad.state === 'ready').length))

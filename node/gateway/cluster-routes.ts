@@ -76,6 +76,8 @@ export function addClusterRoutes(app: Hono, { peer }: GatewayParts): void {
       return told(context, await clusters.removeNode(idIn(context, document), nodeOf(context, document)))
     })
   }
+  app.post('/nodes/add-node-to-cluster/:cluster', async context => told(context, await clusters.addNode(within(idIn(context, {}), await body(context, json)))))
+  for (const method of ['get', 'post', 'delete'] as const) app[method]('/nodes/remove-node-from-cluster/:cluster/:node', async context => told(context, await clusters.removeNode(idIn(context, {}), nodeOf(context, {}))))
   app.post('/cluster-actions/add-node', async context => {
     const document = await body(context, json)
     const said = named.safeParse(document)
@@ -85,6 +87,15 @@ export function addClusterRoutes(app: Hono, { peer }: GatewayParts): void {
   app.get('/cluster-actions/get-cluster', context => told(context, clusters.get(own())))
   app.patch('/cluster-actions/update-cluster', async context => told(context, await clusters.update(own(), await body(context, json))))
   for (const method of ['get', 'post'] as const) app[method]('/sync-cluster/:cluster', context => told(context, clusters.get(idIn(context, {}))))
+
+  // There is no Kubernetes to be given a cluster's services: each host brings its own. What is sent is not read.
+  for (const path of ['/create-cluster-infra', '/remove-cluster-infra']) {
+    app.post(path, () => {
+      throw new MeshError('RUNTIME_UNAVAILABLE', path === '/create-cluster-infra'
+        ? 'a cluster here has no infrastructure to create by a kubeconfig, which was not read: start a peer on each of its hosts with `aios up --join INVITE`, and take it into the cluster with `aios cluster invite CLUSTER` and `aios cluster join TEXT` (POST /join-node)'
+        : 'a cluster here has no infrastructure to remove by a kubeconfig, which was not read: take its hosts out with `aios cluster remove-node CLUSTER PEER` (POST /remove-node), or the cluster away with DELETE /clusters/CLUSTER; `aios down` stops a peer')
+    })
+  }
 
   // What would be allowed ----------------------------------------------------------------------------------------
   const opinion = (context: Context, verdict: Verdict<JsonObject>): Response => told(context, verdict.ok ? { allowed: true, input_data: verdict.value } : { allowed: false, input_data: verdict.because })

@@ -6,7 +6,7 @@ export type Knock = { readonly path: string; readonly header: (name: string) => 
 
 /**
  * On loopback anybody on this host may ask, but not a web page that somebody opened here: a browser says where a page
- * came from (Origin) and which name it thinks it talks to (Host). Anywhere else the token is asked for. Throws
+ * came from (Origin, Sec-Fetch-Site) and which name it thinks it talks to (Host). Anywhere else the token is asked for. Throws
  * UNAUTHENTICATED or FORBIDDEN.
  */
 export function guard({ path, header }: Knock, token: string, loopback: boolean): void {
@@ -17,6 +17,8 @@ export function guard({ path, header }: Knock, token: string, loopback: boolean)
   const name = (header('host') ?? '').replace(/:\d+$/, '').replace(/^\[|\]$/g, '')
   const origin = header('origin')
   if (!isLoopback(name)) throw new MeshError('FORBIDDEN', `this door answers to localhost, not to ${name}`)
+  // Browsers send no Origin with what a page merely shows or links to; of that they say this.
+  if (header('sec-fetch-site') === 'cross-site') throw new MeshError('FORBIDDEN', 'pages of other sites may not use this peer')
   if (origin === 'null') throw new MeshError('FORBIDDEN', 'pages without an origin may not use this peer')
   if (origin !== undefined && !isLoopback(new URL(origin).hostname.replace(/^\[|\]$/g, ''))) throw new MeshError('FORBIDDEN', `pages from ${origin} may not use this peer`)
 }

@@ -10,6 +10,8 @@ import type { BlockInvoker } from './invoker.ts'
 const HEALTH_MS: Millis = 5_000
 const LOGS_MS: Millis = 10_000
 const STREAM_PATH = '/v1/stream'
+/** What every executor takes, besides what a `loadBalancer` policy declares. */
+export const EXECUTOR_COMMANDS = ['estimate', 'check_execute', 'health_check', 'get_logs', 'enable_streaming', 'disable_streaming', 'is_streaming_enabled', 'get_streaming_url'] as const
 const logsAsked = z.looseObject({ instanceID: z.string().optional(), instance_id: z.string().optional(), tail: z.coerce.number().int().min(1).max(10_000).default(100) })
 
 export type ExecutorParts = {
@@ -60,7 +62,7 @@ export class ExecutorCommands {
         return this.#streamingUrl(block, data)
       default: {
         const rule = block.policies['loadBalancer']
-        if (rule === undefined || rule.policyRuleURI === DEFAULT_RULE) throw new MeshError('BAD_INPUT', `the executor has no command ${action.slice(0, 60)}: it has estimate, check_execute, health_check, get_logs, enable_streaming, disable_streaming, is_streaming_enabled and get_streaming_url, and those of a loadBalancer policy where the block names one`)
+        if (rule === undefined || rule.policyRuleURI === DEFAULT_RULE) throw new MeshError('BAD_INPUT', `the executor has no command ${action.slice(0, 60)}: it has ${EXECUTOR_COMMANDS.join(', ')}, and those of a loadBalancer policy where the block names one`)
         return policies.management(rule, action, data, 'loadBalancer', blockId)
       }
     }

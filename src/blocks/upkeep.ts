@@ -32,6 +32,8 @@ export type UpkeepParts = {
 type Watch = { scaleAt: Millis; healthAt: Millis; scaling: boolean; checking: boolean; failing: boolean; last: { readonly at: Millis; readonly scaling: Scaling } | undefined }
 
 const BEAT_MS = 500
+/** What each takes besides what its policy declares. */
+export const UPKEEP_COMMANDS = { autoscaler: ['status', 'run'], health: ['status', 'check'] } as const
 
 /**
  * Looks after the blocks that this peer stewards, beyond keeping their instances alive: how many there should be, and how each of them
@@ -153,7 +155,7 @@ export class Upkeep {
     if (service === 'autoscaler' && action === 'run') return scalingJson(this.#noted(block, await this.#autoscaler.run(block)))
     if (service !== 'autoscaler' && action === 'check') return Object.fromEntries([...await this.#health.round(block)].map(([instance, health]) => [instance, { ...health }]))
     const rule = record.policies[hook]
-    if (rule === undefined || rule.policyRuleURI === DEFAULT_RULE) throw new MeshError('BAD_INPUT', `${service} has no command ${action} here: it has status and ${service === 'autoscaler' ? 'run' : 'check'}, and those of a ${hook} policy where the block names one`)
+    if (rule === undefined || rule.policyRuleURI === DEFAULT_RULE) throw new MeshError('BAD_INPUT', `${service} has no command ${action} here: it has ${UPKEEP_COMMANDS[service === 'autoscaler' ? 'autoscaler' : 'health'].join(' and ')}, and those of a ${hook} policy where the block names one`)
     return this.#parts.policies.management(rule, action, data, hook, block)
   }
 

@@ -7,7 +7,7 @@ import type { JsonObject } from '../lib/json.ts'
 import { clusterDocument, nodeDocument } from '../placement/cluster-document.ts'
 import type { Registry, RegistryStore } from '../ports.ts'
 import type { ClusterDocuments } from '../roles.ts'
-import { nodeJson, readStabilityChecker, rulesOf, sumOfNodes } from '../specs/cluster.ts'
+import { objectOf, readStabilityChecker, rulesOf, sumOfNodes } from '../specs/cluster.ts'
 
 /** A cluster as this peer knows it, its rules read. */
 export type KnownCluster = { readonly record: ClusterRecord; readonly owner: PeerId; readonly rules: Readonly<Record<string, PolicyRef>>; readonly stability: PolicyRef | undefined }
@@ -83,8 +83,8 @@ export class ClusterBook implements ClusterDocuments {
 
   document(id: string, ads: readonly CapacityAd[]): JsonObject {
     const known = this.#known.get(id)
-    const live = clusterDocument(ads)
-    if (known === undefined) return { ...live, id }
+    const live = clusterDocument(ads, id)
+    if (known === undefined) return live
     const here = new Set(ads.map(({ peer }) => peer))
     const listed = this.nodesOf(id)
     // A host of the mesh that is not heard of has nothing to give now; what never was one is taken at its owner's word.
@@ -95,7 +95,7 @@ export class ClusterBook implements ClusterDocuments {
     return {
       ...live, ...recordJson(record), owner: known.owner, ...sumOfNodes(nodes),
       labels: withPlaces({}, record),
-      nodes: { count: nodes.length, nodeData: nodes.map(one => ({ ...nodeJson(one), clusterId: id })), unreachable: absent.filter(one => !declared.includes(one)).map(one => one.id) },
+      nodes: { count: nodes.length, nodeData: nodes.map(one => ({ ...objectOf(one), clusterId: id })), unreachable: absent.filter(one => !declared.includes(one)).map(one => one.id) },
     }
   }
 

@@ -2,12 +2,13 @@ import { clusterRecord, clusterTalk, node as nodeSchema, type ClusterNode, type 
 import { check } from '../../protocols/codec.ts'
 import { asMeshError, MeshError, type Verdict } from '../../protocols/errors.ts'
 import type { Cid, Json, Millis, PeerId } from '../../protocols/ids.ts'
+import type { PolicyRef } from '../../protocols/specs.ts'
 import { hex } from '../../protocols/codec.ts'
 import { isJsonObject, toJson, type JsonObject } from '../lib/json.ts'
 import { nodeDocument } from '../placement/cluster-document.ts'
 import type { Ports, Random } from '../ports.ts'
 import type { Catalogue, MeshView, MetricsSource } from '../roles.ts'
-import { nodeJson, parseCluster, parseClusterChange, parseNode, readActions } from '../specs/cluster.ts'
+import { changedCluster, clusterNamed, objectOf, parseCluster, parseNode, readActions } from '../specs/cluster.ts'
 import type { Admission } from '../trust/admission.ts'
 import type { Belonging } from './belonging.ts'
 import { isPeer, nodeKey, takesAnybody, type ClusterBook, type KnownCluster } from './cluster-book.ts'
@@ -63,16 +64,15 @@ export class Clusters {
     const allowed = demand(await this.#parts.prechecks.askWith(readActions(record.config), 'add_cluster', { cluster_data: toJson({ ...record, nodes }) }))
     const agreed = check(clusterRecord, { ...record, ...inner(allowed, 'cluster_data'), id }, 'cluster', 'SPEC_INVALID')
     await this.#parts.book.clusters.put(id, agreed)
-    for (const node of nodes.nodeData) await this.addNode({ clusterId: id, nodeData: nodeJson(node) })
+    for (const node of nodes.nodeData) await this.addNode({ clusterId: id, nodeData: objectOf(node) })
     return this.get(id)
   }
 
-  /** What it says anew; its owner alone may. Throws NOT_FOUND, FORBIDDEN, SPEC_INVALID, POLICY_DENIED. */
+  /** What it says anew, by dotted paths and Mongo's operators too; its owner alone may. Throws NOT_FOUND, FORBIDDEN, SPEC_INVALID, POLICY_DENIED. */
   async update(id: string | undefined, document: Json): Promise<JsonObject> {
     this.#need()
-    const said = parseClusterChange(document)
-    const { record } = this.#owned(id ?? said.id ?? '')
-    const next = { ...record, ...said.change }
+    const { record } = this.#owned(id ?? clusterNamed(document) ?? '')
+    const next = changedCluster(record, document)
     const allowed = demand(await this.#parts.prechecks.ask({ action: 'update_cluster', cluster: record.id, input: { cluster_data: toJson(next) } }))
     await this.#parts.book.clusters.put(record.id, check(clusterRecord, { ...next, ...inner(allowed, 'cluster_data'), id: record.id }, 'cluster', 'SPEC_INVALID'))
     return this.get(record.id)
@@ -101,6 +101,12 @@ export class Clusters {
   list(): readonly JsonObject[] {
     const lone = this.#parts.view.ads().map(({ cluster }) => cluster)
     return [...new Set([...this.#parts.book.ids(), ...lone])].sort().map(id => this.get(id))
+  }
+
+  /** The rule of its stability checker, if it has one. Throws NOT_FOUND. */
+  stabilityRule(id: string): PolicyRef | undefined {
+    this.get(id)
+    return this.#parts.book.get(id)?.stability
   }
 
   metrics(id: string): JsonObject {
@@ -224,7 +230,7 @@ export class Clusters {
 
   #askToAdd(cluster: string, node: ClusterNode): Promise<Verdict<JsonObject>> {
     this.get(cluster)
-    return this.#parts.prechecks.ask({ action: 'add_node', cluster, input: { node_data: nodeJson(node), ...this.#about(cluster) } })
+    return this.#parts.prechecks.ask({ action: 'add_node', cluster, input: { node_data: objectOf(node), ...this.#about(cluster) } })
   }
 
   #about(cluster: string): JsonObject {

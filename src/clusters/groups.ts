@@ -1,5 +1,6 @@
 import { clusterGroup, type ClusterGroup } from '../../protocols/cluster.ts'
 import { hex } from '../../protocols/codec.ts'
+import { check } from '../../protocols/codec.ts'
 import { MeshError, type Verdict } from '../../protocols/errors.ts'
 import type { Json, PeerId } from '../../protocols/ids.ts'
 import type { Right } from '../../protocols/membership.ts'
@@ -65,7 +66,5 @@ export class ClusterGroups {
 }
 
 function read(values: JsonObject): ClusterGroup {
-  const parsed = clusterGroup.safeParse(values)
-  if (parsed.success) return parsed.data
-  throw new MeshError('SPEC_INVALID', `group: ${parsed.error.issues.slice(0, 5).map(({ path, message }) => `${path.map(String).join('.')}: ${message}`).join('; ')}`)
+  return check(clusterGroup, values, 'group', 'SPEC_INVALID')
 }

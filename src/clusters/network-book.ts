@@ -1,4 +1,5 @@
 import { networkAdmins, networkDocument, type NetworkDocument } from '../../protocols/cluster.ts'
+import { check } from '../../protocols/codec.ts'
 import { MeshError, refused, granted, type Verdict } from '../../protocols/errors.ts'
 import type { Cid, Json, PeerId } from '../../protocols/ids.ts'
 import type { PolicyRef } from '../../protocols/specs.ts'
@@ -72,10 +73,9 @@ export class NetworkBook {
   /** What it says anew of its name, metadata, services and policies; the rest stays. Throws SPEC_INVALID, FORBIDDEN. */
   async update(document: Json): Promise<NetworkDocument> {
     const { values } = unwrap(document, 'network')
-    const said = networkDocument.omit({ network_id: true }).partial().safeParse(values)
-    if (!said.success) throw new MeshError('SPEC_INVALID', `network: ${said.error.issues.slice(0, 5).map(({ path, message }) => `${path.map(String).join('.')}: ${message}`).join('; ')}`)
-    const change = Object.fromEntries(Object.entries(said.data).filter(([name]) => Object.hasOwn(values, name)))
-    if (said.data.policies !== undefined) readPolicyMap(said.data.policies, 'policies')
+    const said = check(networkDocument.omit({ network_id: true }).partial(), values, 'network', 'SPEC_INVALID')
+    const change = Object.fromEntries(Object.entries(said).filter(([name]) => Object.hasOwn(values, name)))
+    if (said.policies !== undefined) readPolicyMap(said.policies, 'policies')
     return this.#put(change)
   }
 

@@ -1,6 +1,6 @@
 import { z } from 'zod'
 import { vdagController, type VdagController } from '../../protocols/controller.ts'
-import { hex } from '../../protocols/codec.ts'
+import { check, hex } from '../../protocols/codec.ts'
 import { granted, MeshError, type Verdict } from '../../protocols/errors.ts'
 import type { Json, PeerId } from '../../protocols/ids.ts'
 import { isJsonObject, toJson, type JsonObject } from '../lib/json.ts'
@@ -58,12 +58,10 @@ export class Controllers {
   async create(document: Json, cluster?: string): Promise<VdagController> {
     this.#mayOperate()
     const { values } = unwrap(document, 'vDAG controller')
-    const parsed = given.safeParse(values)
-    if (!parsed.success) throw new MeshError('SPEC_INVALID', `vDAG controller: ${parsed.error.issues.slice(0, 5).map(({ path, message }) => `${path.map(String).join('.')}: ${message}`).join('; ')}`)
-    const { vdag_uri: uri, config, search_tags, metadata, hosts: wanted } = parsed.data
+    const { vdag_controller_id, vdag_uri: uri, config, search_tags, metadata, hosts: wanted } = check(given, values, 'vDAG controller', 'SPEC_INVALID')
     const { spec } = await this.#catalogue.vdag(uri)
     controllerSettings(spec.controller, config.custom_data)
-    const id = parsed.data.vdag_controller_id ?? `vdag-controller-${hex(this.#random.bytes(5))}`
+    const id = vdag_controller_id ?? `vdag-controller-${hex(this.#random.bytes(5))}`
     if ((await this.#records.get(id)) !== undefined) throw new MeshError('ALREADY_EXISTS', `a vDAG controller is called ${id} already: choose another vdag_controller_id`)
     const replicas = wanted === undefined ? config.replicas : wanted.length
     const hosts = await this.#hosts(this.#candidates(id, cluster, wanted), replicas, node_id => this.#ask('add_vdag_controller', node_id, { vdag_data: toJson(spec), input_data: values }))
@@ -130,12 +128,11 @@ export class Controllers {
     const before = await this.#known(id)
     const fixed = touched(change).filter(field => !['config', 'search_tags', 'metadata'].includes(field))
     if (fixed.length > 0) throw new MeshError('IMMUTABLE', `vDAG controller ${id}: ${fixed.join(', ')} cannot be changed: create another controller`)
-    const parsed = vdagController.safeParse(amend({ ...before }, change))
-    if (!parsed.success) throw new MeshError('SPEC_INVALID', `vDAG controller: ${parsed.error.issues.slice(0, 5).map(({ path, message }) => `${path.map(String).join('.')}: ${message}`).join('; ')}`)
-    const custom: Json | undefined = parsed.data.config['custom_data']
+    const next = check(vdagController, amend({ ...before }, change), 'vDAG controller', 'SPEC_INVALID')
+    const custom: Json | undefined = next.config['custom_data']
     controllerSettings((await this.#catalogue.vdag(before.vdag_uri)).spec.controller, isJsonObject(custom) ? custom : {})
-    await this.#records.put(id, parsed.data)
-    return parsed.data
+    await this.#records.put(id, next)
+    return next
   }
 
   get(id: string): Promise<VdagController> {

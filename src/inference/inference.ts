@@ -1,4 +1,4 @@
-import { hex } from '../../protocols/codec.ts'
+import { check, hex } from '../../protocols/codec.ts'
 import { asMeshError, MeshError } from '../../protocols/errors.ts'
 import { blockId as blockIdSchema, type BlockId, type Json, type Millis, type RunId } from '../../protocols/ids.ts'
 import { packet as packetSchema, type Packet } from '../../protocols/invoke.ts'
@@ -132,9 +132,7 @@ export class Inference {
 
 /** A packet as it comes from outside. Throws BAD_INPUT naming the field. */
 export function packetFrom(given: unknown): Packet {
-  const parsed = packetSchema.safeParse(given)
-  if (parsed.success) return parsed.data
-  throw new MeshError('BAD_INPUT', `packet: ${parsed.error.issues.slice(0, 5).map(({ path, message }) => `${path.map(String).join('.')}: ${message}`).join('; ')}`, { cause: parsed.error })
+  return check(packetSchema, given, 'packet', 'BAD_INPUT')
 }
 
 /** AIOS's `data` is text, JSON by habit; what is no JSON is passed on as the text it is. */

@@ -1,4 +1,5 @@
 import { z } from 'zod'
+import { check } from '../../protocols/codec.ts'
 import { MeshError } from '../../protocols/errors.ts'
 import type { Json, Millis } from '../../protocols/ids.ts'
 import type { ServedModel, ServedStage } from '../../protocols/model.ts'
@@ -58,7 +59,5 @@ function read<T>(schema: z.ZodType<T>, document: Json): T {
   const { model_name, modelName, modelURI, world_size, worldSize, task_data, ...rest } = specValues(document, 'model')
   const inner = typeof task_data === 'object' && task_data !== null && !Array.isArray(task_data) ? Object.fromEntries(Object.entries(task_data)) : {}
   const given = { ...inner, ...rest, model: rest['model'] ?? model_name ?? modelName ?? modelURI ?? inner['model_name'], shards: rest['shards'] ?? world_size ?? worldSize ?? inner['world_size'] }
-  const parsed = schema.safeParse(given)
-  if (parsed.success) return parsed.data
-  throw new MeshError('SPEC_INVALID', `model: ${parsed.error.issues.slice(0, 5).map(({ path, message }) => `${path.join('.')}: ${message}`).join('; ')}`)
+  return check(schema, given, 'model', 'SPEC_INVALID')
 }

@@ -1,4 +1,5 @@
 import { z } from 'zod'
+import { check } from '../../protocols/codec.ts'
 import { MeshError } from '../../protocols/errors.ts'
 import type { Json } from '../../protocols/ids.ts'
 import type { BlockRecord } from '../../protocols/specs.ts'
@@ -15,9 +16,7 @@ const update = z.looseObject({ blockId: z.string('name the block').min(1, 'name 
  */
 export async function parseUpdate(document: Json, catalogue: Pick<Catalogue, 'block' | 'componentByCid'>, signal: AbortSignal): Promise<{ readonly block: BlockRecord; readonly parameters: Readonly<Record<string, Json>> }> {
   const { block_id, ...values } = specValues(document, 'parameter update')
-  const parsed = update.safeParse({ ...values, blockId: values['blockId'] ?? block_id })
-  if (!parsed.success) throw new MeshError('SPEC_INVALID', `parameter update: ${parsed.error.issues.map(({ path, message }) => `${path.join('.')}: ${message}`).join('; ')}`)
-  const { blockId, parameters } = parsed.data
+  const { blockId, parameters } = check(update, { ...values, blockId: values['blockId'] ?? block_id }, 'parameter update', 'SPEC_INVALID')
   const block = await catalogue.block(blockId)
   if (block === undefined) throw new MeshError('NOT_FOUND', `no block is called ${blockId}: \`aios block list\` shows those there are`)
   const { componentInitParametersProtocol } = await catalogue.componentByCid(block.component, signal)

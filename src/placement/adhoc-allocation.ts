@@ -1,6 +1,6 @@
 import { z } from 'zod'
 import type { CapacityAd } from '../../protocols/capacity.ts'
-import { hex } from '../../protocols/codec.ts'
+import { check, hex } from '../../protocols/codec.ts'
 import { granted, MeshError, refused } from '../../protocols/errors.ts'
 import type { Json, Millis, PeerId } from '../../protocols/ids.ts'
 import type { Bid } from '../../protocols/placement.ts'
@@ -68,9 +68,7 @@ export class AdhocAllocation {
    * with each host's reason.
    */
   async allocate(document: Json): Promise<Fit> {
-    const parsed = asked.safeParse(document)
-    if (!parsed.success) throw new MeshError('SPEC_INVALID', `allocation: ${parsed.error.issues.slice(0, 5).map(({ path, message }) => `${path.map(String).join('.')}: ${message}`).join('; ')}`)
-    const ask = parsed.data
+    const ask = check(asked, document, 'allocation', 'SPEC_INVALID')
     const inputs: JsonObject = ask.input === undefined ? ask.inputs : { block: ask.input, ...ask.inputs }
     const clusters = await this.#clusters(ask)
     if (clusters.length === 0) throw new MeshError('NO_CAPACITY', 'allocation: no live cluster is among those asked for: change the filter, or list others')
@@ -123,10 +121,9 @@ export class AdhocAllocation {
       const component = await catalogue.component(blockComponentUri(spec), this.#ports.clock.deadline(FETCH_MS))
       return { ...parseBlock(spec, component, { owner, newId: () => blockId }), blockId }
     }
-    const needs = needsSchema.safeParse(inputs['needs'] ?? {})
-    if (!needs.success) throw new MeshError('SPEC_INVALID', `allocation: inputs.needs: ${needs.error.issues.map(({ path, message }) => `${path.map(String).join('.')}: ${message}`).join('; ')}`)
+    const needs = check(needsSchema, inputs['needs'] ?? {}, 'allocation: inputs.needs', 'SPEC_INVALID')
     // It is asked about and never run: the component only has to be a name.
-    return blockRecord.parse({ blockId, componentURI: 'adhoc.needs:1.0.0-any', component: await this.#ports.content.putRecord(needs.data), runtime: { name: 'node' }, minInstances: 1, maxInstances: 1, needs: needs.data, owner, revision: 0 })
+    return blockRecord.parse({ blockId, componentURI: 'adhoc.needs:1.0.0-any', component: await this.#ports.content.putRecord(needs), runtime: { name: 'node' }, minInstances: 1, maxInstances: 1, needs, owner, revision: 0 })
   }
 
   /** The rule's opinion, if one is named. */

@@ -7,13 +7,13 @@ import { clusterMetricsOf } from '../metrics/aggregate.ts'
 import { advertisedNode } from '../metrics/node-metrics.ts'
 import { compileCondition, parseQueries } from '../specs/filter.ts'
 
-/** The peers of one `cluster` name in AIOS's words (sizes in MB). A lone peer is a cluster of one. */
-export function clusterDocument(ads: readonly CapacityAd[]): JsonObject {
+/** The peers of one cluster in AIOS's words (sizes in MB); `id` where none of them is alive. A lone peer is a cluster of one. */
+export function clusterDocument(ads: readonly CapacityAd[], id = ads[0]?.cluster ?? ''): JsonObject {
   const [first] = ads
   const nodes = ads.map(nodeDocument)
   const total = ads.map(({ total }) => total)
   return {
-    id: first?.cluster ?? '',
+    id,
     regionId: first?.labels['region'] ?? '',
     status: 'live',
     labels: { ...first?.labels },
@@ -23,7 +23,7 @@ export function clusterDocument(ads: readonly CapacityAd[]): JsonObject {
     vcpus: { count: sum(total, ({ cpuMilli }) => cpuMilli) / 1_000 },
     memory: sum(total, ({ memoryMb }) => memoryMb),
     storage: { disks: nodes.length, size: sum(total, ({ diskMb }) => diskMb) },
-    metrics: clusterMetrics(ads),
+    metrics: clusterMetrics(ads, id),
   }
 }
 
@@ -44,8 +44,8 @@ export function nodeDocument(ad: CapacityAd): JsonObject {
 }
 
 /** AIOS's metrics of a cluster, as its members advertise themselves. */
-export function clusterMetrics(ads: readonly CapacityAd[]): JsonObject {
-  return clusterMetricsOf(ads[0]?.cluster ?? '', ads.map(advertisedNode))
+export function clusterMetrics(ads: readonly CapacityAd[], id = ads[0]?.cluster ?? ''): JsonObject {
+  return clusterMetricsOf(id, ads.map(advertisedNode))
 }
 
 /** Does a cluster pass the `parameters.filter` of a block's `clusterAllocator`? */

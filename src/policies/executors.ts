@@ -202,9 +202,7 @@ export class Executors {
   }
 
   #parse(document: Json): PolicyExecutor {
-    const parsed = given.safeParse(specValues(document, 'executor'))
-    if (!parsed.success) throw new MeshError('SPEC_INVALID', `executor: ${parsed.error.issues.slice(0, 5).map(({ path, message }) => `${path.map(String).join('.')}: ${message}`).join('; ')}`)
-    const { executor_id, executor_host_uri, executor_metadata, executor_hardware_info, resource_estimator } = parsed.data
+    const { executor_id, executor_host_uri, executor_metadata, executor_hardware_info, resource_estimator } = check(given, specValues(document, 'executor'), 'executor', 'SPEC_INVALID')
     const host = executor_host_uri === undefined || executor_host_uri === '' ? this.#view.self : HOST.exec(executor_host_uri)?.[1]
     if (host === undefined) throw new MeshError('SPEC_INVALID', `executor: executor_host_uri: "${executor_host_uri?.slice(0, 100)}" is not a peer; write aios://PEER, or leave it out for this peer`)
     return check(policyExecutor, { executorId: executor_id, host, metadata: executor_metadata, hardware: executor_hardware_info, resourceEstimator: resource_estimator }, 'executor', 'SPEC_INVALID')

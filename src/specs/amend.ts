@@ -1,7 +1,8 @@
 import type { Json } from '../../protocols/ids.ts'
+import { quote } from '../../protocols/refusal.ts'
 import { equal, numberOf, order } from './compare.ts'
 import { boundedDocument, isList, isObject, type JsonObject } from './document.ts'
-import { Problems, quote } from './problems.ts'
+import { Problems } from './problems.ts'
 
 type Mutable = { [key: string]: Json }
 /** What an operator does to the value at a path; undefined removes it. */

@@ -1,41 +1,63 @@
 import { z } from 'zod'
-import { clusterId, clusterRecord, node, type ClusterNode } from '../../protocols/cluster.ts'
-import { MeshError } from '../../protocols/errors.ts'
+import { clusterId, clusterRecord, node, type ClusterNode, type ClusterRecord } from '../../protocols/cluster.ts'
+import { check } from '../../protocols/codec.ts'
 import type { Json } from '../../protocols/ids.ts'
 import type { PolicyRef } from '../../protocols/specs.ts'
 import { isJsonObject, toJson, type JsonObject } from '../lib/json.ts'
+import { amend } from './amend.ts'
+import { isList } from './document.ts'
 import { specValues } from './envelope.ts'
-import { Fields } from './fields.ts'
+import { Fields, plainName } from './fields.ts'
 import { parsePolicyRef } from './policy-refs.ts'
 import { Problems } from './problems.ts'
 
 /** AIOS's `createCluster`: what it says of the cluster, and of nodes that are there already. */
-const clusterSpec = clusterRecord.extend({ id: clusterId.optional(), nodes: z.object({ nodeData: z.array(node).max(1_000).default([]) }).loose().prefault({}) })
+const owned = clusterRecord.extend({ reputation: z.coerce.number().optional() })
+const clusterSpec = owned.extend({ id: clusterId.optional(), nodes: z.object({ nodeData: z.array(node).max(1_000).default([]) }).loose().prefault({}) })
 export type ClusterSpec = z.infer<typeof clusterSpec>
+
+/** Fields by the names they go by, in any spelling. */
+type Names = Readonly<Record<string, readonly string[]>>
+const CLUSTER: Names = { id: ['clusterId'], regionId: ['region'], status: [], nodes: [], config: [], tags: [], clusterMetadata: ['metadata'], reputation: [] }
+const NODE: Names = { id: ['nodeId'], gpus: [], vcpus: ['cpus'], memory: [], swap: [], storage: [], network: [], tags: [], nodeMetadata: ['metadata'] }
+const CONFIG: Names = { actionsPolicyMap: [], stabilityChecker: [] }
+const INSIDE_NODE: Readonly<Record<string, Names>> = { gpus: { modelNames: [] }, network: { txBandwidth: [], rxBandwidth: [] } }
+/** How AIOS's documentation of clusters calls actions that its controller calls otherwise. */
+const ACTIONS: Readonly<Record<string, string>> = { create_block: 'add_block', scale: 'scale_block' }
 
 /** AIOS's cluster, enveloped or bare. Throws SPEC_INVALID. */
 export function parseCluster(document: Json): ClusterSpec {
-  const spec = read(clusterSpec, specValues(document, 'cluster spec'), 'cluster spec')
+  const spec = check(clusterSpec, clusterIn(specValues(document, 'cluster spec')), 'cluster spec', 'SPEC_INVALID')
   readActions(spec.config)
   return spec
 }
 
-/** What an update says anew; the rest stays. Throws SPEC_INVALID. */
-export function parseClusterChange(document: Json): { readonly id: string | undefined; readonly change: Partial<ClusterSpec> } {
-  const values = specValues(document, 'cluster spec')
-  const parsed = read(clusterSpec, values, 'cluster spec')
-  const change = Object.fromEntries(Object.entries(parsed).filter(([name]) => Object.hasOwn(values, name) && !['id', 'nodes', 'status'].includes(name)))
-  if (change['config'] !== undefined) readActions(parsed.config)
-  return { id: parsed.id, change }
+/** The cluster that an update names, if it names one. */
+export function clusterNamed(document: Json): string | undefined {
+  const { id } = named(specValues(document, 'cluster spec'), { id: ['clusterId'] })
+  return typeof id === 'string' ? id : undefined
+}
+
+/**
+ * What an owner says of a cluster after an update: its new fields, by dotted paths too, or Mongo's update operators; the rest
+ * stays. What its nodes add up to is not its owner's to say, and passed over. Throws SPEC_INVALID.
+ */
+export function changedCluster(before: ClusterRecord, document: Json): ClusterRecord {
+  const values = Object.entries(specValues(document, 'cluster spec')).filter(([key]) => !['id', 'clusterid'].includes(plainName(key)))
+  const operators = values.some(([key]) => key.startsWith('$'))
+  const change = operators ? Object.fromEntries(values.map(([key, fields]) => [key, isJsonObject(fields) ? respelt(fields, CLUSTER) : fields])) : respelt(Object.fromEntries(values), CLUSTER)
+  const record = check(owned, clusterIn(amend(objectOf(before), change)), 'cluster spec', 'SPEC_INVALID')
+  readActions(record.config)
+  return { ...record, id: before.id, status: before.status }
 }
 
 /** AIOS's `addNode`: the node flat beside its `clusterId`, as AIOS documents it, or as `nodeData`, as its code wants it. Throws SPEC_INVALID. */
 export function parseNode(document: Json): { readonly clusterId: string; readonly node: ClusterNode } {
   const values = specValues(document, 'node spec')
-  const inner = values['nodeData'] ?? values['node_data']
-  const flat = isJsonObject(inner) ? inner : values
-  const named = read(z.object({ clusterId }), { clusterId: values['clusterId'] ?? values['cluster_id'] ?? flat['clusterId'] }, 'node spec')
-  return { clusterId: named.clusterId, node: read(node, flat, 'node spec') }
+  const { nodeData, clusterId: said } = named(values, { nodeData: ['node'], clusterId: ['cluster'] })
+  const flat = isJsonObject(nodeData) ? nodeData : values
+  const { clusterId: inside } = named(flat, { clusterId: [] })
+  return { clusterId: check(z.object({ clusterId }), { clusterId: said ?? inside }, 'node spec', 'SPEC_INVALID').clusterId, node: check(node, nodeIn(flat), 'node spec', 'SPEC_INVALID') }
 }
 
 /** The rules of `actionsPolicyMap`, a URI or an object each. Throws SPEC_INVALID naming the action. */
@@ -50,7 +72,9 @@ export function readPolicyMap(given: JsonObject, where: string): Readonly<Record
   const fields = new Fields(given, where, problems)
   const rules = Object.keys(given).flatMap(action => {
     const rule = parsePolicyRef(fields, action)
-    return rule === undefined ? [] : [[action, rule] as const]
+    const hook = ACTIONS[action] ?? action
+    // Said under both names, the action's own counts.
+    return rule === undefined || (hook !== action && Object.hasOwn(given, hook)) ? [] : [[hook, rule] as const]
   })
   problems.settle()
   return Object.fromEntries(rules)
@@ -89,14 +113,50 @@ export function sumOfNodes(nodes: readonly ClusterNode[]): JsonObject {
   }
 }
 
-/** A node as JSON: its unknown fields too. */
-export function nodeJson(given: ClusterNode): JsonObject {
+/** A node or a cluster as JSON: its unknown fields too. */
+export function objectOf(given: ClusterNode | ClusterRecord): JsonObject {
   const value = toJson(given)
   return isJsonObject(value) ? value : {}
 }
 
-function read<T>(schema: z.ZodType<T>, value: unknown, what: string): T {
-  const parsed = schema.safeParse(value)
-  if (parsed.success) return parsed.data
-  throw new MeshError('SPEC_INVALID', `${what}: ${parsed.error.issues.slice(0, 5).map(({ path, message }) => `${path.map(String).join('.')}: ${message}`).join('; ')}`)
+function clusterIn(values: JsonObject): JsonObject {
+  const cluster = named(values, CLUSTER)
+  const { nodes, config } = cluster
+  const listed: Json | undefined = isJsonObject(nodes) ? named(nodes, { nodeData: [] })['nodeData'] : nodes
+  return {
+    ...cluster,
+    ...(isJsonObject(config) ? { config: respelt(config, CONFIG) } : {}),
+    ...(nodes === undefined ? {} : { nodes: { nodeData: isList(listed) ? listed.map(nodeIn) : listed ?? [] } }),
+  }
+}
+
+/** A node's `status` is what its owner thought of it: kept beside its other remarks. */
+function nodeIn(value: Json): Json {
+  if (!isJsonObject(value)) return value
+  const given = named(value, NODE)
+  const { nodeMetadata = {} } = given
+  const { status } = named(value, { status: [] })
+  const inside = Object.entries(INSIDE_NODE).flatMap(([name, names]) => {
+    const inner = given[name]
+    return isJsonObject(inner) ? [[name, respelt(inner, names)] as const] : []
+  })
+  return { ...given, ...Object.fromEntries(inside), nodeMetadata: status !== undefined && isJsonObject(nodeMetadata) ? { status, ...nodeMetadata } : nodeMetadata }
+}
+
+/** The fields of `names` that are there, under those names; everything else is left out. */
+function named(values: JsonObject, names: Names): JsonObject {
+  const fields = new Fields(values, '', new Problems('cluster'))
+  return Object.fromEntries(Object.entries(names).flatMap(([name, aliases]) => {
+    const value = fields.find(name, ...aliases)
+    return value === undefined ? [] : [[name, value] as const]
+  }))
+}
+
+/** All fields, or paths to them, beginning with the names of `names` for those that it has. */
+function respelt(values: JsonObject, names: Names): JsonObject {
+  return Object.fromEntries(Object.entries(values).map(([path, value]) => {
+    const [first = '', ...rest] = path.split('.')
+    const [name = first] = Object.entries(names).find(([own, aliases]) => [own, ...aliases].some(one => plainName(one) === plainName(first))) ?? []
+    return [[name, ...rest].join('.'), value]
+  }))
 }

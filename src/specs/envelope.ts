@@ -1,7 +1,7 @@
 import { MeshError } from '../../protocols/errors.ts'
 import type { Json } from '../../protocols/ids.ts'
+import { quote } from '../../protocols/refusal.ts'
 import { boundedDocument, isList, isObject, type JsonObject } from './document.ts'
-import { quote } from './problems.ts'
 
 /** The template that means "read by the built-in parser". */
 export const BUILT_IN_TEMPLATE = 'Parser/V1'

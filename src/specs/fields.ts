@@ -1,7 +1,8 @@
 import type { Json } from '../../protocols/ids.ts'
+import { quote } from '../../protocols/refusal.ts'
 import { nearestName } from '../lib/nearest-name.ts'
 import { isList, isObject, type JsonObject } from './document.ts'
-import { quote, type Problems } from './problems.ts'
+import type { Problems } from './problems.ts'
 
 const NAME = /^[A-Za-z0-9][A-Za-z0-9._+-]*$/
 /** Remarks that authors and tools leave beside the fields. */
@@ -42,14 +43,14 @@ export class Fields {
 
   /** The first of `names` that is present and not null. The first name is the one errors use. */
   find(...names: readonly string[]): Json | undefined {
-    for (const name of names) if (!this.#asked.has(plain(name))) this.#asked.set(plain(name), name)
+    for (const name of names) if (!this.#asked.has(plainName(name))) this.#asked.set(plainName(name), name)
     for (const name of names) {
       const value = this.#own(name)
       if (value !== undefined && value !== null) return value
     }
-    this.#spellings ??= new Map(Object.keys(this.#values).map(key => [plain(key), key]))
+    this.#spellings ??= new Map(Object.keys(this.#values).map(key => [plainName(key), key]))
     for (const name of names) {
-      const key = this.#spellings.get(plain(name))
+      const key = this.#spellings.get(plainName(name))
       const value = key === undefined ? undefined : this.#own(key)
       if (value !== undefined && value !== null) return value
     }
@@ -62,9 +63,9 @@ export class Fields {
 
   /** Notes each field that no reader has asked for, so that a slip of the pen is not taken for a default. `also` are names to let pass. */
   refuseUnknown(also: readonly string[] = []): void {
-    const allowed = new Set([...UNREAD, ...also].map(plain))
+    const allowed = new Set([...UNREAD, ...also].map(plainName))
     for (const [key, value] of Object.entries(this.#values)) {
-      if (value === null || REMARK.test(key) || allowed.has(plain(key)) || this.#asked.has(plain(key))) continue
+      if (value === null || REMARK.test(key) || allowed.has(plainName(key)) || this.#asked.has(plainName(key))) continue
       const names = [...this.#asked.values()]
       const near = nearestName(key, names)
       this.#problems.add(this.path(key.slice(0, 100)), `there is no such field (it says ${quote(value)}); ${near === undefined ? `the fields are ${names.join(', ')}` : `did you mean "${near}"?`}`)
@@ -163,13 +164,14 @@ export class Fields {
   choice<T extends string>(names: readonly string[], meanings: Readonly<Record<T, readonly string[]>>, otherwise: NoInfer<T>): T {
     const value = this.find(...names)
     if (value === undefined || value === '') return otherwise
-    const said = typeof value === 'string' ? plain(value) : ''
-    for (const meaning in meanings) if ([meaning, ...meanings[meaning]].some(spelling => plain(spelling) === said)) return meaning
+    const said = typeof value === 'string' ? plainName(value) : ''
+    for (const meaning in meanings) if ([meaning, ...meanings[meaning]].some(spelling => plainName(spelling) === said)) return meaning
     this.wrong(names[0]!, value, `use one of ${Object.keys(meanings).join(', ')}`)
     return otherwise
   }
 }
 
-function plain(text: string): string {
+/** A name without the differences of its spellings: `minInstances`, `min_instances` and `min-instances` are one. */
+export function plainName(text: string): string {
   return text.toLowerCase().replaceAll(/[-_ ]/g, '')
 }

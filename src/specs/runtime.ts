@@ -1,9 +1,10 @@
 import type { Json } from '../../protocols/ids.ts'
+import { quote } from '../../protocols/refusal.ts'
 import { needs, type Needs } from '../../protocols/resources.ts'
 import { runtimeName, type ComponentManifest, type RuntimeName } from '../../protocols/specs.ts'
 import { isObject } from './document.ts'
 import { Fields } from './fields.ts'
-import { quote, type Problems } from './problems.ts'
+import type { Problems } from './problems.ts'
 
 export type ComponentRuntime = ComponentManifest['runtime']
 type ModelFormat = NonNullable<ComponentRuntime['format']>

@@ -1,10 +1,11 @@
 import { check } from '../../protocols/codec.ts'
 import type { Json, PeerId } from '../../protocols/ids.ts'
+import { quote } from '../../protocols/refusal.ts'
 import { specType, storedSpec, storedTemplate, type SpecType, type StoredSpec, type StoredTemplate } from '../../protocols/stores.ts'
 import { boundedDocument, isObject, type JsonObject } from './document.ts'
 import { specValues, unwrap } from './envelope.ts'
 import { Fields } from './fields.ts'
-import { Problems, quote } from './problems.ts'
+import { Problems } from './problems.ts'
 import { readTemplate } from './template-language.ts'
 import { makeUri } from './uri.ts'
 

@@ -1,8 +1,8 @@
 import type { Json } from '../../protocols/ids.ts'
+import { quote } from '../../protocols/refusal.ts'
 import type { Template } from '../../protocols/specs.ts'
 import { isList, isObject } from './document.ts'
 import { compilePattern, type Pattern } from './pattern.ts'
-import { quote } from './problems.ts'
 import { fieldsOf, type Field } from './template-language.ts'
 
 const MOST_PROBLEMS = 20

@@ -1,9 +1,10 @@
 import type { Json } from '../../protocols/ids.ts'
+import { quote } from '../../protocols/refusal.ts'
 import type { Template } from '../../protocols/specs.ts'
 import { boundedDocument, isList, isObject, type JsonObject } from './document.ts'
 import { Fields } from './fields.ts'
 import { compilePattern } from './pattern.ts'
-import { Problems, quote } from './problems.ts'
+import { Problems } from './problems.ts'
 
 export type FieldType = 'string' | 'number' | 'integer' | 'boolean' | 'array' | 'object' | 'any'
 

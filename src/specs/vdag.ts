@@ -1,11 +1,12 @@
 import { check } from '../../protocols/codec.ts'
 import { blockId, type Json, type PeerId } from '../../protocols/ids.ts'
+import { quote } from '../../protocols/refusal.ts'
 import { vdagSpec, type Template, type VdagEdge, type VdagNode, type VdagSpec } from '../../protocols/specs.ts'
 import { isList, isObject } from './document.ts'
 import { specValues } from './envelope.ts'
 import { Fields } from './fields.ts'
 import { parsePolicyRef } from './policy-refs.ts'
-import { Problems, quote } from './problems.ts'
+import { Problems } from './problems.ts'
 import { readTemplate } from './template-language.ts'
 import { makeUri } from './uri.ts'
 

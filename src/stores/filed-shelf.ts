@@ -1,13 +1,14 @@
 import { hex } from '../../protocols/codec.ts'
 import { MeshError } from '../../protocols/errors.ts'
 import type { Json } from '../../protocols/ids.ts'
+import { quote } from '../../protocols/refusal.ts'
 import { filed, type Filed } from '../../protocols/stores.ts'
 import type { JsonObject } from '../lib/json.ts'
 import type { Random, Registry, RegistryStore } from '../ports.ts'
 import { amend, touched } from '../specs/amend.ts'
 import { isList, isObject } from '../specs/document.ts'
 import { unwrap } from '../specs/envelope.ts'
-import { Problems, quote } from '../specs/problems.ts'
+import { Problems } from '../specs/problems.ts'
 import type { Shelf } from './shelf.ts'
 
 /** A kind of small record: its name, the field that holds its key, and what its fields hold when nobody says. */

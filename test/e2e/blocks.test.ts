@@ -9,6 +9,7 @@ import { fileURLToPath } from 'node:url'
 import { z } from 'zod'
 import { json, type Json } from '../../protocols/ids.ts'
 import { Devnet } from '../../node/devnet/devnet.ts'
+import type { JsonObject } from '../../src/lib/json.ts'
 
 const CLI = fileURLToPath(new URL('../../node/cli/main.ts', import.meta.url))
 const MANIFEST = { componentId: { name: 'talker', version: '1.0.0', releaseTag: 'stable' }, componentType: 'node', runtime: { name: 'node', entry: 'main.mjs' }, resources: { cpu: '50m', memory: '96Mi' }, componentParameters: { greeting: 'hello' }, componentInitParametersProtocol: { greeting: { type: 'string' } } }
@@ -112,7 +113,10 @@ describe('blocks on real peers', function () {
     const changed = z.looseObject({ parameters: json, instances: z.record(z.string(), json) }).parse(await net.peer(1).client.send('POST', '/mesh/blocks/talk/parameters', { greeting: 'good day' }))
     assert.equal(Object.keys(changed.instances).length, 2)
     assert.deepEqual(await ask(0, 3), { said: 'good day', n: 3 })
-    await assert.rejects(send(0, '/executeAction', { action: 'parameter_update', block_id: 'talk', parameters: { greeting: 'bad' } }), { code: 'COMPONENT_ERROR', message: /no such greeting/ })
+    // Beside its data, within it as AIOS documents it, or within a payload.
+    const forms: readonly JsonObject[] = [{ block_id: 'talk', parameters: { greeting: 'bad' } }, { data: { block_id: 'talk', parameters: { greeting: 'bad' } } }, { payload: { blockId: 'talk', parameters: { greeting: 'bad' } } }]
+    for (const asked of forms) await assert.rejects(send(0, '/executeAction', { action: 'parameter_update', ...asked }), { code: 'COMPONENT_ERROR', message: /no such greeting/ })
+    await assert.rejects(send(0, '/executeAction', { action: 'query_init_container_data', data: { block_id: 'talk' } }), { code: 'NOT_FOUND', message: /no init lifecycle of talk/ })
     const [instance = ''] = Object.keys((await look(0)).instances)
     assert.equal(Object(await send(1, `/controller/reassign-instance/${cluster}`, { block_id: 'talk', instance_id: instance })).reassigned, true)
     await until(async () => {

@@ -149,6 +149,8 @@ describe('a mesh of three real peers', function () {
   it('a web page somewhere else may not use the door', async () => {
     const { http } = net.peer(0)
     assert.equal((await fetch(`${http}/mesh/status`, { headers: { origin: 'https://evil.example' } })).status, 403)
+    // An image or a link of a page says no Origin, but browsers say that it is of another site.
+    assert.equal((await fetch(`${http}/mesh/status`, { headers: { 'sec-fetch-site': 'cross-site' } })).status, 403)
     assert.equal((await fetch(`${http}/mesh/status`)).status, 200)
   })
 
@@ -212,9 +214,19 @@ describe('a mesh of three real peers', function () {
     const { client } = net.peer(1)
     const act = async (action: string, values: Json): Promise<Json> => z.object({ success: z.literal(true), task_id: z.string(), result: z.json() }).parse(await client.send('POST', `/api/${action}`, { header: { templateUri: 'Parser/V1', parameters: {} }, body: { spec: { values } } })).result as Json
     await published(client, fileURLToPath(new URL('../fixtures/policies/newest-first', import.meta.url)), 'policies')
-    await act('createCluster', { id: 'lab-1', regionId: 'eu', nodes: { count: 1, nodeData: [{ id: 'n1', memory: 1_000, vcpus: { count: 8 } }] } })
+    await act('createCluster', { id: 'lab-1', regionId: 'eu', nodes: { count: 1, nodeData: [{ nodeId: 'n1', status: 'active', memory: '1000', vcpus: { count: 8 } }] } })
     const grown = z.object({ memory: z.number(), nodes: z.object({ count: z.number() }) }).parse(await act('addNode', { clusterId: 'lab-1', nodeData: { id: 'n2', memory: 500 } }))
     assert.deepEqual([grown.memory, grown.nodes.count], [1_500, 2])
+    // As AIOS's gateway documents them.
+    await client.send('POST', '/nodes/add-node-to-cluster/lab-1', { id: 'n3', memory: 1 })
+    await client.get('/nodes/remove-node-from-cluster/lab-1/n3')
+    const changed = z.object({ data: z.looseObject({ regionId: z.string(), tags: z.array(z.string()), clusterMetadata: z.record(z.string(), z.json()), nodes: z.looseObject({ count: z.number() }), metrics: z.looseObject({ clusterId: z.string() }) }) })
+    await client.send('PUT', '/clusters/update/lab-1', { 'clusterMetadata.creator': 'me', regionId: 'eu-2' })
+    const { data: now } = changed.parse(await client.send('PUT', '/clusters/update/lab-1', { $set: { tags: ['gpu'] } }))
+    assert.deepEqual([now.regionId, now.tags, now.clusterMetadata, now.nodes.count, now.metrics.clusterId], ['eu-2', ['gpu'], { creator: 'me' }, 2, 'lab-1'])
+    await assert.rejects(client.send('POST', '/create-cluster-infra', { cluster_id: 'lab-1', kube_config_data: {} }), { code: 'RUNTIME_UNAVAILABLE', message: /no infrastructure to create by a kubeconfig.*aios up --join/ })
+    await assert.rejects(client.send('POST', '/cluster/mgmt', { cluster_id: 'lab-1', service: 'stability_checker', action: 'x', payload: {} }), { code: 'NO_INSTANCE', message: /no host of cluster lab-1 is alive/ })
+    await assert.rejects(client.send('POST', '/mgmt', { block_id: '', service: 'stability_checker', mgmt_action: 'x', mgmt_data: {} }), { code: 'NOT_FOUND', message: /no stability checker to manage/ })
     assert.match(JSON.stringify(await act('addComponent', { componentId: { name: 'yolo', version: '1.0.0', releaseTag: 'stable' }, componentType: 'model', containerRegistryInfo: { containerImage: 'registry/yolo:1', componentMode: 'aios' } })), /model\.yolo:1\.0\.0-stable/)
     const answers = z.record(z.string(), z.object({ error: z.object({ message: z.string() }).loose() })).parse(await act('executeMgmtCommand', { blockId: 'triage-report', service: 'instances', mgmtCommand: 'stats', mgmtData: {} }))
     assert.match(Object.values(answers)[0]?.error.message ?? '', /no management commands/)

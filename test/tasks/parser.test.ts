@@ -99,11 +99,24 @@ describe("AIOS's parser, on every peer", function () {
     assert.match((await refused(0, 'executeMgmtCommand', send('reload_weights', { weights_path: 3 }))).message, /weights_path: 3 must be a string/)
     assert.match((await refused(0, 'executeMgmtCommand', send('reload_weights', { weights_path: '/w', weight_path: '/x' }))).message, /mgmtData\.weight_path: "reload_weights" has no such argument; did you mean "weights_path"\?/)
     assert.match((await refused(0, 'executeMgmtCommand', send('restart', { now: true }))).message, /it takes none/)
-    assert.match((await refused(0, 'executeMgmtCommand', send('restart', null, { service: 'everything' }))).message, /service: "everything": use one of instances, executor, autoscaler, health, stability_checker/)
-    assert.match((await refused(0, 'executeMgmtCommand', { clusterId: 'c', service: 'instances', mgmtCommand: 'x' })).message, /service: "instances" belongs to a block/)
+    assert.match((await refused(0, 'executeMgmtCommand', send('restart', null, { service: 'everything' }))).message, /service: "everything" is not usable here; use one of instances, executor, autoscaler, health, stability_checker/)
+    assert.match((await refused(0, 'executeMgmtCommand', { clusterId: 'c', service: 'instances', mgmtCommand: 'x' })).message, /service: "instances" is not usable here; it belongs to a block/)
     assert.match((await refused(0, 'executeMgmtCommand', { mgmtCommand: 'x' })).message, /blockId: missing/)
     const { result } = await perform(0, 'executeMgmtCommand', send('reload_weights', { weights_path: '/w' }))
     assert.equal(Object.keys(Object(result)).length, 1, 'one answer an instance')
+    assert.equal(Object.keys(Object((await perform(1, 'executeMgmtCommand', { block_id: 'made', service: 'instances', mgmt_command: 'restart' })).result)).length, 1)
+    assert.match((await refused(0, 'executeMgmtCommand', send('restart', null, { clusterId: 'c' }))).message, /clusterId: "c" is not usable here; a command goes to a block or to a cluster/)
+    assert.match((await refused(0, 'executeMgmtCommand', { blockId: 'made', mgmtCommand: { run: 'restart' } })).message, /mgmtCommand: an object with run is not usable here; name the command with a text/)
+  })
+
+  it('a management command without a name, as AIOS\'s samples have it, runs nothing and tells which there are', async () => {
+    const ask = async (values: Json): Promise<readonly string[]> => Object.keys(Object(Object((await perform(1, 'executeMgmtCommand', { header: { templateUri: 'Parser/V1', parameters: {} }, body: { spec: { values } } })).result).commands))
+    assert.deepEqual(await ask({ blockId: 'made', service: 'executor', mgmtCommand: '', mgmtData: {} }), ['estimate', 'check_execute', 'health_check', 'get_logs', 'enable_streaming', 'disable_streaming', 'is_streaming_enabled', 'get_streaming_url'])
+    assert.deepEqual(await ask({ blockId: 'made', service: 'instances', mgmtCommand: {} }), ['restart', 'reload_weights'])
+    assert.deepEqual([await ask({ blockId: 'made', service: 'autoscaler' }), await ask({ blockId: 'made', service: 'health' })], [['status', 'run'], ['status', 'check']])
+    const own = town.id(0)
+    assert.deepEqual(await ask({ clusterId: own, service: 'stability_checker', mgmtCommand: {}, mgmtData: {} }), [], 'a lone host has no checker')
+    assert.equal((await refused(0, 'executeMgmtCommand', { clusterId: 'nobodys', service: 'stability_checker', mgmtCommand: {} })).code, 'NOT_FOUND')
   })
 
   it('parameters of a running block are held to its template', async () => {

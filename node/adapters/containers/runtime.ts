@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto'
 import { z } from 'zod'
 import { MeshError, type Verdict } from '../../../protocols/errors.ts'
 import { ociDigest } from '../../../protocols/image.ts'
+import { refusalOf } from '../../../protocols/refusal.ts'
 import type { Clock, InstanceStart, Machine, RunningInstance, Telemetry } from '../../../src/ports.ts'
 import { configOf, hooksFor, type OtherRuntime } from '../backend.ts'
 import { SupervisedInstance } from '../supervisor.ts'
@@ -53,7 +54,7 @@ async function start(options: ContainerOptions, engine: Engine, request: Instanc
   const { clock, telemetry, label } = options
   const { block, instance, manifest } = request
   const info = registryInfo.safeParse(manifest.containerRegistryInfo)
-  if (!info.success) throw new MeshError('SPEC_INVALID', `containerRegistryInfo: ${info.error.issues.map(({ path, message }) => `${path.join('.')} ${message}`).join('; ')}`)
+  if (!info.success) throw new MeshError('SPEC_INVALID', `containerRegistryInfo: ${refusalOf(info.error, manifest.containerRegistryInfo)}`)
   const { containerImage, containerImageDigest: digest, network, protocol, port } = info.data
   if ((network || protocol === 'http') && !options.network) throw new MeshError('RUNTIME_UNAVAILABLE', `${manifest.componentURI} asks for a network, which this host gives to no container: its operator may allow it with --containers mesh,network`)
   const image = await bringImage(engine, digest === undefined ? containerImage : `${readImage(containerImage).repository}@${digest}`, options.sources, options.images, signal)

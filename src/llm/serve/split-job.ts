@@ -1,4 +1,5 @@
 import { z } from 'zod'
+import { check } from '../../../protocols/codec.ts'
 import { MeshError } from '../../../protocols/errors.ts'
 import { blockId, type Json } from '../../../protocols/ids.ts'
 import type { ComponentManifest } from '../../../protocols/specs.ts'
@@ -29,9 +30,7 @@ export type ModelLayerObject = {
  * SPEC_INVALID, NOT_FOUND, RUN_FAILED.
  */
 export async function splitJob(serving: Pick<ModelServing, 'split' | 'cut' | 'facts'>, document: Json, ask: AskSplitter): Promise<Json> {
-  const parsed = job.safeParse(specValues(document, 'model split job'))
-  if (!parsed.success) throw new MeshError('SPEC_INVALID', `model split job: ${parsed.error.issues.map(({ path, message }) => `${path.join('.')}: ${message}`).join('; ')}`)
-  const { task_data: task } = parsed.data
+  const { task_data: task } = check(job, specValues(document, 'model split job'), 'model split job', 'SPEC_INVALID')
   const { model_name: model, world_size: size, model_split_config: config } = task
   const splitter = task.splitter === undefined ? undefined : new Splitter(task.splitter, toJson(task), ask)
   const ranges = splitter !== undefined

@@ -1,6 +1,8 @@
 import { z } from 'zod'
+import { check } from '../../../protocols/codec.ts'
 import { granted, MeshError, refused } from '../../../protocols/errors.ts'
 import type { Json, PeerId } from '../../../protocols/ids.ts'
+import { refusalOf } from '../../../protocols/refusal.ts'
 import { policyRef } from '../../../protocols/specs.ts'
 import type { Inventory } from '../../inventory.ts'
 import type { JsonObject } from '../../lib/json.ts'
@@ -39,18 +41,15 @@ export class SplitPlacement {
 
   /** AIOS's `/splits/create`: a `SplitsDeploymentEntry`. Throws SPEC_INVALID, NOT_FOUND (model), NO_CAPACITY when a node cannot, FORBIDDEN. */
   async create(document: Json): Promise<JsonObject> {
-    const parsed = entry.safeParse(specValues(document, 'split deployment'))
-    if (!parsed.success) throw invalid(parsed.error)
-    const order = this.#order(parsed.data, this.#view.ads().map(({ peer }) => peer))
+    const wanted = check(entry, specValues(document, 'split deployment'), 'split deployment', 'SPEC_INVALID')
+    const order = this.#order(wanted, this.#view.ads().map(({ peer }) => peer))
     if (!order.ok) throw new MeshError('SPEC_INVALID', `split deployment: per_rank_params: ${order.because}`)
-    return this.#serve(parsed.data, order.value, undefined, {})
+    return this.#serve(wanted, order.value, undefined, {})
   }
 
   /** AIOS's `/splits/create-with-policy`: the rule's entry, or the planner's within the clusters where it gave none. Throws as `create`. */
   async createWithPolicy(document: Json): Promise<JsonObject> {
-    const parsed = asked.safeParse(specValues(document, 'split deployment'))
-    if (!parsed.success) throw invalid(parsed.error)
-    const { policy, clustersSelector, inputs } = parsed.data
+    const { policy, clustersSelector, inputs } = check(asked, specValues(document, 'split deployment'), 'split deployment', 'SPEC_INVALID')
     const clusters = await this.#clusters(clustersSelector)
     const ids = clusters.map(({ id }) => String(id))
     const metrics = Object.fromEntries(ids.map(cluster => [cluster, this.#metrics.known({ cluster }).cluster_metrics]))
@@ -62,7 +61,7 @@ export class SplitPlacement {
       settings: { get_cluster_metrics: metrics, query_cluster_metrics: metrics },
       accept: answer => {
         const said = entry.safeParse(answer)
-        if (!said.success) return refused(`it must return a deployment: ${said.error.issues.slice(0, 3).map(({ path, message }) => `${path.join('.')}: ${message}`).join('; ')}`)
+        if (!said.success) return refused(`it must return a deployment: ${refusalOf(said.error, answer)}`)
         const order = this.#order(said.data, nodes)
         return order.ok ? granted({ entry: said.data, order: order.value }) : order
       },
@@ -95,12 +94,11 @@ export class SplitPlacement {
   }
 
   async #serve(chosen: Entry, order: readonly PeerId[] | undefined, among: readonly PeerId[] | undefined, inputs: JsonObject): Promise<JsonObject> {
-    const more = limits.safeParse({ ...inputs, ...chosen.metadata })
-    if (!more.success) throw invalid(more.error)
-    const model = chosen.common_params.model_name ?? more.data.model_name
+    const more = check(limits, { ...inputs, ...chosen.metadata }, 'split deployment', 'SPEC_INVALID')
+    const model = chosen.common_params.model_name ?? more.model_name
     if (model === undefined) throw new MeshError('SPEC_INVALID', 'split deployment: common_params.model_name: missing; name an imported model, as `aios model list` shows it')
-    const { contextTokens, sessions, standbys } = more.data
-    const serving = await this.#models.serve(model, { service: chosen.deployment_name ?? more.data.deployment_name, order, among, contextTokens, sessions, standbys })
+    const { contextTokens, sessions, standbys } = more
+    const serving = await this.#models.serve(model, { service: chosen.deployment_name ?? more.deployment_name, order, among, contextTokens, sessions, standbys })
     return this.#entry(serving)
   }
 
@@ -114,8 +112,4 @@ export class SplitPlacement {
       metadata: {},
     }
   }
-}
-
-function invalid(error: z.ZodError): MeshError {
-  return new MeshError('SPEC_INVALID', `split deployment: ${error.issues.slice(0, 5).map(({ path, message }) => `${path.map(String).join('.')}: ${message}`).join('; ')}`)
 }
