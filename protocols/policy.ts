@@ -1,6 +1,6 @@
 import { z } from 'zod'
 import { defineProtocol } from './codec.ts'
-import { epoch, json, peerId } from './ids.ts'
+import { bytes, epoch, json, peerId } from './ids.ts'
 import { signed } from './signed.ts'
 import { policyRef, template, uri } from './specs.ts'
 
@@ -35,8 +35,10 @@ export const policyFunction = z.object({
   nodeSelector: labels,
   metadata: members,
   tags: z.array(z.string().max(100)).max(200),
-  /** Where its copies live now. A copy's state lives and dies with its host. */
-  replicas: z.array(z.object({ replica: given, host: peerId })).max(64),
+  /** Where its copies live now. One that moves keeps its name and its state, one epoch later (absent: the first). */
+  replicas: z.array(z.object({ replica: given, host: peerId, epoch: epoch.optional() })).max(64),
+  /** Its rule keeps nothing that anybody would miss: its state is not mirrored. */
+  stateless: z.boolean().optional(),
 })
 export type PolicyFunction = z.infer<typeof policyFunction>
 
@@ -130,4 +132,23 @@ export const policyCall = defineProtocol({
   request: policyCallRequest,
   response: policyCallResponse,
   limits: { requestBytes: 4_194_304, responseBytes: 4_194_304, perPeerPerSecond: 2_000, deadlineMs: 10_000 },
+})
+
+/** The largest state a copy may have, as its sandbox saves it. */
+export const FUNCTION_STATE_BYTES = 524_288
+
+/** Signed by the host of a copy, domain `function-state`: all that it holds after a call. */
+export const functionStateBody = z.object({ function: given, replica: given.max(100), epoch, version: z.int().nonnegative(), state: bytes.refine(({ byteLength }) => byteLength <= FUNCTION_STATE_BYTES, 'too large a state') })
+export type FunctionStateBody = z.infer<typeof functionStateBody>
+
+/** A copy's host tells two others what it holds before it answers a call; the host that replaces it asks them. */
+export const functionState = defineProtocol({
+  id: '/aios/function-state/1',
+  request: z.discriminatedUnion('do', [
+    z.object({ do: z.literal('keep'), state: signed }),
+    z.object({ do: z.literal('read'), function: given, replica: given.max(100) }),
+  ]),
+  /** `state`: the newest that is known. */
+  response: z.object({ state: signed.optional() }),
+  limits: { requestBytes: 655_360, responseBytes: 655_360, perPeerPerSecond: 2_000, deadlineMs: 5_000 },
 })

@@ -1,7 +1,12 @@
-import type { Json } from '../protocols/ids.ts'
+import { json, type Json } from '../protocols/ids.ts'
 import type { Sandbox, SandboxedRule, SandboxResult } from '../src/ports.ts'
+import { decode, encode } from '../protocols/codec.ts'
+import { z } from 'zod'
 
 type Init = { readonly ruleId: string; readonly settings: Json; readonly parameters: Json }
+/** What was asked of a rule, in order: rules are pure, so it is their state. */
+const asked = z.array(z.union([z.tuple([z.literal('eval'), json, json, json, json]), z.tuple([z.literal('management'), z.string(), json])]))
+const STATE_BYTES = 1_048_576
 type Rule = { settings?: unknown; eval(parameters: Json, input: Json, context: Json): unknown; management?(action: string, data: Json): unknown }
 
 /**
@@ -11,7 +16,10 @@ type Rule = { settings?: unknown; eval(parameters: Json, input: Json, context: J
 export const trustingSandbox: Sandbox = {
   async open(source, init) {
     try {
-      return { ok: true, rule: sandboxed(construct(source, init)) }
+      const rule = sandboxed(construct(source, init))
+      if (init.state === undefined) return { ok: true, rule }
+      for (const call of decode(asked, init.state, STATE_BYTES, 'state')) await (call[0] === 'eval' ? rule.eval(call[1], call[2], call[3], call[4] ?? undefined) : rule.management(call[1], call[2]))
+      return { ok: true, rule }
     } catch (error) {
       return { ok: false, error: error instanceof SyntaxError ? 'invalid' : 'threw', message: message(error) }
     }
@@ -31,12 +39,19 @@ function construct(source: string, init: Init): Rule {
 }
 
 function sandboxed(rule: Rule): SandboxedRule {
+  const calls: z.infer<typeof asked> = []
   return {
     eval: async (parameters, input, context, settings) => {
+      calls.push(['eval', structuredClone(parameters), structuredClone(input), structuredClone(context), structuredClone(settings ?? null)])
       if (settings !== undefined) refresh(rule, settings)
       return attempt(() => rule.eval(structuredClone(parameters), structuredClone(input), structuredClone(context)))
     },
-    management: async (action, data) => attempt(() => rule.management?.(action, structuredClone(data))),
+    management: async (action, data) => {
+      calls.push(['management', action, structuredClone(data)])
+      return attempt(() => rule.management?.(action, structuredClone(data)))
+    },
+    save: async () => ({ ok: true, state: encode(calls) }),
+    life: () => 0,
     close: () => {},
   }
 }

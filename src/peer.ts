@@ -206,7 +206,7 @@ export function createPeer(ports: Ports, config: PeerConfig): Peer {
       gate.start()
       models.start()
       executors.start()
-      functions.start()
+      await functions.start()
       await capacity.start({ free: () => placement.uncontracted(), instances: () => placement.instances(), holds: () => placement.holds(), stewards: () => placement.stewards(), cluster: () => belonging.cluster, labels: () => belonging.labels() })
       await placement.start()
       await runs.start()

@@ -241,8 +241,17 @@ export interface SandboxedRule {
    */
   eval(parameters: Json, input: Json, context: Json, settings?: Json): Promise<SandboxResult>
   management(action: string, data: Json): Promise<SandboxResult>
+  /**
+   * All that the rule holds now, for `open` to go on from, elsewhere if need be; opaque, and of the same sandbox's version. A rule that
+   * loses what it runs in goes on from what was saved last. `invalid` where it cannot be saved: it was not opened as a function, or says not how.
+   */
+  save(): Promise<SandboxSaved>
+  /** Another number each time that the rule lost what it ran in: what was called before and not saved is gone. */
+  life(): number
   close(): void
 }
+
+export type SandboxSaved = { readonly ok: true; readonly state: Uint8Array } | Extract<SandboxResult, { ok: false }>
 
 /**
  * What a rule is opened for: to answer at a hook (the default; it may be put aside and started anew), to work once and long
@@ -254,9 +263,10 @@ export type SandboxPurpose = 'hook' | 'job' | 'function'
 export interface Sandbox {
   /**
    * Compiles and constructs (`new AIOSv1PolicyRule(ruleId, settings, parameters)` or the module's default export). A source that
-   * begins with `data:application/wasm;base64,` is a WebAssembly module.
+   * begins with `data:application/wasm;base64,` is a WebAssembly module. A `state` is what the same rule, opened in the same way, has saved;
+   * `invalid` where it is not.
    */
-  open(source: string, init: { readonly ruleId: string; readonly settings: Json; readonly parameters: Json; readonly purpose?: SandboxPurpose }): Promise<
+  open(source: string, init: { readonly ruleId: string; readonly settings: Json; readonly parameters: Json; readonly purpose?: SandboxPurpose; readonly state?: Uint8Array | undefined }): Promise<
     | { readonly ok: true; readonly rule: SandboxedRule }
     | { readonly ok: false; readonly error: 'invalid' | 'threw' | 'fuel' | 'memory' | 'deadline'; readonly message: string }
   >

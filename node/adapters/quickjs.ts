@@ -71,14 +71,14 @@ export class QuickjsSandbox implements Sandbox, AsyncDisposable {
     this.#functions = this.#lane()
   }
 
-  async open(source: string, init: { readonly ruleId: string; readonly settings: Json; readonly parameters: Json; readonly purpose?: SandboxPurpose }): ReturnType<Sandbox['open']> {
+  async open(source: string, init: { readonly ruleId: string; readonly settings: Json; readonly parameters: Json; readonly purpose?: SandboxPurpose; readonly state?: Uint8Array | undefined }): ReturnType<Sandbox['open']> {
     const { sourceChars, inputChars } = this.#options
     if (source.length > sourceChars) return { ok: false, error: 'invalid', message: `the source has ${source.length} characters; the limit is ${sourceChars}` }
     const settings = JSON.stringify(init.settings)
     const parameters = JSON.stringify(init.parameters)
     if (settings.length + parameters.length > inputChars) return { ok: false, error: 'invalid', message: `settings and parameters have ${settings.length + parameters.length} characters; the limit is ${inputChars}` }
     this.#serial += 1
-    const rule = new Rule({ kind: 'open', rule: this.#serial, source, ruleId: init.ruleId, settings, parameters }, {
+    const rule = new Rule({ kind: 'open', rule: this.#serial, source, ruleId: init.ruleId, settings, parameters, saves: init.purpose === 'function', state: init.state }, {
       inputChars,
       lasting: init.purpose === 'function',
       lane: suspect => this.#choose(suspect, init.purpose ?? 'hook'),
@@ -161,6 +161,8 @@ function exposed(rule: Rule): SandboxedRule {
     eval: (parameters, input, context, settings): Promise<SandboxResult> =>
       rule.call('eval', [JSON.stringify(parameters), JSON.stringify(input), JSON.stringify(context)], settings === undefined ? '' : JSON.stringify(settings)),
     management: (action, data) => rule.call('management', [action, JSON.stringify(data), ''], ''),
+    save: () => rule.save(),
+    life: () => rule.life,
     close: () => rule.close(),
   }
 }

@@ -14,6 +14,7 @@ import type { Ports, Random, Registry } from '../ports.ts'
 import type { Catalogue, MeshView } from '../roles.ts'
 import { functionDocument, ruleDocument } from './documents.ts'
 import { allocatorOf, type Executors } from './executors.ts'
+import { FunctionStates } from './function-states.ts'
 import { startsWith } from './precedence.ts'
 import { Replicas } from './replicas.ts'
 import { planFunction } from './scale-functions.ts'
@@ -36,12 +37,13 @@ const given = z.looseObject({
     target_cpu_utilization_percentage: z.coerce.number().min(1).max(100).default(50),
   }).nullish(),
   node_selector: z.record(z.string(), z.coerce.string()).nullish(),
+  stateless: z.boolean().nullish(),
   function_metadata: z.record(z.string(), z.json()).nullish(),
   function_tags: z.array(z.string()).nullish(),
   alloc: z.json().optional(),
 })
 
-type FunctionPorts = Pick<Ports, 'clock' | 'identity' | 'network' | 'random' | 'registries' | 'sandbox' | 'telemetry'>
+type FunctionPorts = Pick<Ports, 'clock' | 'identity' | 'journal' | 'network' | 'random' | 'registries' | 'sandbox' | 'telemetry'>
 
 /** AIOS's fourth kind of execution: rules that keep running somewhere, with their state, as many copies as their load asks for. */
 export class Functions {
@@ -52,6 +54,7 @@ export class Functions {
   readonly #executors: Executors
   readonly #may: (peer: PeerId, right: Right) => Verdict<true>
   readonly #records: Registry<PolicyFunction>
+  readonly #states: FunctionStates
   readonly #replicas: Replicas
   readonly #outstanding = new Map<string, number>()
   readonly #lowSince = new Map<string, Millis>()
@@ -69,11 +72,13 @@ export class Functions {
     this.#executors = parts.executors
     this.#may = parts.may
     this.#records = ports.registries.open('functions', policyFunction)
-    this.#replicas = new Replicas(ports, parts.catalogue)
+    this.#states = new FunctionStates(ports, { view: parts.view, records: this.#records, may: parts.may })
+    this.#replicas = new Replicas(ports, parts.catalogue, this.#states)
     this.#beat = new Beat(ports.clock, LOOK_MS, { needed: () => this.#names.size > 0, look: () => this.#look() })
   }
 
-  start(): void {
+  async start(): Promise<void> {
+    await this.#states.start()
     this.#ports.network.handle(policyCall, async (request, from) => {
       const verdict = this.#may(from, request.do === 'manage' ? 'operate' : 'join')
       if (!verdict.ok) throw new MeshError('FORBIDDEN', verdict.because)
@@ -83,9 +88,11 @@ export class Functions {
       if (entry === undefined) {
         this.#names.delete(key)
         this.#replicas.forget(key)
+        this.#states.forget(key, [])
         return
       }
       this.#names.add(key)
+      this.#states.forget(key, entry.value.replicas.map(({ replica }) => replica))
       this.#obey(entry.value)
       this.#beat.wake()
     })
@@ -123,6 +130,7 @@ export class Functions {
       minReplicas: scaled === undefined ? count : scaled.min_replicas ?? 1, maxReplicas: scaled === undefined ? count : scaled.max_replicas ?? Math.max(count, scaled.min_replicas ?? 1),
       targetUtilisation: scaled === undefined ? undefined : scaled.target_cpu_utilization_percentage / 100,
       executor, nodeSelector, metadata: asked.function_metadata ?? {}, tags: asked.function_tags ?? [], replicas: [],
+      ...(asked.stateless === true ? { stateless: true } : {}),
     }, 'function', 'BAD_INPUT')
     if (fn.minReplicas > fn.maxReplicas) throw new MeshError('BAD_INPUT', `function: autoscaling.min_replicas: ${fn.minReplicas} is more than max_replicas (${fn.maxReplicas})`)
     startsWith(rule, fn)
@@ -195,7 +203,7 @@ export class Functions {
 
   #obey(fn: PolicyFunction): void {
     if (this.#stopped) return
-    this.#replicas.obey(fn, fn.replicas.filter(({ host }) => host === this.#view.self).map(({ replica }) => replica))
+    this.#replicas.obey(fn, fn.replicas.filter(({ host }) => host === this.#view.self))
   }
 
   #look(): void {
@@ -209,6 +217,7 @@ export class Functions {
     const records = await this.#records.list()
     // Peers go in crowds, and most networks have no functions.
     if (records.length === 0) return
+    this.#states.tend()
     const able = this.#view.live().filter(peer => this.#may(peer, 'operate').ok)
     for (const { value: fn } of records) {
       this.#obey(fn)
@@ -230,7 +239,7 @@ export class Functions {
     })
     if (plan.lowSince === undefined) this.#lowSince.delete(fn.functionId)
     else this.#lowSince.set(fn.functionId, plan.lowSince)
-    if (plan.because === '' || (plan.replicas.length === fn.replicas.length && plan.replicas.every(({ replica }, at) => replica === fn.replicas[at]?.replica))) return
+    if (plan.because === '' || (plan.replicas.length === fn.replicas.length && plan.replicas.every(({ replica, host }, at) => replica === fn.replicas[at]?.replica && host === fn.replicas[at].host))) return
     this.#ports.telemetry.event('info', 'policy.function-moved', { function: fn.functionId, copies: plan.replicas.length, because: plan.because })
     await this.#records.put(fn.functionId, { ...fn, replicas: plan.replicas })
     this.#obey({ ...fn, replicas: plan.replicas })

@@ -19,7 +19,7 @@ export type FunctionFacts = {
 }
 export type FunctionPlan = { readonly replicas: PolicyFunction['replicas']; readonly lowSince: Millis | undefined; readonly because: string }
 
-/** Where a function's copies should live now: those on live hosts stay where they are, as their state does. */
+/** Where a function's copies should live now: those on live hosts stay where they are; those of dead ones move, with their state, an epoch later. */
 export function planFunction(fn: PolicyFunction, { hosts, live, busy, lowSince, now, newName }: FunctionFacts): FunctionPlan {
   const alive = fn.replicas.filter(({ host }) => live.has(host))
   const lost = fn.replicas.length - alive.length
@@ -28,12 +28,16 @@ export function planFunction(fn: PolicyFunction, { hosts, live, busy, lowSince, 
   const count = low !== undefined && now - low < LOW_FOR_MS ? Math.min(alive.length, fn.maxReplicas) : wish
   const replicas = [...alive]
   while (replicas.length > count) replicas.splice(idlest(replicas, busy), 1)
+  const orphans = fn.replicas.filter(({ host }) => !live.has(host))
   while (replicas.length < count && hosts.length > 0) {
     const crowd = (peer: PeerId): number => replicas.filter(({ host }) => host === peer).length
     // The least crowded; of those the best. Copies of an executor that was asked for stay together there.
     const host = hosts.reduce((best, peer) => (crowd(peer) < crowd(best) ? peer : best))
-    replicas.push({ replica: newName(), host })
+    const orphan = orphans.shift()
+    replicas.push(orphan === undefined ? { replica: newName(), host } : { replica: orphan.replica, host, epoch: (orphan.epoch ?? 1) + 1 })
   }
+  // Nobody can take them now: they wait for a host.
+  replicas.push(...orphans.splice(0, Math.max(0, count - replicas.length)))
   const because = lost > 0 ? `${lost} of its hosts went away` : replicas.length > alive.length ? `its ${alive.length} copies were too busy or too few` : replicas.length < alive.length ? 'fewer copies will do' : ''
   return { replicas, lowSince: replicas.length < alive.length ? undefined : low, because }
 }

@@ -101,6 +101,27 @@ export function sandboxConformance(name: string, open: () => Promise<{ readonly 
       assert.deepEqual(input, { list: [1, 2, 3] })
     })
 
+    it('saves all that a function holds, in its closures too, and another copy goes on from there', async () => {
+      const source = 'let n = 0\nconst seen = new Map()\nexport default class Counting { constructor() { this.last = null } eval(p, input) { n += 1; seen.set(input.user, (seen.get(input.user) ?? 0) + 1); const before = this.last; this.last = input.user; return { n, mine: seen.get(input.user), before } } }'
+      const init = { ruleId: 'rule:1.0.0-stable', settings: {}, parameters: { big: 'x'.repeat(1_000) }, purpose: 'function' as const }
+      const first = await sandbox.open(source, init)
+      assert(first.ok)
+      for (const user of ['ann', 'bob', 'ann']) await first.rule.eval({}, { user }, null)
+      const saved = await first.rule.save()
+      assert(saved.ok)
+      // What comes after it is not in it.
+      await first.rule.eval({}, { user: 'eve' }, null)
+      const second = await sandbox.open(source, { ...init, state: saved.state })
+      assert(second.ok, second.ok ? '' : second.message)
+      assert.deepEqual(await second.rule.eval({}, { user: 'ann' }, null).then(answer => answer.ok && answer.value), { n: 4, mine: 3, before: 'ann' })
+      const again = await second.rule.save()
+      assert(again.ok)
+      const third = await sandbox.open(source, { ...init, state: again.state })
+      assert(third.ok)
+      assert.deepEqual(await third.rule.eval({}, { user: 'bob' }, null).then(answer => answer.ok && answer.value), { n: 5, mine: 2, before: 'ann' })
+      for (const { rule } of [first, second, third]) rule.close()
+    })
+
     it('refuses source that does not parse', async () => {
       const opened = await sandbox.open('class AIOSv1PolicyRule { eval( {', { ruleId: 'r', settings: {}, parameters: {} })
       assert(!opened.ok)

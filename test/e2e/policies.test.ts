@@ -183,8 +183,10 @@ describe('the policies system over AIOS\'s doors, on three real peers', function
     assert.deepEqual(result.map(({ function_id }) => function_id), ['second'])
   })
 
-  it('a job outlives kill -9 of its executor: another takes it, with one result', async () => {
+  it('a job outlives kill -9 of its executor: another takes it, with one result, and its function goes on elsewhere where it was', async () => {
     const executor = net.peer(1)
+    const counted = z.looseObject({ n: z.number() })
+    const { n: before } = counted.parse(await post(0, '/function/call_function/second', {}))
     const submitted = z.looseObject({ job_id: z.string() }).parse(await post(0, `/jobs/submit/${executor.peer}`, { name: 'long', policy_rule_uri: 'counter:1.0-stable', inputs: { spin: LONG } }))
     assert.equal(jobDocument.parse(await get(2, `/jobs/${submitted.job_id}`)).node_id, executor.peer)
     executor.process.kill('SIGKILL')
@@ -193,7 +195,7 @@ describe('the policies system over AIOS\'s doors, on three real peers', function
     assert.notEqual(done.node_id, executor.peer)
     const found = z.array(z.looseObject({ job_id: z.string() })).parse(await post(0, '/jobs/query', { 'inputs.spin': LONG }))
     assert.deepEqual(found.map(({ job_id }) => job_id), [submitted.job_id])
-    // Its function comes back elsewhere, anew.
-    await until(() => post(0, '/function/call_function/second', {}).catch(() => null), value => value !== null)
+    const { n: after } = counted.parse(await until(() => post(0, '/function/call_function/second', {}).catch(() => null), value => value !== null))
+    assert.ok(before >= 4 && after >= before + 2, `${after} after ${before}`)
   })
 })

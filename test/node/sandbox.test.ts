@@ -160,6 +160,37 @@ describe('the QuickJS sandbox', () => {
     assert.equal(shared.stats().kills, 2)
   })
 
+  it('lets a function that lost its thread go on from what was saved, within the same limits, and takes up no state but its own', async function () {
+    this.timeout(30_000)
+    const shared = start({ deadlineMs: DEADLINE_MS, fuel: 1_000_000_000 })
+    const source = 'let n = 0; const held = []; export default (p, input) => { if (input === "loop") for (;;) {} while (input === "grow") held.push(new Array(10_000).fill(0)); return ++n }'
+    const init = { ruleId: 'r', settings: {}, parameters: {}, purpose: 'function' as const }
+    const opened = await shared.open(source, init)
+    assert(opened.ok)
+    const { rule } = opened
+    for (let i = 0; i < 3; i += 1) await answer(rule)
+    const saved = await rule.save()
+    assert(saved.ok)
+    const life = rule.life()
+    assert.equal(await answer(rule), 4)
+    assert.equal((await rule.eval({}, 'loop', null)).ok, false)
+    assert.equal((await rule.save()).ok, false, 'what was not saved is gone, and nobody is told otherwise')
+    assert.equal(await answer(rule), 4)
+    assert.notEqual(rule.life(), life)
+    const grown = await rule.eval({}, 'grow', null)
+    assert(!grown.ok && grown.error === 'memory', JSON.stringify(grown))
+    assert.equal(await answer(rule), 4)
+    const bent = saved.state.slice()
+    for (let at = 40; at < bent.byteLength; at += 97) bent[at]! ^= 0xff
+    for (const state of [bent, saved.state.subarray(0, 100), new Uint8Array(0)]) {
+      const wrong = await shared.open(source, { ...init, state })
+      if (wrong.ok) await wrong.rule.eval({}, null, null)
+    }
+    const other = await shared.open(`${source}\n`, { ...init, ruleId: 's', state: saved.state })
+    assert(!other.ok && other.error === 'invalid' && /another version of the rule/.test(other.message))
+    assert.equal(await answer(rule), 5, 'the sandbox serves on')
+  })
+
   it('answers calls that waited behind a killed one', async function () {
     this.timeout(30_000)
     const shared = start({ threads: 1, deadlineMs: DEADLINE_MS, fuel: 1_000_000_000 })

@@ -4,6 +4,8 @@ export type WasmParts = {
   readonly eval: readonly number[]
   readonly management?: readonly number[]
   readonly init?: readonly number[]
+  readonly save?: readonly number[]
+  readonly restore?: readonly number[]
   /** Instructions of a start function. */
   readonly start?: readonly number[]
   readonly memory?: readonly number[]
@@ -27,6 +29,9 @@ export const COUNT = [
   0x41, ...leb(512), 0x41, 0, 0x2d, 0, 0, 0x41, 48, 0x6a, 0x3a, 0, 0,
   ...answer(512, 1),
 ]
+/** The digit that `COUNT` has come to, and back from it. */
+export const SAVE = [0x41, ...leb(512), 0x41, 0, 0x2d, 0, 0, 0x41, 48, 0x6a, 0x3a, 0, 0, ...answer(512, 1)]
+export const RESTORE = [0x41, 0, 0x20, 0, 0x2d, 0, 0, 0x41, 48, 0x6b, 0x3a, 0, 0, 0x42, 0]
 export const LOOP = [0x03, 0x40, 0x0c, 0, END, 0x00]
 export const TRAP = [0x00]
 
@@ -35,10 +40,10 @@ export function answer(pointer: number, length: number): readonly number[] {
   return [0x41, ...leb(pointer), 0xad, 0x42, 32, 0x86, 0x41, ...leb(length), 0xad, 0x84]
 }
 
-/** Grows its memory a page at a time until it may not, and answers how many pages it has, as two digits of base 64 from "0". */
+/** Grows its memory a page at a time until it may not, and answers 1 if it has more than 128 of them: 8 MiB. */
 export const GROW = [
   0x03, 0x40, 0x41, 1, 0x40, 0, 0x41, 0x7f, 0x47, 0x0d, 0, END,
-  0x41, ...leb(512), 0x3f, 0, 0x41, ...leb(1_000), 0x4b, 0x41, 48, 0x6a, 0x3a, 0, 0,
+  0x41, ...leb(512), 0x3f, 0, 0x41, ...leb(128), 0x4b, 0x41, 48, 0x6a, 0x3a, 0, 0,
   ...answer(512, 1),
 ]
 
@@ -49,6 +54,8 @@ export function wasm(parts: WasmParts): Uint8Array {
     { name: 'eval', type: 1, code: parts.eval },
     ...(parts.management === undefined ? [] : [{ name: 'management', type: 1, code: parts.management }]),
     ...(parts.init === undefined ? [] : [{ name: 'init', type: 1, code: parts.init }]),
+    ...(parts.save === undefined ? [] : [{ name: 'save', type: 1, code: parts.save }]),
+    ...(parts.restore === undefined ? [] : [{ name: 'restore', type: 1, code: parts.restore }]),
     ...(parts.start === undefined ? [] : [{ name: '', type: 2, code: parts.start }]),
   ]
   const shown = functions.filter(({ name }) => name !== '' && parts.hide?.includes(name) !== true)

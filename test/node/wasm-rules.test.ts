@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { QuickjsSandbox } from '../../node/adapters/quickjs.ts'
 import type { Json } from '../../protocols/ids.ts'
 import type { SandboxedRule } from '../../src/ports.ts'
-import { answer, COUNT, ECHO, GROW, LOOP, source, TRAP, wasm, type WasmParts } from './wasm-module.ts'
+import { answer, COUNT, ECHO, GROW, LOOP, RESTORE, SAVE, source, TRAP, wasm, type WasmParts } from './wasm-module.ts'
 
 const DEADLINE_MS = 250
 const SIX = [0x36]
@@ -64,6 +64,19 @@ describe('rules in WebAssembly', function () {
     assert.equal(await value(await open({ eval: [0x42, 0] })), null)
   })
 
+  it('is saved and taken up again where it says how, and says when it is not', async () => {
+    const parts = { eval: COUNT, save: SAVE, restore: RESTORE }
+    const rule = await open(parts)
+    for (const n of [1, 2, 3]) assert.equal(await value(rule), n)
+    const saved = await rule.save()
+    assert(saved.ok)
+    const again = await sandbox.open(source(wasm(parts)), { ...init, purpose: 'function', state: saved.state })
+    assert(again.ok, again.ok ? '' : again.message)
+    assert.equal(await value(again.rule), 4)
+    const never = await (await open({ eval: COUNT })).save()
+    assert(!never.ok && never.error === 'invalid' && /no save and restore/.test(never.message))
+  })
+
   it('says when it takes no commands', async () => {
     const result = await (await open({ eval: ECHO })).management('set', {})
     assert(!result.ok)
@@ -71,7 +84,7 @@ describe('rules in WebAssembly', function () {
   })
 
   it('has a memory that cannot grow past the limit, whatever its module says', async () => {
-    for (const memory of [[0, 1], [1, 1, 0x80, 0x80, 4]]) assert.equal(await value(await open({ eval: GROW, memory })), 0, 'more than 1,000 pages')
+    for (const memory of [[0, 1], [1, 1, 0x80, 0x80, 4]]) assert.equal(await value(await open({ eval: GROW, memory })), 0, 'more than 8 MiB')
   })
 
   it(`survives ${ATTACKS.length} attacks, and answers the next honest call`, async () => {

@@ -48,7 +48,7 @@ export class PolicyPeer implements SimPeer {
     enter(this.ports, neighbours)
     await this.capacity.start({ free: () => ({ cpuMilli: 1_000, memoryMb: 1_000, diskMb: 1_000, gpus: [] }), instances: () => [], holds: () => [], stewards: () => true })
     this.executors.start()
-    this.functions.start()
+    await this.functions.start()
     await this.jobs.start()
   }
 

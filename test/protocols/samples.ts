@@ -14,7 +14,7 @@ import { modelManifest, servedModel } from '../../protocols/model.ts'
 import { registryDigest, registryLog, registryPage, registryRecord } from '../../protocols/registry.ts'
 import { signed } from '../../protocols/signed.ts'
 import { keptPlan, stageOpen } from '../../protocols/stage.ts'
-import { policyCall, policyExecute, policyExecutor, policyFunction, policyGraph, policyJob, policyJobBody, policyResultBody } from '../../protocols/policy.ts'
+import { functionState, functionStateBody, policyCall, policyExecute, policyExecutor, policyFunction, policyGraph, policyJob, policyJobBody, policyResultBody } from '../../protocols/policy.ts'
 import { blockRecord, componentManifest, policyRule, vdagSpec, assetRecord } from '../../protocols/specs.ts'
 import { annotation, storedSpec, storedTemplate } from '../../protocols/stores.ts'
 import { taskRecord } from '../../protocols/tasks.ts'
@@ -157,6 +157,10 @@ export const samples: Readonly<Record<string, Sample>> = {
   'policy job answer': { protocol: '/aios/policy-job/1', schema: policyJob.response, value: { known: { job: seal('policy-job'), executor: A, epoch: 2 } } },
   'policy call': { protocol: '/aios/policy-function/1', schema: policyCall.request, value: { do: 'call', function: 'check-ip', replica: 'fr-ab', input: { ip: '10.0.0.1' } } },
   'policy call answer': { protocol: '/aios/policy-function/1', schema: policyCall.response, value: { value: 1, replicas: [{ replica: 'fr-ab', calls: 4, failures: 1, busy: 0.25 }], lines: ['1 fr-ab started'] } },
+  'policy function that moved': { protocol: 'functions', schema: policyFunction, value: { functionId: 'f', policyRuleURI: 'lb:1.0-stable', parameters: {}, settings: {}, minReplicas: 1, maxReplicas: 1, executor: '', nodeSelector: {}, metadata: {}, tags: [], replicas: [{ replica: 'fr-ab', host: B, epoch: 2 }], stateless: true } },
+  'function state body': { protocol: 'function-state', schema: functionStateBody, value: { function: 'f', replica: 'fr-ab', epoch: 2, version: 9, state: Uint8Array.of(1, 2) } },
+  'function state': { protocol: '/aios/function-state/1', schema: functionState.request, value: { do: 'keep', state: seal('function-state') } },
+  'function state answer': { protocol: '/aios/function-state/1', schema: functionState.response, value: { state: seal('function-state') } },
   'asset': { protocol: 'assets', schema: assetRecord, value: { assetURI: 'w:1.0-stable', name: 'w', version: '1.0', releaseTag: 'stable', content: CID, size: 5, mediaType: 'text/plain', metadata: {}, tags: [], author: A } },
   'stored spec': { protocol: 'specs', schema: storedSpec, value: { specURI: 's:1.0-stable', specType: 'block', name: 's', version: '1.0', releaseTag: 'stable', description: '', metadata: { team: 'x' }, tags: ['a'], data: { blockComponentURI: 'model.c:1.0.0-stable' }, author: A } },
   'stored template': { protocol: 'templates', schema: storedTemplate, value: { templateURI: 't:1.0-stable', name: 't', version: '1.0', releaseTag: 'stable', description: '', metadata: {}, tags: [], data: { size: { type: 'number' } }, policyRuleURI: 'p:1.0-stable', author: A } },

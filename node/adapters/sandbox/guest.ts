@@ -1,5 +1,6 @@
-import { EvalFlags, Intrinsics, QuickJS, type JSValueHandle } from 'quickjs-wasi'
+import { EvalFlags, Intrinsics, QuickJS, type JSValueHandle, type QuickJSOptions } from 'quickjs-wasi'
 import type { SandboxResult } from '../../../src/ports.ts'
+import { packed, unpacked } from './memory-image.ts'
 import { LOCATE, PRELUDE } from './prelude.ts'
 
 export type GuestLimits = {
@@ -13,6 +14,8 @@ export type GuestLimits = {
 
 type Failure = Extract<SandboxResult, { ok: false }>
 export type GuestAnswer = Failure | { readonly ok: true; readonly text: string; readonly fuel: number }
+export type GuestSaved = Failure | { readonly ok: true; readonly state: Uint8Array }
+export type GuestStart = { readonly ruleId: string; readonly settings: string; readonly parameters: string; /** It will be saved. */ readonly saves: boolean; /** What was saved of it. */ readonly state: Uint8Array | undefined }
 
 /** A rule at work in a thread, whatever it was written in. */
 export interface RunningGuest {
@@ -21,10 +24,13 @@ export interface RunningGuest {
   /** Bytes of linear memory, which only ever grows. */
   readonly bytes: number
   call(method: 'eval' | 'management', args: readonly [string, string, string], fresh: string): GuestAnswer
+  save(): GuestSaved
   close(): void
 }
 
 const MESSAGE_CHARS = 500
+/** What the engine takes besides what the rule allocates: its own data, its stack, what its allocator holds in reserve. */
+const ENGINE_BYTES = 4_194_304
 /** The only time a rule can read: 2025-01-01. It also seeds Math.random, so that every peer sees the same draws. */
 const FIXED_NANOSECONDS = 1_735_689_600_000_000_000n
 
@@ -34,6 +40,8 @@ export class Guest implements RunningGuest {
   readonly #limits: GuestLimits
   readonly #meter: Meter
   #host: JSValueHandle | undefined
+  /** Its memory when it was built: a state is what differs from it. */
+  #image: Uint8Array | undefined
   #broken = false
 
   private constructor(vm: QuickJS, meter: Meter, limits: GuestLimits) {
@@ -42,23 +50,33 @@ export class Guest implements RunningGuest {
     this.#limits = limits
   }
 
-  /** Compiles and constructs a rule. The settings and parameters are JSON text. */
-  static async open(engine: WebAssembly.Module, source: string, init: { readonly ruleId: string; readonly settings: string; readonly parameters: string }, limits: GuestLimits): Promise<{ readonly ok: true; readonly guest: Guest } | Failure> {
+  /** Compiles and constructs a rule, and goes on from its state where it has one. The settings and parameters are JSON text. */
+  static async open(engine: WebAssembly.Module, source: string, init: GuestStart, limits: GuestLimits): Promise<{ readonly ok: true; readonly guest: Guest } | Failure> {
     const meter = new Meter(limits.fuel)
-    const vm = await QuickJS.create({
-      wasm: engine,
-      memoryLimit: limits.memoryBytes,
-      maxStackSize: limits.stackBytes,
-      timezoneOffset: 0,
-      intrinsics: Intrinsics.ALL & ~Intrinsics.PERFORMANCE & ~Intrinsics.WEAK_REF,
-      interruptHandler: () => meter.poll(),
-      wasi: deterministicWasi,
-    })
-    const guest = new Guest(vm, meter, limits)
+    const guest = new Guest(await QuickJS.create(optionsOf(engine, limits, meter)), meter, limits)
     const failure = guest.#build(source, init)
-    if (failure === undefined) return { ok: true, guest }
+    if (failure === undefined && init.saves) guest.#image = guest.#memory().slice()
+    if (failure === undefined && init.state === undefined) return { ok: true, guest }
+    const image = guest.#image
     guest.close()
-    return failure
+    if (failure !== undefined) return failure
+    if (image === undefined || init.state === undefined) return failed('invalid', 'a rule that is not saved has no state')
+    return Guest.#restore(engine, image, init.state, limits)
+  }
+
+  /** Lays a saved state over the image of a rule that was just built. */
+  static async #restore(engine: WebAssembly.Module, image: Uint8Array, state: Uint8Array, limits: GuestLimits): Promise<{ readonly ok: true; readonly guest: Guest } | Failure> {
+    const meter = new Meter(limits.fuel)
+    try {
+      const { memory, registers } = unpacked(image, state, limits.memoryBytes + ENGINE_BYTES)
+      const vm = await QuickJS.restore({ memory, stackPointer: registers.stackPointer, runtimePtr: registers.runtime, contextPtr: registers.context, extensions: [] }, optionsOf(engine, limits, meter))
+      const guest = new Guest(vm, meter, limits)
+      guest.#image = image
+      guest.#host = vm.importHandle(registers.host)
+      return { ok: true, guest }
+    } catch (error) {
+      return failed('invalid', `its state cannot be taken up: ${messageOf(error)}`)
+    }
   }
 
   /** True after it ran out of fuel or memory or trapped: what it left behind cannot be trusted to be consistent. */
@@ -69,6 +87,13 @@ export class Guest implements RunningGuest {
   /** Bytes of linear memory, which only ever grows. */
   get bytes(): number {
     return this.#vm._getMemory().buffer.byteLength
+  }
+
+  /** What it holds between calls: `invalid` where it was not opened to be saved. */
+  save(): GuestSaved {
+    if (this.#image === undefined || this.#host === undefined || this.#broken) return failed('invalid', 'the rule was not opened to be saved')
+    const { stackPointer, runtimePtr, contextPtr, memory } = this.#vm.snapshot()
+    return { ok: true, state: packed(this.#image, memory, { stackPointer, runtime: runtimePtr, context: contextPtr, host: this.#vm.exportHandle(this.#host) }) }
   }
 
   /** Calls `eval(parameters, input, context)` or `management(action, data)`; `fresh` replaces injected settings, "" keeps them. */
@@ -90,11 +115,16 @@ export class Guest implements RunningGuest {
 
   close(): void {
     this.#broken = true
+    this.#image = undefined
     try {
       this.#vm.dispose()
     } catch {
       // A VM that trapped cannot be taken apart; without references to it its memory is collected all the same.
     }
+  }
+
+  #memory(): Uint8Array {
+    return new Uint8Array(this.#vm._getMemory().buffer)
   }
 
   #build(source: string, init: { readonly ruleId: string; readonly settings: string; readonly parameters: string }): Failure | undefined {
@@ -166,6 +196,18 @@ export class Guest implements RunningGuest {
   #trapped(): Failure {
     this.#broken = true
     return failed('threw', 'the engine stopped: the rule drove it into a trap')
+  }
+}
+
+function optionsOf(wasm: WebAssembly.Module, { memoryBytes, stackBytes }: GuestLimits, meter: Meter): QuickJSOptions {
+  return {
+    wasm,
+    memoryLimit: memoryBytes,
+    maxStackSize: stackBytes,
+    timezoneOffset: 0,
+    intrinsics: Intrinsics.ALL & ~Intrinsics.PERFORMANCE & ~Intrinsics.WEAK_REF,
+    interruptHandler: () => meter.poll(),
+    wasi: deterministicWasi,
   }
 }
 

@@ -1,6 +1,6 @@
 import { MeshError } from '../../../protocols/errors.ts'
 import type { Json } from '../../../protocols/ids.ts'
-import type { SandboxResult } from '../../../src/ports.ts'
+import type { SandboxResult, SandboxSaved } from '../../../src/ports.ts'
 import type { Lane, LaneAnswer } from './lane.ts'
 import type { ThreadRequest } from './messages.ts'
 
@@ -19,7 +19,7 @@ export type RuleHome = {
   gone(rule: Rule, why: 'closed' | 'broken'): void
 }
 
-/** One opened rule and where its VM is, if it has one now. A VM that was lost is built again, from nothing, by the next call. */
+/** One opened rule and where its VM is, if it has one now. A VM that was lost is built again by the next call: from what was saved last, else from nothing. */
 export class Rule {
   readonly #source: Extract<ThreadRequest, { kind: 'open' }>
   readonly #home: RuleHome
@@ -29,11 +29,14 @@ export class Rule {
   #bytes = 0
   #inFlight = 0
   #suspect = false
+  #saved: Uint8Array | undefined
+  #opens = 0
   #closed = false
 
   constructor(source: Extract<ThreadRequest, { kind: 'open' }>, home: RuleHome) {
     this.#source = source
     this.#home = home
+    this.#saved = source.state
   }
 
   get lane(): Lane | undefined {
@@ -46,6 +49,11 @@ export class Rule {
 
   get bytes(): number {
     return this.#bytes
+  }
+
+  /** -1 while it has no VM. */
+  get life(): number {
+    return this.#lane !== undefined && this.#lane.generation === this.#generation ? this.#opens : -1
   }
 
   get busy(): boolean {
@@ -69,6 +77,23 @@ export class Rule {
       // Its thread was killed, by a neighbour, while this call waited: nothing of it has run yet.
       if ('missing' in answer && answer.missing) answer = await this.#ask(method, args, fresh)
       return answer.answer.ok ? { ok: true, value: parsed(answer.answer.text), fuel: answer.answer.fuel } : answer.answer
+    } finally {
+      this.#inFlight -= 1
+    }
+  }
+
+  async save(): Promise<SandboxSaved> {
+    if (this.#closed) return { ok: false, error: 'invalid', message: 'the rule was closed' }
+    this.#inFlight += 1
+    try {
+      const lane = this.#lane
+      if (lane === undefined || this.life < 0) return { ok: false, error: 'deadline', message: 'the rule lost what it ran in before it was saved' }
+      const answer = await lane.ask({ kind: 'save', rule: this.#source.rule })
+      if (!answer.answer.ok) return answer.answer
+      const state = 'state' in answer ? answer.state : undefined
+      if (state === undefined) return { ok: false, error: 'invalid', message: 'nothing was saved' }
+      this.#saved = state
+      return { ok: true, state }
     } finally {
       this.#inFlight -= 1
     }
@@ -104,13 +129,14 @@ export class Rule {
 
   async #open(): Promise<Failure | undefined> {
     const lane = this.#home.lane(this.#suspect)
-    const answer = await lane.ask(this.#source)
+    const answer = await lane.ask({ ...this.#source, state: this.#saved })
     if (!answer.answer.ok) {
       if ('killed' in answer && answer.killed) this.#suspect = true
       return answer.answer
     }
     this.#lane = lane
     this.#generation = lane.generation
+    this.#opens += 1
     this.#bytes = answer.bytes
     if (this.#closed) this.evict()
     else this.#home.used(this)

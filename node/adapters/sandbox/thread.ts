@@ -8,7 +8,7 @@ const { engine, limits }: ThreadData = workerData
 const guests = new Map<number, RunningGuest>()
 const done: GuestAnswer = { ok: true, text: '', fuel: 0 }
 
-async function serve(request: ThreadRequest): Promise<{ readonly answer: GuestAnswer; readonly missing: boolean }> {
+async function serve(request: ThreadRequest): Promise<{ readonly answer: GuestAnswer; readonly missing: boolean; readonly state?: Uint8Array }> {
   const { rule } = request
   const guest = guests.get(rule)
   if (request.kind === 'call') {
@@ -17,8 +17,13 @@ async function serve(request: ThreadRequest): Promise<{ readonly answer: GuestAn
     if (guest.broken) drop(rule)
     return { answer, missing: false }
   }
+  if (request.kind === 'save') {
+    const saved = guest?.save()
+    if (saved === undefined) return { answer: { ok: false, error: 'invalid', message: 'the rule is not open' }, missing: true }
+    return saved.ok ? { answer: done, missing: false, state: saved.state } : { answer: saved, missing: false }
+  }
   drop(rule)
-  if (request.kind === 'close') return { answer: done, missing: false }
+  if (request.kind !== 'open') return { answer: done, missing: false }
   const opened = request.source.startsWith(WASM_SOURCE) ? WasmGuest.open(request.source, request, limits) : await Guest.open(engine, request.source, request, limits)
   if (opened.ok) guests.set(rule, opened.guest)
   return { answer: opened.ok ? done : opened, missing: false }
@@ -39,9 +44,9 @@ function computedMs(): number {
 }
 
 parentPort?.on('message', async (request: ThreadRequest) => {
-  const { answer, missing } = await serve(request)
+  const { answer, missing, state } = await serve(request)
   const guest = guests.get(request.rule)
-  say({ kind: 'answer', answer, missing, live: guest !== undefined, bytes: guest?.bytes ?? 0, computedMs: computedMs() })
+  say({ kind: 'answer', answer, missing, state, live: guest !== undefined, bytes: guest?.bytes ?? 0, computedMs: computedMs() })
 })
 
 say({ kind: 'ready', computedMs: computedMs() })

@@ -1,11 +1,11 @@
 import { Buffer } from 'node:buffer'
 import type { SandboxResult } from '../../../src/ports.ts'
-import type { GuestAnswer, GuestLimits, RunningGuest } from './guest.ts'
+import type { GuestAnswer, GuestLimits, GuestSaved, GuestStart, RunningGuest } from './guest.ts'
 import { bounded, WasmRefused } from './wasm-limits.ts'
 
 type Failure = Extract<SandboxResult, { ok: false }>
 type Step = (pointer: number, length: number) => unknown
-type Start = { readonly ruleId: string; readonly settings: string; readonly parameters: string }
+type StepName = 'init' | 'eval' | 'management' | 'save' | 'restore'
 
 export const WASM_SOURCE = 'data:application/wasm;base64,'
 const PAGE = 65_536
@@ -13,8 +13,9 @@ const MESSAGE_CHARS = 500
 
 /**
  * A rule as a WebAssembly module. It exports `memory`, `alloc(length) → pointer` and `eval(pointer, length) → i64`, the answer's
- * pointer in the upper half and its length in the lower; `init` and `management` of the same form where it wants them. All that
- * it is given and gives is JSON text: `{ parameters, input, context, settings }`, `{ action, data }`, `{ rule_id, settings, parameters }`.
+ * pointer in the upper half and its length in the lower; `init` and `management` of the same form where it wants them, and `save` and
+ * `restore` where its state should outlive its host (its memory alone is not all of it: globals are out of reach). All that it is given
+ * and gives is JSON text: `{ parameters, input, context, settings }`, `{ action, data }`, `{ rule_id, settings, parameters }`, its own.
  * It imports nothing (AssemblyScript's `env.abort` apart), so it has no clock, no randomness and no host; it is stopped by
  * the thread's deadline, not by fuel.
  */
@@ -22,7 +23,7 @@ export class WasmGuest implements RunningGuest {
   readonly #limits: GuestLimits
   readonly #memory: WebAssembly.Memory
   readonly #alloc: (length: number) => unknown
-  readonly #steps: Readonly<Record<'init' | 'eval' | 'management', Step | undefined>>
+  readonly #steps: Readonly<Record<StepName, Step | undefined>>
   #settings: Record<string, unknown>
   #broken = false
 
@@ -34,12 +35,12 @@ export class WasmGuest implements RunningGuest {
     this.#memory = memory
     this.#alloc = length => alloc(length)
     this.#settings = settings
-    this.#steps = { init: step(instance, 'init'), eval: step(instance, 'eval'), management: step(instance, 'management') }
+    this.#steps = { init: step(instance, 'init'), eval: step(instance, 'eval'), management: step(instance, 'management'), save: step(instance, 'save'), restore: step(instance, 'restore') }
     if (this.#steps.eval === undefined) throw new WasmRefused('exports no eval(pointer, length) → i64')
   }
 
   /** Compiles, instantiates and calls `init`. `source` begins with WASM_SOURCE. */
-  static open(source: string, init: Start, limits: GuestLimits): { readonly ok: true; readonly guest: WasmGuest } | Failure {
+  static open(source: string, init: GuestStart, limits: GuestLimits): { readonly ok: true; readonly guest: WasmGuest } | Failure {
     try {
       const bytes = bounded(Buffer.from(source.slice(WASM_SOURCE.length), 'base64'), Math.floor(limits.memoryBytes / PAGE))
       const module = new WebAssembly.Module(bytes)
@@ -49,7 +50,9 @@ export class WasmGuest implements RunningGuest {
       const settings: Record<string, unknown> = JSON.parse(init.settings)
       const guest = new WasmGuest(instance, settings, limits)
       const started = guest.#steps.init === undefined ? undefined : guest.#say('init', `{"rule_id":${JSON.stringify(init.ruleId)},"settings":${init.settings},"parameters":${init.parameters}}`)
-      return started?.ok === false ? started : { ok: true, guest }
+      if (started?.ok === false) return started
+      const restored = init.state === undefined ? undefined : guest.#say('restore', new TextDecoder().decode(init.state))
+      return restored?.ok === false ? restored : { ok: true, guest }
     } catch (error) {
       return failed(error instanceof WebAssembly.RuntimeError || error instanceof RangeError ? 'threw' : 'invalid', `the module ${error instanceof WasmRefused ? error.message : `does not load: ${messageOf(error)}`}`)
     }
@@ -69,11 +72,18 @@ export class WasmGuest implements RunningGuest {
     return this.#say(method, text)
   }
 
+  /** What its own `save` says; `invalid` where it has none, or could not take it up again. */
+  save(): GuestSaved {
+    if (this.#steps.restore === undefined) return failed('invalid', 'the rule has no save and restore')
+    const said = this.#say('save', 'null')
+    return said.ok ? { ok: true, state: new TextEncoder().encode(said.text) } : said
+  }
+
   close(): void {
     this.#broken = true
   }
 
-  #say(method: 'init' | 'eval' | 'management', text: string): GuestAnswer {
+  #say(method: StepName, text: string): GuestAnswer {
     const run = this.#steps[method]
     if (run === undefined) return failed('invalid', `the rule has no ${method}`)
     try {
@@ -81,7 +91,7 @@ export class WasmGuest implements RunningGuest {
       const pointer = Number(this.#alloc(given.byteLength)) >>> 0
       this.#within(pointer, given.byteLength).set(given)
       const packed = run(pointer, given.byteLength)
-      if (typeof packed !== 'bigint') return method === 'init' ? { ok: true, text: 'null', fuel: 0 } : failed('invalid', `${method} must return an i64`)
+      if (typeof packed !== 'bigint') return method === 'init' || method === 'restore' ? { ok: true, text: 'null', fuel: 0 } : failed('invalid', `${method} must return an i64`)
       const length = Number(packed & 0xffff_ffffn)
       if (length === 0) return { ok: true, text: 'null', fuel: 0 }
       if (length > this.#limits.outputChars) return failed('threw', `the answer has ${length} bytes; the limit is ${this.#limits.outputChars}`)
