@@ -40,8 +40,8 @@ const RESUME: BackoffPolicy = { firstMs: 2_000, maxMs: 15_000, retries: 8 }
 export type PerformOptions = {
   /** The same key is the same task, from whichever peer; after a failure it may be used again. */
   readonly key?: string | undefined
-  /** False: answer with the task's id at once, and go on. */
-  readonly wait?: boolean
+  /** False: answer with the task's id at once, and go on. `made`: answer once what is asked for is on record, and wait for its instances in the background. */
+  readonly wait?: boolean | 'made'
   readonly replays?: string | undefined
 }
 export type Performed = { readonly taskId: string; readonly status: TaskRecord['task_status']; readonly result: Json; readonly existing: boolean }
@@ -128,16 +128,20 @@ export class Parser {
   async #begin(action: ActionName, document: Json, signal: AbortSignal, { key, wait = true, replays }: PerformOptions): Promise<Performed> {
     const { type = action, looks } = ACTIONS.get(action) ?? {}
     const task = await this.#parts.tasks.begin({ type, action, input: document, key, replays, looks: looks === true })
-    if (wait) return this.#finish(action, task, document, signal)
-    background(this.#ports.telemetry, 'task.failed', this.#finish(action, task, document, this.#ports.clock.deadline(BACKGROUND_MS)))
-    return { taskId: task.task_id, status: task.task_status, result: null, existing: false }
+    if (wait === true) return this.#finish(action, task, document, signal)
+    const made = Promise.withResolvers<Performed>()
+    const finished = this.#finish(action, task, document, this.#ports.clock.deadline(BACKGROUND_MS), ONCE, result => made.resolve({ taskId: task.task_id, status: 'in_progress', result, existing: false }))
+    background(this.#ports.telemetry, 'task.failed', finished)
+    if (wait === false) return { taskId: task.task_id, status: task.task_status, result: null, existing: false }
+    finished.then(made.resolve, made.reject)
+    return made.promise
   }
 
-  async #finish(action: ActionName, task: TaskRecord, document: Json, signal: AbortSignal, again: BackoffPolicy = ONCE): Promise<Performed> {
+  async #finish(action: ActionName, task: TaskRecord, document: Json, signal: AbortSignal, again: BackoffPolicy = ONCE, made: (result: Json) => void = () => undefined): Promise<Performed> {
     const { tasks, templates } = this.#parts
     const { task_id: id } = task
     try {
-      const result = await retry({ clock: this.#ports.clock, random: this.#random }, again, async () => this.#run(action, await templates.plain(document), task, signal), { signal })
+      const result = await retry({ clock: this.#ports.clock, random: this.#random }, again, async () => this.#run(action, await templates.plain(document), task, signal, made), { signal })
       await tasks.change(id, { status: 'completed', output: result })
       return { taskId: id, status: 'completed', result, existing: false }
     } catch (error) {
@@ -162,7 +166,7 @@ export class Parser {
     return { taskId: task.task_id, status: task.task_status, result, existing: true }
   }
 
-  async #run(action: ActionName, document: Json, task: TaskRecord, signal: AbortSignal): Promise<Json> {
+  async #run(action: ActionName, document: Json, task: TaskRecord, signal: AbortSignal, tell: (made: Json) => void): Promise<Json> {
     const { actions, blocks, clusters, inventory, models, invoker, catalogue } = this.#parts
     const looks = ACTIONS.get(action)?.looks === true
     const step = (done: number, total: number, what: string, subject?: string): Promise<unknown> => (looks ? Promise.resolve() : this.#parts.tasks.change(task.task_id, { status: 'in_progress', progress: { done, total, what }, subject }))
@@ -176,6 +180,7 @@ export class Parser {
         const { blockId, minInstances: wanted } = made.block
         const subject = `block ${blockId}`
         await step(1, 1 + wanted, 'registered; waiting for its instances', subject)
+        tell(toJson({ blockId, block: made.block }))
         // One after the other, and all before the task ends: a late word must not open it again.
         let told: Promise<unknown> = Promise.resolve()
         let notch = 0

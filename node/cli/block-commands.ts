@@ -8,6 +8,7 @@ import { pretty, shortId, table } from './output.ts'
 const instanceRow = z.object({ instance: z.string(), host: z.string(), state: z.string(), epoch: z.int(), inFlight: z.int(), queued: z.int(), latencyMs: z.number(), because: z.string().default('') })
 const blockRow = z.object({ blockId: z.string(), componentURI: z.string(), minInstances: z.int(), maxInstances: z.int(), ready: z.int(), steward: z.string().nullable() })
 const created = z.object({ blockId: z.string(), dryRun: z.boolean(), explanation: explanation.nullable(), ready: z.int() })
+const performed = z.object({ task_id: z.string(), result: z.object({ blockId: z.string(), block: z.looseObject({ minInstances: z.int() }).optional(), dry_run: explanation.optional() }) })
 const changed = z.object({ blockId: z.string(), revision: z.int(), replaces: z.boolean(), ready: z.int() })
 const shown = z.object({ block: json, steward: z.string().nullable(), epoch: z.int().nullable(), instances: z.array(instanceRow), last: json })
 
@@ -19,10 +20,17 @@ export const blockCommands: readonly Command[] = [
     words: ['block', 'create'], args: 'SPEC', count: [1, 1], what: 'ask the mesh to run a component',
     options: [{ name: 'dry-run', what: 'only say who was asked, who bid what, who was refused and why' }, { name: 'no-wait', what: 'do not wait for the instances to be ready' }],
     async run(context) {
-      const dryRun = flag(context, 'dry-run')
       const spec = await readJson(arg(context, 0))
-      const body = created.parse(await (await context.daemon()).send('POST', '/mesh/blocks', { spec, dryRun, wait: !flag(context, 'no-wait') }))
-      context.out.result(body, () => (body.dryRun && body.explanation !== null ? explain(body.explanation) : `block ${body.blockId}: ${body.ready} instance(s) ready`))
+      const daemon = await context.daemon()
+      if (flag(context, 'dry-run')) {
+        const body = created.parse(await daemon.send('POST', '/mesh/blocks', { spec, dryRun: true }))
+        return context.out.result(body, () => (body.explanation === null ? `block ${body.blockId}` : explain(body.explanation)))
+      }
+      const { task_id: task, result } = performed.parse(await daemon.send('POST', `/api/createBlock${flag(context, 'no-wait') ? '?wait=made' : ''}`, spec))
+      // A spec may itself say that it is only to be tried.
+      const ready = flag(context, 'no-wait') || result.block === undefined ? 0 : result.block.minInstances
+      const body = { blockId: result.blockId, dryRun: result.dry_run !== undefined, explanation: result.dry_run ?? null, ready, task }
+      context.out.result(body, () => (body.explanation === null ? `block ${body.blockId}: ${ready} instance(s) ready` : explain(body.explanation)))
     },
   },
   {

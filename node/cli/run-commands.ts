@@ -9,6 +9,8 @@ import { pretty, shortId, table } from './output.ts'
 const submitted = z.object({ run: z.string(), existing: z.boolean() })
 const runBody = z.object({ run: z.string(), vdag: z.string(), state: z.string(), coordinator: z.string().nullable(), events: z.array(runEvent), outputs: z.record(z.string(), json).nullable(), error: z.object({ code: z.string(), message: z.string() }).nullable() })
 const runRow = z.object({ run: z.string(), vdag: z.string(), state: z.string(), coordinator: z.string().nullable(), at: z.number() })
+const checkedVdag = z.looseObject({ uri: z.string(), cid: z.string().nullable() })
+const publishedVdag = z.object({ task_id: z.string(), result: checkedVdag })
 const inferred = z.object({ outputs: z.array(z.object({ sessionId: z.string(), seqNo: z.int(), data: json }).loose()) })
 
 export const runCommands: readonly Command[] = [
@@ -16,9 +18,13 @@ export const runCommands: readonly Command[] = [
     words: ['vdag', 'create'], args: 'SPEC', count: [1, 1], what: 'check and publish a graph of blocks',
     options: [{ name: 'dry-run', what: 'only check' }],
     async run(context) {
-      const body = await (await context.daemon()).send('POST', '/mesh/vdags', { spec: await readJson(arg(context, 0)), dryRun: flag(context, 'dry-run') })
-      const { uri } = z.object({ uri: z.string() }).loose().parse(body)
-      context.out.result(body, () => `${flag(context, 'dry-run') ? 'valid' : 'published'} ${uri}`)
+      const daemon = await context.daemon()
+      const spec = await readJson(arg(context, 0))
+      const made = flag(context, 'dry-run')
+        ? { task_id: null, result: checkedVdag.parse(await daemon.send('POST', '/mesh/vdags', { spec, dryRun: true })) }
+        : publishedVdag.parse(await daemon.send('POST', '/api/createvDAG', spec))
+      const { uri, cid } = made.result
+      context.out.result({ ...made.result, task: made.task_id }, () => `${cid === null ? 'valid' : 'published'} ${uri}`)
     },
   },
   {

@@ -8,7 +8,8 @@ import { body } from './request-body.ts'
 
 /**
  * AIOS's parser: `POST /api/{action}` with an envelope or a bare spec, answered as AIOS answers. `Idempotency-Key` (or `?key=`) makes
- * the same request one task; with `?wait=false` the answer is the task's id, and its state is asked for.
+ * the same request one task; with `?wait=false` the answer is the task's id, and its state is asked for; with `?wait=made` it
+ * comes when a block is on record, before its instances are there.
  */
 export function addAiosRoutes(app: Hono, { peer }: GatewayParts): void {
   const { parser, inventory } = peer
@@ -30,14 +31,14 @@ export function addAiosRoutes(app: Hono, { peer }: GatewayParts): void {
 }
 
 function answer(context: Context, { taskId, status, result, existing }: Performed): Response {
-  return context.json({ success: true, task_id: taskId, status, result, ...(existing ? { existing } : {}) }, status === 'pending' ? 202 : 200)
+  return context.json({ success: true, task_id: taskId, status, result, ...(existing ? { existing } : {}) }, status === 'completed' ? 200 : 202)
 }
 
 function optionsOf(context: Context): PerformOptions {
   const key = context.req.header('idempotency-key') ?? context.req.query('key')
   if (key !== undefined && (key === '' || key.length > 200)) throw new MeshError('BAD_INPUT', 'an idempotency key has 1 to 200 characters')
   const wait = context.req.query('wait')
-  return { ...(key === undefined ? {} : { key }), wait: wait !== 'false' && wait !== '0' }
+  return { ...(key === undefined ? {} : { key }), wait: wait === 'made' ? 'made' : wait !== 'false' && wait !== '0' }
 }
 
 async function optionalBody(context: Context): Promise<Json> {

@@ -201,6 +201,16 @@ describe("AIOS's parser, stores, tasks and registries over HTTP", function () {
     assert.match(aios(1, 'allocate', '--component', COMPONENT).out, /it would fit on/)
     await writeFile(join(dir, 'quiet.json'), JSON.stringify({ header: { templateUri: 'quiet:1.0-stable', parameters: { most: 1 } }, body: { spec: { values: { id: 'by-hand' } } } }))
     assert.match(aios(1, 'block', 'create', join(dir, 'quiet.json')).out, /block by-hand: 0 instance/)
+    await writeFile(join(dir, 'soon.json'), JSON.stringify({ blockId: 'by-and-by', blockComponentURI: COMPONENT, minInstances: 1, maxInstances: 1 }))
+    const soon = z.looseObject({ blockId: z.literal('by-and-by'), ready: z.literal(0), task: z.string() }).parse(JSON.parse(aios(1, 'block', 'create', join(dir, 'soon.json'), '--no-wait', '--json').out))
+    assert.match(aios(1, 'block', 'create', join(dir, 'soon.json'), '--no-wait').out, /ALREADY_EXISTS/, 'what cannot be is said at once')
+    await writeFile(join(dir, 'graph.json'), JSON.stringify({ vdagName: 'by-hand', nodes: [{ nodeLabel: 'a', manualBlockId: 'by-and-by' }] }))
+    assert.match(aios(1, 'vdag', 'create', join(dir, 'graph.json'), '--dry-run').out, /valid by-hand:/)
+    assert.match(aios(1, 'vdag', 'create', join(dir, 'graph.json')).out, /published by-hand:/)
+    await until('what the command line asked for is a task that any peer tells', async () => {
+      const told = aios(0, 'tasks', '--limit', '50').out
+      return told.includes(soon.task) && /completed[^\n]*vdag_creation|vdag_creation[^\n]*completed/.test(told)
+    })
     assert.match(aios(1, 'registry', 'query', 'blocks', '--limit', '5').out, /"id": "by-hand"/)
     const missing = aios(0, 'tasks', 'show', 'none')
     assert.deepEqual([missing.code, /NOT_FOUND.*no task is called none/.test(missing.out)], [1, true])
