@@ -9,11 +9,12 @@ const remarks = {
   tags: z.array(z.string().max(100)).max(200).default([]),
 }
 
-export const specType = z.enum(['block', 'vdag', 'cluster', 'node', 'component', 'search', 'filter', 'mgmtCommand'])
-export type SpecType = z.infer<typeof specType>
+/** The kinds that actions of the parser take. A store keeps specs of any kind: others are for whoever reads them. */
+export const SPEC_TYPES = ['block', 'vdag', 'cluster', 'node', 'component', 'search', 'filter', 'mgmtCommand'] as const
+export type SpecType = (typeof SPEC_TYPES)[number]
 
 /** A spec kept under a URI, to be used again: the document that `specs` names. */
-export const storedSpec = z.object({ specURI: uri, specType, name, version: name, releaseTag: name, ...remarks, /** The spec as its author wrote it, any dialect. */ data: z.record(z.string(), json), author: peerId })
+export const storedSpec = z.object({ specURI: uri, specType: z.string().min(1).max(40), name, version: name, releaseTag: name, ...remarks, /** The spec as its author wrote it, any dialect. */ data: z.record(z.string(), json), author: peerId })
 export type StoredSpec = z.infer<typeof storedSpec>
 
 /** How documents that name it in their header become specs: the document that `templates` names. */
@@ -21,6 +22,8 @@ export const storedTemplate = z.object({
   templateURI: uri, name, version: name, releaseTag: name, ...remarks,
   /** What the values of such a document must be. */
   data: template,
+  /** What its author wrote as `templateData` where that is no template: for people to read, and held against nothing. */
+  prose: z.string().max(65_536).optional(),
   /** Makes the spec of the values. Absent: the values are the spec. */
   policyRuleURI: uri.optional(),
   author: peerId,

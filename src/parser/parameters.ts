@@ -6,7 +6,7 @@ import type { BlockRecord } from '../../protocols/specs.ts'
 import type { Catalogue } from '../roles.ts'
 import { specValues } from '../specs/envelope.ts'
 import { Problems } from '../specs/problems.ts'
-import { validate } from '../specs/template.ts'
+import { judge } from '../specs/template.ts'
 
 const update = z.looseObject({ blockId: z.string('name the block').min(1, 'name the block'), parameters: z.record(z.string(), z.json(), 'give the parameters to change: { "threshold": 0.5 }') })
 
@@ -22,7 +22,7 @@ export async function parseUpdate(document: Json, catalogue: Pick<Catalogue, 'bl
   const { componentInitParametersProtocol } = await catalogue.componentByCid(block.component, signal)
   const problems = new Problems('parameter update')
   // Those it leaves out stay as they are.
-  for (const problem of validate(componentInitParametersProtocol, { ...block.parameters, ...parameters })) problems.add('', `parameters.${problem}`)
+  judge(componentInitParametersProtocol, { ...block.parameters, ...parameters }, 'parameters', problems)
   problems.settle()
   return { block, parameters }
 }

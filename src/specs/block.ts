@@ -7,7 +7,7 @@ import { Fields } from './fields.ts'
 import { laidOver, parsePolicySet } from './policy-refs.ts'
 import { Problems } from './problems.ts'
 import { readNeeds } from './runtime.ts'
-import { validate, withDefaults } from './template-check.ts'
+import { judge, withDefaults } from './template-check.ts'
 
 export type BlockMode = 'allocate' | 'dry_run' | 'select_clusters'
 
@@ -48,7 +48,7 @@ export function parseBlock(document: unknown, component: { readonly manifest: Co
   const initSettings = spec.object('initSettings') ?? manifest.componentInitSettings
   const parameters = spec.object('parameters') ?? manifest.componentParameters
   for (const [name, value, template] of [['initSettings', initSettings, manifest.componentInitSettingsProtocol], ['parameters', parameters, manifest.componentInitParametersProtocol]] as const) {
-    for (const problem of validate(template, value)) problems.add('', `${name}.${problem}`)
+    judge(template, value, name, problems)
   }
   const block = {
     blockId: readId(spec, newId),

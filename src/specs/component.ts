@@ -6,6 +6,7 @@ import { Fields } from './fields.ts'
 import { parsePolicySet } from './policy-refs.ts'
 import { Problems } from './problems.ts'
 import { readNeeds, readRuntime } from './runtime.ts'
+import { judge } from './template-check.ts'
 import { readTemplate } from './template-language.ts'
 import { makeComponentUri } from './uri.ts'
 
@@ -56,6 +57,10 @@ export function parseComponent(document: unknown, { author, files }: { readonly 
     policies: policies.rules,
     tags: [...spec.texts(['tags'])],
     author,
+  }
+  for (const [name, value, template] of [['componentInitSettings', component.componentInitSettings, component.componentInitSettingsProtocol], ['componentParameters', component.componentParameters, component.componentInitParametersProtocol]] as const) {
+    // What it leaves out each block may say; what it says, every block would inherit.
+    judge(Object.fromEntries(Object.entries(template).filter(([field]) => Object.hasOwn(value, field))), value, name, problems)
   }
   spec.refuseUnknown(['author', 'files', 'mode'])
   problems.settle()

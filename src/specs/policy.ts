@@ -5,7 +5,7 @@ import { isList, isObject } from './document.ts'
 import { specValues } from './envelope.ts'
 import { Fields } from './fields.ts'
 import { Problems } from './problems.ts'
-import { validate } from './template-check.ts'
+import { judge } from './template-check.ts'
 import { readTemplate } from './template-language.ts'
 import { makeUri } from './uri.ts'
 
@@ -49,7 +49,7 @@ export function parsePolicyRule(document: unknown, { author, code }: { readonly 
 function checkDefaults({ settings, parameters, settingsSchema = {}, parametersSchema = {} }: Pick<PolicyRule, 'settings' | 'parameters' | 'settingsSchema' | 'parametersSchema'>, problems: Problems): void {
   for (const [name, values, template] of [['settings', settings, settingsSchema], ['parameters', parameters, parametersSchema]] as const) {
     const set = Object.fromEntries(Object.entries(template).filter(([field]) => Object.hasOwn(values, field)))
-    for (const problem of validate(set, values)) problems.add('', `${name}.${problem}`)
+    judge(set, values, name, problems)
   }
 }
 

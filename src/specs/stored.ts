@@ -1,12 +1,12 @@
 import { check } from '../../protocols/codec.ts'
 import type { Json, PeerId } from '../../protocols/ids.ts'
 import { quote } from '../../protocols/refusal.ts'
-import { specType, storedSpec, storedTemplate, type SpecType, type StoredSpec, type StoredTemplate } from '../../protocols/stores.ts'
+import { SPEC_TYPES, storedSpec, storedTemplate, type StoredSpec, type StoredTemplate } from '../../protocols/stores.ts'
 import { boundedDocument, isObject, type JsonObject } from './document.ts'
 import { specValues, unwrap } from './envelope.ts'
-import { Fields } from './fields.ts'
+import { Fields, plainName } from './fields.ts'
 import { Problems } from './problems.ts'
-import { readTemplate } from './template-language.ts'
+import { looksLikeTemplate, readTemplate } from './template-language.ts'
 import { makeUri } from './uri.ts'
 
 const TAGS = ['tag', 'releaseTag', 'release-tag', 'release_tag']
@@ -36,20 +36,23 @@ export function parseStoredSpec(document: unknown, author: PeerId): StoredSpec {
   return check(storedSpec, spec, 'stored spec', 'SPEC_INVALID')
 }
 
-/** What AIOS's template store takes. Throws SPEC_INVALID that lists what to fix. */
+/** What AIOS's template store takes. `templateData` may be a template, or whatever describes one to people. Throws SPEC_INVALID that lists what to fix. */
 export function parseStoredTemplate(document: unknown, author: PeerId): StoredTemplate {
   const problems = new Problems('template')
   const fields = new Fields(unwrap(document, 'template').values, '', problems)
   const { name, version, releaseTag } = readName(fields, ['templateName', 'name'], ['templateVersion', 'version'], ['templateVersion', 'version'], 'one-gpu-block')
   const rule = fields.text(['templatePolicyRuleUri', 'templatePolicyRuleURI', 'policyRuleURI'])
-  const data = parsedText(fields.find('templateData', 'data'))
+  const given = fields.find('templateData', 'data')
+  const data = parsedText(given)
+  const prose = given === undefined || looksLikeTemplate(data) ? undefined : typeof given === 'string' ? given : JSON.stringify(given)
   const template: StoredTemplate = {
     templateURI: makeUri({ name, version, releaseTag }),
     name, version, releaseTag,
     description: fields.text(['templateDescription', 'description'], 4_000) ?? '',
     metadata: { ...fields.object('templateMetadata', 'metadata') },
     tags: [...fields.texts(['templateTags', 'tags'])],
-    data: readTemplate(data, 'templateData', problems),
+    data: prose === undefined ? readTemplate(data, 'templateData', problems) : {},
+    ...(prose === undefined ? {} : { prose }),
     ...(rule === undefined ? {} : { policyRuleURI: rule }),
     author,
   }
@@ -71,7 +74,7 @@ export function aiosSpec(spec: StoredSpec): JsonObject {
 export function aiosTemplate(template: StoredTemplate): JsonObject {
   return {
     templateUri: template.templateURI, templatePolicyRuleUri: template.policyRuleURI ?? '', templateMetadata: template.metadata, templateName: template.name, templateDescription: template.description,
-    templateVersion: { templateVersion: template.version, tag: template.releaseTag }, templateTags: template.tags, templateData: JSON.stringify(template.data), author: template.author,
+    templateVersion: { templateVersion: template.version, tag: template.releaseTag }, templateTags: template.tags, templateData: template.prose ?? JSON.stringify(template.data), author: template.author,
   }
 }
 
@@ -90,11 +93,10 @@ function readName(fields: Fields, names: readonly string[], versions: readonly s
   }
 }
 
-function readType(fields: Fields): SpecType {
-  const said = fields.needed(['specType', 'type'], `say what it is a spec of: ${specType.options.join(', ')}`, 40)
-  const known = specType.options.find(option => option.toLowerCase() === said.toLowerCase().replaceAll(/[-_]/g, ''))
-  if (known === undefined && said !== '') fields.wrong('specType', said, `use one of ${specType.options.join(', ')}`)
-  return known ?? 'block'
+/** Kinds that the parser knows, in their own spelling; any other as it is. */
+function readType(fields: Fields): string {
+  const said = fields.needed(['specType', 'type'], `say what it is a spec of: ${SPEC_TYPES.join(', ')}, or a kind of your own`, 40)
+  return SPEC_TYPES.find(type => plainName(type) === plainName(said)) ?? said
 }
 
 function readData(fields: Fields): JsonObject {

@@ -3,6 +3,7 @@ import { quote } from '../../protocols/refusal.ts'
 import type { Template } from '../../protocols/specs.ts'
 import { isList, isObject } from './document.ts'
 import { compilePattern, type Pattern } from './pattern.ts'
+import type { Problems } from './problems.ts'
 import { fieldsOf, type Field } from './template-language.ts'
 
 const MOST_PROBLEMS = 20
@@ -16,6 +17,14 @@ export function validate(template: Template, value: Json): readonly string[] {
   const problems: string[] = []
   checkFields(fieldsOf(template), value, '', problems)
   return problems
+}
+
+/** As `validate`, into the problems of the larger document that has `value` at `path`. */
+export function judge(template: Template, value: Json, path: string, problems: Problems): void {
+  for (const problem of validate(template, value)) {
+    const end = problem.indexOf(': ')
+    problems.add(`${path}.${problem.slice(0, end)}`, problem.slice(end + 2))
+  }
 }
 
 /** `value` with the defaults its template gives for top-level fields that are absent. */

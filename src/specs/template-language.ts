@@ -63,6 +63,15 @@ export function readTemplate(value: Json | undefined, path: string, problems: Pr
   return asTemplate(readFields(value, path, problems))
 }
 
+/** Does any field say its type, so that it is meant to be held against data? Else it is an example, or prose. */
+export function looksLikeTemplate(value: Json | undefined): boolean {
+  if (value === null || value === undefined) return true
+  if (isList(value)) return value.some(item => isObject(item) && Object.hasOwn(item, 'type'))
+  if (!isObject(value)) return false
+  const fields = Object.values(value)
+  return fields.length === 0 || fields.some(field => (isObject(field) ? Object.hasOwn(field, 'type') || Object.hasOwn(field, 'properties') || Object.hasOwn(field, 'items') : typeof field === 'string' && (Object.hasOwn(TYPES, field.toLowerCase()) || CALL.test(field))))
+}
+
 function readFields(value: Json | undefined, path: string, problems: Problems): Readonly<Record<string, Field>> {
   const fields: Record<string, Field> = {}
   const at = (name: string): string => (path === '' ? name : `${path}.${name}`)

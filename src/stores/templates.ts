@@ -7,7 +7,7 @@ import type { Artefacts } from '../registries/artefacts.ts'
 import type { PolicyCalls } from '../roles.ts'
 import { BUILT_IN_TEMPLATE, unwrap } from '../specs/envelope.ts'
 import { Problems } from '../specs/problems.ts'
-import { validate, withDefaults } from '../specs/template.ts'
+import { judge, withDefaults } from '../specs/template.ts'
 
 const FETCH_MS: Millis = 30_000
 
@@ -36,7 +36,7 @@ export class Templates {
   async run(uri: string, values: JsonObject, parameters: JsonObject): Promise<JsonObject> {
     const { document: template } = await this.#store.get(uri, this.#clock.deadline(FETCH_MS))
     const problems = new Problems(`values of template ${template.templateURI}`)
-    for (const problem of validate(template.data, values)) problems.add('', problem)
+    judge(template.data, values, 'values', problems)
     problems.settle()
     const filled = withDefaults(template.data, values)
     // AIOS's documentation hands a rule the whole document, its code the document beside the template's data; either finds what it reads.

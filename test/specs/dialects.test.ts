@@ -200,7 +200,14 @@ describe('specs: block', () => {
     assert.deepEqual((({ minInstances, maxInstances }) => [minInstances, maxInstances])(block({ ...rest, blockInitData: { settings: { autoscaler: { minReplicas: 1, maxReplicas: 4 } } } })), [1, 4])
   })
 
+  it('what a component sets itself is held to its own templates when it is published, not when a block inherits it', () => {
+    const said = refusal(() => component({ ...componentValues, componentParameters: { threshold: 0.4, top: '10' } }))
+    assert.deepEqual([said.details['field'], /componentParameters\.top: "10" must be a number/.test(said.message)], ['componentParameters.top', true])
+    component({ ...componentValues, componentInitParametersProtocol: { threshold: { type: 'number', required: true } }, componentParameters: {} })
+  })
+
   it('holds settings and parameters to the templates of the component', () => {
+    assert.equal(refusal(() => block({ ...blockValues, parameters: { threshold: 7 } })).details['field'], 'parameters.threshold')
     assert.match(refusal(() => block({ ...blockValues, parameters: { threshold: 7, top: 'ten' }, initSettings: { batch: 64 } })).message, /initSettings\.batch: 64 must be at most 32; parameters\.threshold: 7 must be at most 1; parameters\.top: "ten" must be a number/)
     block({ ...blockValues, parameters: { threshold: 0.5, extra: 'fields the template does not name pass' } })
   })

@@ -32,7 +32,17 @@ describe('the registries, as their users know them', function () {
       assert.equal((await town.do(shelf(2, 'specs').get('one-block')))['specDescription'], 'newer', 'the name alone is the newest')
       assert.equal(await create(1, 'specs', spec('1.0')), 'one-block:1.0-stable', 'the same again is not new')
       assert.equal(await why(shelf(0, 'specs').create(spec('1.0', { specData: { other: true } }))), 'IMMUTABLE')
-      assert.match((await refusal(town.do(shelf(0, 'specs').create({ specName: 'x', specType: 'boat', specData: 'no' })))).message, /specType: "boat" is not usable here; use one of block.*specData: "no" is not usable here; give the spec/)
+      assert.match((await refusal(town.do(shelf(0, 'specs').create({ specName: 'x', specType: '', specData: 'no' })))).message, /specType: "" is not usable here; say what it is a spec of: block.*specData: "no" is not usable here; give the spec/)
+    })
+
+    it('keeps specs of kinds that the parser does not know, as AIOS documents its store', async () => {
+      assert.equal(await create(0, 'specs', { specName: 'MySpec', specType: 'API', specVersion: { version: '1.0', tag: 'stable' }, specDescription: 'This is an API specification.', specMetadata: { author: 'John Doe' }, specTags: ['v1', 'stable'], specData: '{"endpoints": [{"path": "/users", "method": "GET"}]}' }), 'MySpec:1.0-stable')
+      await wait()
+      assert.deepEqual(await find(2, 'specs', { specType: 'API', 'specVersion.version': { $gte: '1.0' }, specTags: { $in: ['stable'] } }, 'specUri'), ['MySpec:1.0-stable'])
+      assert.match((await refusal(town.do(town.peer(2).parser.performStored('createBlock', 'MySpec', {}, NEVER)))).message, /MySpec:1\.0-stable is a API spec, and createBlock takes a block spec/)
+      assert.deepEqual((await town.do(shelf(0, 'specs').update('MySpec:1.0-stable', { specDescription: 'Updated', specTags: ['v1', 'updated'] })))['specTags'], ['v1', 'updated'])
+      await town.do(shelf(0, 'specs').remove('MySpec:1.0-stable'))
+      await wait()
     })
 
     it('finds specs by Mongo’s filters, sorts and limits', async () => {
@@ -77,6 +87,13 @@ describe('the registries, as their users know them', function () {
       const { result } = await town.do(parser.perform('createBlock', { header: { templateUri: 'quick:1.0-stable', parameters: {} }, body: { spec: { values: { name: 'by-template' } } } }, NEVER))
       assert.equal(Object(result).blockId, 'by-template')
       assert.equal((await town.do(shelf(1, 'templates').get('quick')))['templatePolicyRuleUri'], policyRuleURI)
+    })
+
+    it('keeps what describes a template to people as it is, and holds nothing against it', async () => {
+      const described = async (version: string, templateData: Json): Promise<Json | undefined> => (await town.do(shelf(0, 'templates').get(await create(0, 'templates', { templateName: 'example', templateVersion: { templateVersion: version, tag: 'stable' }, templateMetadata: { author: 'John Doe' }, templateData }))))['templateData']
+      assert.deepEqual([await described('1.0', '{"key": "value"}'), await described('1.1', 'replicas: how many, up to 8'), await described('1.2', { key: ['v'] })], ['{"key": "value"}', 'replicas: how many, up to 8', '{"key":["v"]}'])
+      assert.deepEqual(await town.do(town.peer(0).templates.run('example:1.0-stable', { anything: 1 }, {})), { anything: 1 })
+      assert.match((await refusal(create(0, 'templates', { templateName: 'x', templateData: { size: { type: 'number' }, key: 'value' } }))).message, /templateData\.key: "value" is not a type/, 'one field that says its type makes it a template')
     })
 
     it('shows a rule the document as AIOS’s documentation has it, and as its code has it', async () => {
