@@ -7,7 +7,7 @@ import type { StageMetrics } from './stage-metrics.ts'
 import { joined, type StepOutput } from './stage-output.ts'
 import { StageSessions, type Session } from './stage-sessions.ts'
 
-/** Positions of one run of a prompt; decoding waits at most that long for it. */
+/** Positions of prompts that are computed before decoding goes on, and of one run of a prompt. */
 export const CHUNK = 128
 /** How much of a run's time the next one may wait for sessions that were in the last. */
 const LINGER_SHARE = 0.1
@@ -27,8 +27,8 @@ export type StageEngineOptions = {
 
 
 /**
- * Computes the steps of many sessions: all that decode in one run, then one chunk of one prompt, and so on, in turn. Orders
- * are taken between runs only, so nothing moves under a run.
+ * Computes the steps of many sessions: all that decode in one run, then a chunk of a prompt or several short ones, and so on,
+ * in turn. Orders are taken between runs only, so nothing moves under a run.
  */
 export class StageEngine {
   readonly #options: StageEngineOptions
@@ -38,7 +38,8 @@ export class StageEngine {
   /** Sessions with steps, in the order of their turns. */
   readonly #turns = new Set<Session>()
   #working = false
-  #lastRows = 0
+  /** Sessions that may decode in the next run: those of the last one, and those whose prompts were answered since. */
+  #expected = 0
   #lastMs = 0
 
   constructor(options: StageEngineOptions) {
@@ -69,8 +70,8 @@ export class StageEngine {
       while (this.#turns.size > 0) {
         const decoding = await this.#decoding()
         for (const run of this.#store.runs(decoding.map(session => session.kv))) await this.#decode(run, decoding)
-        const next = [...this.#turns].find(session => !decoding.includes(session))
-        if (next !== undefined) await this.#chunk(next)
+        if (decoding.length > 0) this.#expected = decoding.length
+        await this.#prompts(decoding)
         // What arrived meanwhile is read before the next run is put together.
         await turn()
         this.#hear()
@@ -152,15 +153,20 @@ export class StageEngine {
     }
   }
 
-  /** Sessions whose next step is one position more, seated to be computed together; waits a little for those of the last run. */
+  /** Whether a session's next step is one position more, to be computed with others'. */
+  #decodes({ steps: [step], kv }: Session): boolean {
+    return this.#options.file.io.ragged === 'lengths' && step?.order.count === 1 && step.order.position <= kv.held
+  }
+
+  /** Sessions that decode, seated to be computed together; waits a little for those of the last run. */
   async #decoding(): Promise<readonly Session[]> {
     if (this.#options.file.io.ragged !== 'lengths') return []
     const began = performance.now()
     const until = began + Math.min(LINGER_MS, this.#lastMs * LINGER_SHARE)
     const lately = began - 2 * this.#lastMs - LINGER_MS
     for (;;) {
-      const ready = [...this.#turns].filter(({ steps: [step], kv }) => step?.order.count === 1 && step.order.position <= kv.held)
-      const full = ready.length === 0 || ready.length >= this.#lastRows || ready.length < this.#turns.size
+      const ready = [...this.#turns].filter(session => this.#decodes(session))
+      const full = ready.length === 0 || ready.length >= this.#expected || ready.length < this.#turns.size
       if (full || performance.now() >= until || !this.#sessions.someAnsweredSince(lately)) return ready.filter(session => this.#ready(session))
       await turn()
       this.#hear()
@@ -196,7 +202,22 @@ export class StageEngine {
     const pasts = steps.map(step => step?.order.position ?? 0)
     const rows = sessions.filter(session => session !== undefined).length
     await this.#run(sessions, rows, () => this.#options.graph.run({ arena: run.arena, first: run.first, pasts, count: 1, tokens, hidden, want: { greedy: wants('greedy'), logits: wants('logits'), all: false } }), 1)
-    this.#lastRows = rows
+  }
+
+  /**
+   * Chunks of prompts in turn, of as many positions together as one long prompt's. Short prompts that come at once are all
+   * there then when they decode: what a run reads of weights it reads for all of them, not once for each that is further.
+   */
+  async #prompts(decoding: readonly Session[]): Promise<void> {
+    for (let room = CHUNK; ;) {
+      const next = [...this.#turns].find(session => !decoding.includes(session) && !this.#decodes(session))
+      const size = next === undefined ? 0 : sizeOfChunk(next)
+      if (next === undefined || (room < CHUNK && size > room)) return
+      await this.#chunk(next)
+      room -= size
+      await turn()
+      this.#hear()
+    }
   }
 
   /** The next positions of one session's step, alone. */
@@ -208,9 +229,7 @@ export class StageEngine {
     const step = session.steps[0]!
     const { order } = step
     const { inputBytes } = this.#options.file.spec
-    const left = order.count - step.done
-    // Never one position of several alone: other kernels compute it, to other last bits.
-    const count = left === CHUNK + 1 ? CHUNK - 1 : Math.min(CHUNK, left)
+    const count = sizeOfChunk(session)
     const { arena, slot } = session.kv
     const wanted = order.all || step.done + count === order.count
     const want = { greedy: wanted && order.want === 'greedy', logits: wanted && order.want === 'logits', all: order.all && (order.want === 'greedy' || order.want === 'logits') }
@@ -252,7 +271,10 @@ export class StageEngine {
       if (step.done < step.order.count) continue
       this.#drop(session)
       this.#options.metrics.answered(step.order, session, now)
-      if (step.order.want !== 'none') session.answeredAt = now
+      if (step.order.want !== 'none') {
+        session.answeredAt = now
+        this.#expected++
+      }
       reports.push({ kind: 'output', id: step.order.id, held: from + count, ...joined(step.outputs) })
     }
     const written = this.#report(reports)
@@ -300,6 +322,13 @@ export class StageEngine {
     })
     return this.#options.send(frames)
   }
+}
+
+/** Positions of a session's next run. */
+function sizeOfChunk({ steps: [step] }: Session): number {
+  const left = step === undefined ? 0 : step.order.count - step.done
+  // Never one position of several alone: other kernels compute it, to other last bits.
+  return left === CHUNK + 1 ? CHUNK - 1 : Math.min(CHUNK, left)
 }
 
 function turn(): Promise<void> {

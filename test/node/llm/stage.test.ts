@@ -161,6 +161,23 @@ describe('a stage in an instance', () => {
     for (const session of ['long', 'short', 'pieces']) stage().close(session, false)
   })
 
+  it('computes short prompts that come at once before others go on decoding, as long as they are no more than a chunk of a long one', async () => {
+    const said: string[] = []
+    const names = ['p0', 'p1', 'p2', 'p3', 'p4', 'p5']
+    for (const name of ['going', ...names]) await stage().open(name, 100, [])
+    await feed(stage(), 'going', 0, promptOf(5, 1, model.vocab), { want: 'none' })
+    const going = async () => {
+      for (let position = 5; names.some(name => !said.includes(name)); position++) {
+        await feed(stage(), 'going', position, [1])
+        said.push('going')
+      }
+    }
+    await Promise.all([going(), ...names.map((name, seed) => feed(stage(), name, 0, promptOf(30, seed, model.vocab)).then(() => said.push(name)))])
+    // Four of thirty are all that a chunk of 128 holds.
+    assert.deepEqual(said.slice(said.indexOf('p0')).slice(0, 7), ['p0', 'p1', 'p2', 'p3', 'going', 'p4', 'p5'])
+    for (const name of ['going', ...names]) stage().close(name, false)
+  })
+
   it('forgets from the position of a step on', async () => {
     const prompt = promptOf(30, 7, model.vocab)
     await stage().open('t', 100, [])
