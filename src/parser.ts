@@ -9,7 +9,7 @@ import type { BlockActions } from './blocks/block-actions.ts'
 import type { Clusters } from './clusters/clusters.ts'
 import type { Inventory } from './inventory.ts'
 import { background } from './lib/background.ts'
-import { retry, type BackoffPolicy } from './lib/backoff.ts'
+import { Backoff, retry, type BackoffPolicy } from './lib/backoff.ts'
 import { toJson } from './lib/json.ts'
 import { nearestName } from './lib/nearest-name.ts'
 import { layerObjects, splitJob } from './llm/serve/split-job.ts'
@@ -25,6 +25,7 @@ import type { Artefacts } from './registries/artefacts.ts'
 import type { Invoker } from './roles.ts'
 import { unwrap } from './specs/envelope.ts'
 import type { Templates } from './stores/templates.ts'
+import { keyName, type Keys } from './tasks/keys.ts'
 import { isOpen, type TaskBook } from './tasks/task-book.ts'
 
 const COMMAND_MS: Millis = 30_000
@@ -35,6 +36,9 @@ const BACKGROUND_MS: Millis = 900_000
 /** One step of a splitter. */
 const SPLIT_MS: Millis = 600_000
 const ONCE: BackoffPolicy = { firstMs: 1, maxMs: 1, retries: 0 }
+/** Who lost a key waits so long for the winner's task to be heard of, and tries so often to take its place. */
+const APPEARS_MS: Millis = 3_000
+const CLAIMS: BackoffPolicy = { firstMs: 100, maxMs: 2_000, retries: 6 }
 const RESUME: BackoffPolicy = { firstMs: 2_000, maxMs: 15_000, retries: 8 }
 
 export type PerformOptions = {
@@ -48,7 +52,7 @@ export type Performed = { readonly taskId: string; readonly status: TaskRecord['
 
 type Parts = {
   readonly actions: Actions; readonly clusters: Clusters; readonly blocks: Pick<BlockActions, 'command' | 'updateParameters'>; readonly invoker: Invoker; readonly inventory: Inventory; readonly models: ModelServing; readonly catalogue: ArtefactCatalogue
-  readonly templates: Templates; readonly specs: Artefacts<StoredSpec>; readonly tasks: TaskBook
+  readonly templates: Templates; readonly specs: Artefacts<StoredSpec>; readonly tasks: TaskBook; readonly keys: Keys
 }
 
 /** AIOS's one declarative door: an action name and a spec, in any of its dialects. Every action is a task with an id. */
@@ -63,6 +67,10 @@ export class Parser {
     this.#ports = ports
     this.#random = ports.random.fork('parser')
     this.#parts = parts
+    parts.keys.answerBy(async what => {
+      const task = await parts.tasks.get(what).catch(() => undefined)
+      return task !== undefined && task.task_status !== 'failed'
+    })
   }
 
   /**
@@ -76,7 +84,7 @@ export class Parser {
       throw new MeshError('NOT_FOUND', `there is no action ${asked.slice(0, 60)}${near === undefined ? '' : `; did you mean ${near}?`}: the actions are ${[...ACTIONS.keys()].join(', ')}`)
     }
     const { key } = options
-    if (key === undefined) return this.#begin(action, document, signal, options)
+    if (key === undefined) return this.#begin(action, document, signal, options, await this.#task(action, document, options))
     const before = this.#keyed.get(key)
     const doing = (before ?? Promise.resolve()).then(() => this.#once(key, action, document, signal, options))
     const settled = doing.then(() => undefined, () => undefined)
@@ -88,9 +96,33 @@ export class Parser {
   }
 
   async #once(key: string, action: ActionName, document: Json, signal: AbortSignal, options: PerformOptions): Promise<Performed> {
-    const before = await this.#parts.tasks.keyed(key)
-    if (before !== undefined && before.task_status !== 'failed') return this.#same(before, action, document, signal)
-    return this.#begin(action, document, signal, { ...options, replays: before?.task_id })
+    const { tasks, keys } = this.#parts
+    const backoff = new Backoff(this.#random, CLAIMS)
+    const id = tasks.newId()
+    for (let epoch = 1; ; ) {
+      const before = await tasks.keyed(key)
+      if (before !== undefined && before.task_status !== 'failed') return this.#same(before, action, document, signal)
+      if (ACTIONS.get(action)?.looks === true) return this.#begin(action, document, signal, options, await this.#task(action, document, options))
+      // Of all who ask for it now, wherever, one begins it; nobody else gets the key before its task is on disk.
+      const claim = await keys.claim(keyName('task', key), id, epoch, () => this.#task(action, document, { ...options, replays: before?.task_id, id }))
+      if (claim.won) return this.#begin(action, document, signal, options, claim.value)
+      const theirs = await this.#appears(claim.what, signal)
+      if (theirs !== undefined && theirs.task_status !== 'failed') return this.#same(theirs, action, document, signal)
+      epoch = claim.epoch + 1
+      const pauseMs = backoff.next()
+      if (pauseMs === undefined || signal.aborted) throw new MeshError('CONFLICT', `the key ${key} is ${claim.holder}'s, whose task ${claim.what} is not heard of: ask again`, { retryable: true })
+      await this.#ports.clock.sleep(pauseMs, signal).catch(() => undefined)
+    }
+  }
+
+  /** A task that another peer has just begun, once this one hears of it. */
+  async #appears(id: string, signal: AbortSignal): Promise<TaskRecord | undefined> {
+    const ends = this.#ports.clock.monotonic() + APPEARS_MS
+    for (;;) {
+      const task = await this.#parts.tasks.get(id).catch(() => undefined)
+      if (task !== undefined || signal.aborted || this.#ports.clock.monotonic() >= ends) return task
+      await this.#ports.clock.sleep(50, signal).catch(() => undefined)
+    }
   }
 
   /** Runs an action with a spec of the spec store; fields of `over` stand in for the spec's own. Throws NOT_FOUND, SPEC_INVALID. */
@@ -125,9 +157,12 @@ export class Parser {
     await this.#finish(action, task, await tasks.input(task, signal), signal, RESUME)
   }
 
-  async #begin(action: ActionName, document: Json, signal: AbortSignal, { key, wait = true, replays }: PerformOptions): Promise<Performed> {
+  #task(action: ActionName, document: Json, { key, replays, id }: PerformOptions & { readonly id?: string }): Promise<TaskRecord> {
     const { type = action, looks } = ACTIONS.get(action) ?? {}
-    const task = await this.#parts.tasks.begin({ type, action, input: document, key, replays, looks: looks === true })
+    return this.#parts.tasks.begin({ type, action, input: document, key, replays, id, looks: looks === true })
+  }
+
+  async #begin(action: ActionName, document: Json, signal: AbortSignal, { wait = true }: PerformOptions, task: TaskRecord): Promise<Performed> {
     if (wait === true) return this.#finish(action, task, document, signal)
     const made = Promise.withResolvers<Performed>()
     const finished = this.#finish(action, task, document, this.#ports.clock.deadline(BACKGROUND_MS), ONCE, result => made.resolve({ taskId: task.task_id, status: 'in_progress', result, existing: false }))

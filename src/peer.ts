@@ -51,6 +51,7 @@ import { Library } from './stores/library.ts'
 import { openShelves, type Shelves } from './stores/shelves.ts'
 import { Templates } from './stores/templates.ts'
 import { Caretaker } from './tasks/caretaker.ts'
+import { Keys } from './tasks/keys.ts'
 import { TaskBook } from './tasks/task-book.ts'
 import { Admission } from './trust/admission.ts'
 import { readGenesis, type Membership } from './trust/invitation.ts'
@@ -120,6 +121,8 @@ export type Peer = {
   readonly shelves: Shelves
   readonly templates: Templates
   readonly tasks: TaskBook
+  /** Who does what must be done once. */
+  readonly keys: Keys
   readonly allocator: AdhocAllocation
   /** Tokenizers and chat templates of the network's models. */
   readonly texts: ModelTexts
@@ -180,12 +183,13 @@ export function createPeer(ports: Ports, config: PeerConfig): Peer {
   const templates = new Templates(ports.clock, library.templates, policies)
   const tasks = new TaskBook(ports)
   const caretaker = new Caretaker(ports, { book: tasks, view: capacity, mayClose: peer => admission.may(peer, 'operate').ok })
-  const parser = new Parser(ports, { actions, clusters, blocks: blockLife.actions, invoker, inventory, models, catalogue, templates, specs: library.specs, tasks })
+  const keys = new Keys(ports, capacity, () => capacity.settled())
+  const parser = new Parser(ports, { actions, clusters, blocks: blockLife.actions, invoker, inventory, models, catalogue, templates, specs: library.specs, tasks, keys })
   const allocator = new AdhocAllocation(ports, { view: capacity, inventory, policies, metrics, catalogue, placement })
   const shelves = openShelves(ports, { library, view: capacity, actions, inventory, catalogue, graphs, stages: () => parser.stages() })
   const inference = new Inference(ports, { actions, invoker, inventory, runs, catalogue, gate, quota: new ServerQuota(ports, policies) })
   return {
-    ports, admission, view: capacity, catalogue, policies, executors, jobs, functions, graphs, instances, invoker, placement, blocks: blockLife.actions, control: blockLife.control, failures: blockLife.failures, runs, generations, actions, models, splits, parser, inference, inventory, assets, thirdParty, texts, gate, controllers, health, metrics, clusters, groups: new ClusterGroups(ports, may), network, prechecks, stability, library, shelves, templates, tasks, allocator,
+    ports, admission, view: capacity, catalogue, policies, executors, jobs, functions, graphs, instances, invoker, placement, blocks: blockLife.actions, control: blockLife.control, failures: blockLife.failures, runs, generations, actions, models, splits, parser, inference, inventory, assets, thirdParty, texts, gate, controllers, health, metrics, clusters, groups: new ClusterGroups(ports, may), network, prechecks, stability, library, shelves, templates, tasks, keys, allocator,
     mayWrite(writer, registry, key) {
       const verdict = mayWriteKey(may, writer, registry, key)
       return verdict.ok && registry === 'networks' ? network.mayWrite(writer, key) : verdict
@@ -215,6 +219,7 @@ export function createPeer(ports: Ports, config: PeerConfig): Peer {
       await jobs.start()
       replicas.start()
       thirdParty.start()
+      await keys.start()
       await caretaker.start(id => parser.resume(id))
     },
     async stop(drainMs) {

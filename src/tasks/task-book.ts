@@ -14,6 +14,8 @@ export type NewTask = {
   readonly input?: Json
   readonly key?: string | undefined
   readonly replays?: string | undefined
+  /** What it is called, where that was settled before. */
+  readonly id?: string | undefined
   /** It only looks: kept in memory. */
   readonly looks?: boolean
 }
@@ -50,13 +52,17 @@ export class TaskBook {
     return this.#opened
   }
 
+  newId(): string {
+    return `task-${hex(this.#random.bytes(8))}`
+  }
+
   /** Durable when it resolves. Throws OVERLOADED when as many tasks as a peer keeps are all open. */
-  async begin({ type, action, input = null, key, replays, looks = false }: NewTask): Promise<TaskRecord> {
+  async begin({ type, action, input = null, key, replays, id = this.newId(), looks = false }: NewTask): Promise<TaskRecord> {
     await this.open()
     const { clock, identity, content } = this.#ports
     const now = clock.unix()
     const record: TaskRecord = {
-      task_id: `task-${hex(this.#random.bytes(8))}`, task_type: type, task_status: 'pending', task_create_timestamp: now, task_update_timestamp: now,
+      task_id: id, task_type: type, task_status: 'pending', task_create_timestamp: now, task_update_timestamp: now,
       task_status_data: null, task_data: small(input), owner: identity.peer,
       ...(action === undefined ? {} : { action }), ...(key === undefined ? {} : { key }), ...(replays === undefined ? {} : { replays }),
       ...(looks ? {} : { input: await content.putRecord(input) }),

@@ -8,6 +8,7 @@ import { ask, askForBid, award, awardBody, bid, contract, lease, leaseBody, stew
 import { clusterGroup, clusterInvite, clusterRecord, clusterTalk, clusterTicket, networkAdmins, networkDocument, nodeRecord } from '../../protocols/cluster.ts'
 import { vdagController } from '../../protocols/controller.ts'
 import { imageEntry, imageRecord } from '../../protocols/image.ts'
+import { keyClaim, keyClaimBody } from '../../protocols/keys.ts'
 import { metricsPull } from '../../protocols/metrics.ts'
 import { quotaShare } from '../../protocols/quota.ts'
 import { modelManifest, servedModel } from '../../protocols/model.ts'
@@ -165,5 +166,8 @@ export const samples: Readonly<Record<string, Sample>> = {
   'stored spec': { protocol: 'specs', schema: storedSpec, value: { specURI: 's:1.0-stable', specType: 'block', name: 's', version: '1.0', releaseTag: 'stable', description: '', metadata: { team: 'x' }, tags: ['a'], data: { blockComponentURI: 'model.c:1.0.0-stable' }, author: A } },
   'stored template': { protocol: 'templates', schema: storedTemplate, value: { templateURI: 't:1.0-stable', name: 't', version: '1.0', releaseTag: 'stable', description: '', metadata: {}, tags: [], data: { size: { type: 'number' } }, policyRuleURI: 'p:1.0-stable', author: A } },
   'annotation': { protocol: 'annotations', schema: annotation, value: { fields: { tags: ['old'] } } },
+  'key claim body': { protocol: 'key-claim', schema: keyClaimBody, value: { key: 'ab'.repeat(16), holder: A, epoch: 1, what: 'task-1', issuedAt: T } },
+  'key claim': { protocol: '/aios/key-claim/1', schema: keyClaim.request, value: { do: 'claim', claim: seal('key-claim') } },
+  'key claim answer': { protocol: '/aios/key-claim/1', schema: keyClaim.response, value: { granted: false, held: { holder: B, epoch: 2, what: 'task-2' } } },
   'task': { protocol: 'tasks', schema: taskRecord, value: { task_id: 'task-1', task_type: 'block_allocation', action: 'createBlock', task_status: 'in_progress', task_create_timestamp: T, task_update_timestamp: T, task_status_data: null, task_data: { blockId: 'b' }, progress: { done: 1, total: 2, what: 'registered' }, owner: A, input: CID, subject: 'block b', key: 'k', replays: 'task-0' } },
 }
