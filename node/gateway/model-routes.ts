@@ -24,9 +24,9 @@ export function addModelRoutes(app: Hono, { peer, authoring }: GatewayParts): vo
   const failure = (error: unknown): unknown => ({ error: asMeshError(error).toJSON() })
 
   app.post('/mesh/models', async context => {
-    const { path, name, file } = await body(context, z.object({ path: z.string(), name: z.string().max(300).optional(), file: z.string().max(300).optional() }))
+    const { path, ...options } = await body(context, z.object({ path: z.string(), name: z.string().max(300).optional(), file: z.string().max(300).optional(), activations: z.literal('int8').optional() }))
     return lines(context, async (write, signal) => {
-      write({ result: await authoring.importModel(path, { name, file, signal, progress: sparsely(progress => write({ progress })) }) })
+      write({ result: await authoring.importModel(path, { ...options, signal, progress: sparsely(progress => write({ progress })) }) })
     }, failure)
   })
 

@@ -71,6 +71,17 @@ describe('importing a model', function () {
     })
   }
 
+  it('has activations rounded to int8 where that is asked for: the model that an exporter writes who asks for it, with the same weights', async () => {
+    const exported = await run(makeModel(join(dir, 'exported'), { variant: 'fused-q4' }).directory)
+    const { directory } = makeModel(join(dir, 'in-full'), { variant: 'fused-q4-accurate' })
+    const [asItSays, rounded] = [await run(directory), await run(directory, { name: 'rounded', activations: 'int8' })]
+    const [wanted, kept, changed] = await Promise.all([exported, asItSays, rounded].map(async ({ uri }) => (await catalogue.model(uri)).manifest))
+    assert.notEqual(kept!.skeleton.cid, wanted!.skeleton.cid)
+    assert.equal(changed!.skeleton.cid, wanted!.skeleton.cid)
+    assert.deepEqual([kept!.pieces, changed!.pieces], [wanted!.pieces, wanted!.pieces])
+    await assert.rejects(run(makeModel(join(dir, 'in-float32'), { variant: 'fused' }).directory, { activations: 'int8' }), hasCode('BAD_INPUT', /this model has none such/))
+  })
+
   it('takes every family of decoders that exporters write, and finds its context, heads and layers', async () => {
     for (const family of FAMILIES) {
       const { directory, shape } = makeModel(join(dir, family), { shape: { family }, variant: 'plain', external: family === 'gpt2' })
