@@ -1,11 +1,12 @@
 import { z } from 'zod'
 import { defineProtocol } from './codec.ts'
 import { blockId, instanceId, json, peerId } from './ids.ts'
+import { instanceInit } from './placement.ts'
 
 /** What a block's steward is asked to do. Doing it twice does harm only to `scale`, whose count is of more instances. */
 export const blockOrder = z.discriminatedUnion('do', [
-  /** So many more instances, the first of them on these hosts and GPUs. */
-  z.object({ do: z.literal('scale'), count: z.int().min(1).max(1_000), at: z.array(z.object({ host: peerId, gpus: z.array(z.string().max(80)).max(64) })).max(256) }),
+  /** So many more instances; the first of them on these hosts and GPUs, started with these data, where any are said. */
+  z.object({ do: z.literal('scale'), count: z.int().min(1).max(1_000), at: z.array(z.object({ host: peerId.optional(), gpus: z.array(z.string().max(80)).max(64), init: instanceInit.optional() })).max(256) }),
   /** These instances go, and nothing comes in their place. */
   z.object({ do: z.literal('release'), instances: z.array(instanceId).min(1).max(1_000) }),
   /** This instance goes once another has come in its place, on another host if there is one. */

@@ -5,6 +5,12 @@ import { needs } from './resources.ts'
 import { blockRecord } from './specs.ts'
 import { signed } from './signed.ts'
 
+const INIT_BYTES = 1_024
+
+/** What one instance is started with over its block's own `initData`. It travels in contracts, of which a steward tells hundreds at once: 1 KiB as JSON. */
+export const instanceInit = z.record(z.string().max(200), json).refine(init => JSON.stringify(init).length <= INIT_BYTES, `give at most ${INIT_BYTES} characters of JSON an instance; keep what is larger as an asset`)
+export type InstanceInit = z.infer<typeof instanceInit>
+
 /** "Could you run one instance of this, on these terms?" */
 export const ask = z.object({
   id: askId,
@@ -62,11 +68,13 @@ export const contract = z.object({
   issuedAt: z.int(),
   /** Fingerprint of what the instance was started with: a steward replaces those of an earlier record of the block. */
   terms: z.string().max(64).optional(),
+  /** Of this instance alone; whoever comes in its place has it, too. */
+  init: instanceInit.optional(),
 })
 export type Contract = z.infer<typeof contract>
 
 /** Signed by the steward, domain `award`. Idempotent: the same hold awarded twice answers the same contract. */
-export const awardBody = z.object({ ask: askId, hold: z.string().max(80), block: blockRecord, instance: instanceId, epoch, leaseMs: millis, issuedAt: z.int() })
+export const awardBody = z.object({ ask: askId, hold: z.string().max(80), block: blockRecord, instance: instanceId, epoch, leaseMs: millis, issuedAt: z.int(), init: instanceInit.optional() })
 export const award = defineProtocol({
   id: '/aios/award/1',
   request: signed,

@@ -1,8 +1,10 @@
 import { z } from 'zod'
 import { granted, refused, type Verdict } from '../../protocols/errors.ts'
-import type { InstanceId, Json, Millis, PeerId } from '../../protocols/ids.ts'
+import type { InstanceId, Json, Millis } from '../../protocols/ids.ts'
+import type { InstanceInit } from '../../protocols/placement.ts'
 import type { BlockRecord } from '../../protocols/specs.ts'
 import { isJsonObject } from '../lib/json.ts'
+import type { Spot } from '../placement/stewardship.ts'
 import type { InstanceLoad } from './instance-load.ts'
 
 const seconds = z.coerce.number().positive().max(86_400)
@@ -103,7 +105,7 @@ const order = z.discriminatedUnion('operation', [
   z.looseObject({ operation: z.literal('downscale'), instances_list: z.array(z.string()).max(1_000) }),
 ])
 
-export type Spots = readonly { readonly host: PeerId; readonly gpus: readonly string[] }[]
+export type Spots = readonly Spot[]
 export type Scaling =
   | { readonly do: 'nothing'; readonly because: string }
   | { readonly do: 'up'; readonly want: number; readonly spots: Spots; readonly because: string }
@@ -134,8 +136,14 @@ export function shrink(want: number, min: number, named: readonly string[], inst
   return { do: 'down', want: want - going.length, instances: going, because: going.length < real.length ? `${real.length} are to go, and ${min} is the least` : `${real.length} are to go` }
 }
 
-export function readSpots(data: readonly { readonly node_id: string; readonly gpu_ids?: readonly string[] | undefined; readonly gpus?: readonly string[] | undefined }[]): Spots {
-  return data.map(({ node_id, gpu_ids, gpus }) => ({ host: node_id, gpus: gpu_ids ?? gpus ?? [] }))
+type AllocationData = { readonly node_id: string; readonly gpu_ids?: readonly string[] | undefined; readonly gpus?: readonly string[] | undefined }
+
+/** AIOS's `allocation_data` and `init_data`: where the first new instances go, and what they start with. Either list may be the shorter. */
+export function readSpots(data: readonly AllocationData[], inits: readonly InstanceInit[] = []): Spots {
+  return Array.from({ length: Math.max(data.length, inits.length) }, (_, at) => {
+    const [place, init] = [data[at], inits[at]]
+    return { ...(place === undefined ? {} : { host: place.node_id }), gpus: place?.gpu_ids ?? place?.gpus ?? [], ...(init === undefined ? {} : { init }) }
+  })
 }
 
 /** May it be done now, so soon after the last time? */

@@ -2,6 +2,8 @@ import { z } from 'zod'
 import { asMeshError, MeshError, type Verdict } from '../../protocols/errors.ts'
 import { blockId, instanceId, type BlockId, type InstanceId, type Json, type Millis } from '../../protocols/ids.ts'
 import type { Right } from '../../protocols/membership.ts'
+import { instanceInit } from '../../protocols/placement.ts'
+import { refusalOf } from '../../protocols/refusal.ts'
 import type { BlockRecord } from '../../protocols/specs.ts'
 import type { BlockGovernance } from '../clusters/block-governance.ts'
 import { isJsonObject, type JsonObject } from '../lib/json.ts'
@@ -19,7 +21,7 @@ const FETCH_MS: Millis = 30_000
 
 const spot = z.looseObject({ node_id: z.string(), gpu_ids: z.array(z.coerce.string()).optional(), gpus: z.array(z.coerce.string()).optional() })
 const scaleOrder = z.discriminatedUnion('operation', [
-  z.looseObject({ operation: z.literal('scale'), block_id: blockId, instances_count: z.coerce.number().int().min(1).max(1_000), allocation_data: z.array(spot).max(256).nullish(), init_data: z.array(z.json()).max(0, 'instances of a block all start alike: give a block of its own what starts otherwise').nullish() }),
+  z.looseObject({ operation: z.literal('scale'), block_id: blockId, instances_count: z.coerce.number().int().min(1).max(1_000), allocation_data: z.array(spot).max(256).nullish(), init_data: z.array(instanceInit).max(256).nullish() }),
   z.looseObject({ operation: z.literal('downscale'), block_id: blockId, instances_list: z.array(instanceId).min(1).max(1_000) }),
 ])
 
@@ -48,7 +50,8 @@ export class BlockActions {
   }
 
   /**
-   * AIOS's scaling: `{ operation: "scale", block_id, instances_count, allocation_data? }` for so many more, on those hosts and GPUs;
+   * AIOS's scaling: `{ operation: "scale", block_id, instances_count, allocation_data?, init_data? }` for so many more, on those hosts and GPUs,
+   * each with its own data over the block's;
    * `{ operation: "downscale", block_id, instances_list }` for those to go. Throws SPEC_INVALID, NOT_FOUND, POLICY_DENIED, and CONFLICT
    * where the block's bounds do not let it.
    */
@@ -58,10 +61,10 @@ export class BlockActions {
     const block = await this.known(named(values))
     const allowed = await this.#governed.order(block, { ...values, block_id: block.blockId })
     const parsed = scaleOrder.safeParse(allowed)
-    if (!parsed.success) throw new MeshError('SPEC_INVALID', `scaling: ${issues(parsed.error)}; give { "operation": "scale", "block_id", "instances_count" } or { "operation": "downscale", "block_id", "instances_list" }`)
+    if (!parsed.success) throw new MeshError('SPEC_INVALID', `scaling: ${refusalOf(parsed.error, allowed)}; give { "operation": "scale", "block_id", "instances_count" } or { "operation": "downscale", "block_id", "instances_list" }`)
     const order = parsed.data
     if (order.operation === 'downscale') return this.#control.order(block.blockId, { do: 'release', instances: order.instances_list })
-    return this.#control.order(block.blockId, { do: 'scale', count: order.instances_count, at: readSpots(order.allocation_data ?? []).map(({ host, gpus }) => ({ host, gpus: [...gpus] })) })
+    return this.#control.order(block.blockId, { do: 'scale', count: order.instances_count, at: readSpots(order.allocation_data ?? [], order.init_data ?? []).map(spot => ({ ...spot, gpus: [...spot.gpus] })) })
   }
 
   /** Throws NOT_FOUND, POLICY_DENIED, and CONFLICT where the block keeps no fewer. */
@@ -145,8 +148,4 @@ function checked<T>(schema: z.ZodType<T>, value: unknown, field: string): T {
   const parsed = schema.safeParse(value)
   if (!parsed.success) throw new MeshError('BAD_INPUT', `${field}: ${value === undefined ? 'missing' : `${JSON.stringify(value).slice(0, 80)} is none`}`)
   return parsed.data
-}
-
-function issues(error: z.ZodError): string {
-  return error.issues.slice(0, 5).map(({ path, message }) => `${path.map(String).join('.') || 'operation'}: ${message}`).join('; ')
 }

@@ -3,7 +3,7 @@ import type { CapacityAd } from '../../protocols/capacity.ts'
 import { asMeshError, granted, MeshError, refused, type Verdict } from '../../protocols/errors.ts'
 import { hex } from '../../protocols/codec.ts'
 import type { Json, Millis, PeerId } from '../../protocols/ids.ts'
-import { askForBid, award, bid as bidSchema, contract as contractSchema, lease, type Ask, type Bid, type Contract, type Explanation } from '../../protocols/placement.ts'
+import { askForBid, award, bid as bidSchema, contract as contractSchema, lease, type Ask, type Bid, type Contract, type Explanation, type InstanceInit } from '../../protocols/placement.ts'
 import type { Signed } from '../../protocols/signed.ts'
 import type { BlockRecord } from '../../protocols/specs.ts'
 import { isJsonObject, toJson, type JsonObject } from '../lib/json.ts'
@@ -33,6 +33,8 @@ export type Wish = {
   readonly avoid: ReadonlyMap<PeerId, string>
   /** Somebody said where: that host alone is asked, and for these GPUs where any are named. */
   readonly at?: { readonly host: PeerId; readonly gpus: readonly string[] } | undefined
+  /** What this instance alone starts with, over the block's own data. */
+  readonly init?: InstanceInit | undefined
 }
 export type Placed = { readonly contract: Contract; readonly envelope: Signed }
 /** A reservation that a host has signed for. */
@@ -256,7 +258,7 @@ export class Allocation {
   /** Takes a reservation: the host starts the instance. Idempotent. */
   async award({ wish, bid }: Held): Promise<Verdict<Placed>> {
     const { clock, identity, network } = this.#ports
-    const body = { ask: bid.ask, hold: bid.hold, block: wish.block, instance: `in-${hex(this.#random.bytes(6))}`, epoch: wish.epoch, leaseMs: this.#config.leaseMs, issuedAt: clock.unix() }
+    const body = { ask: bid.ask, hold: bid.hold, block: wish.block, instance: `in-${hex(this.#random.bytes(6))}`, epoch: wish.epoch, leaseMs: this.#config.leaseMs, issuedAt: clock.unix(), ...(wish.init === undefined ? {} : { init: wish.init }) }
     const envelope = seal(identity, 'award', body)
     const send = async (): Promise<Verdict<Placed>> => {
       const answer = bid.host === identity.peer ? await this.#bidder.award(envelope, identity.peer) : await network.request(bid.host, award, envelope, clock.deadline(this.#config.awardMs))

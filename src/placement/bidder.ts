@@ -146,7 +146,9 @@ export class Bidder {
       this.#hosting.cancel(body.hold)
       return refuse(allowed)
     }
-    const verdict = await this.#hosting.accept({ hold: body.hold, block: allowed.value, terms: termsOf(body.block), instance: body.instance, steward: signer, epoch: body.epoch, leaseMs: body.leaseMs, needs: held.needs, gpus: held.gpus })
+    const { init } = body
+    const block = init === undefined ? allowed.value : { ...allowed.value, initData: { ...allowed.value.initData, ...init } }
+    const verdict = await this.#hosting.accept({ hold: body.hold, block, init, terms: termsOf(body.block), instance: body.instance, steward: signer, epoch: body.epoch, leaseMs: body.leaseMs, needs: held.needs, gpus: held.gpus })
     this.#ports.telemetry.count('awards_total', { accepted: String(verdict.ok) })
     this.#ports.telemetry.observe('award_age_ms', Math.max(0, clock.unix() - body.issuedAt))
     return verdict.ok ? { contract: verdict.value } : refuse(verdict)

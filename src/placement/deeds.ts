@@ -9,6 +9,7 @@ import type { Allocation } from './allocation.ts'
 import type { Bidder } from './bidder.ts'
 import type { Observed } from './reconcile.ts'
 import type { Stewardship } from './stewardship.ts'
+import { termsOf } from './terms.ts'
 import type { StewardConfig } from './timings.ts'
 
 export type DeedsParts = {
@@ -47,9 +48,9 @@ export class Deeds {
     const { clock, telemetry } = this.#ports
     const { block, epoch } = stewardship
     // Taken before anything is awaited: each spot is for one instance, and one that cannot be had is not asked for twice.
-    const at = stewardship.spots.shift()
+    const { host, gpus = [], init = stewardship.inherit(termsOf(record)) } = stewardship.spots.shift() ?? {}
     try {
-      const { verdict, explanation } = await this.#parts.allocation.place({ block: record, epoch, action, hosting: stewardship.hosting(), avoid: stewardship.avoided(clock.monotonic()), at })
+      const { verdict, explanation } = await this.#parts.allocation.place({ block: record, epoch, action, hosting: stewardship.hosting(), avoid: stewardship.avoided(clock.monotonic()), at: host === undefined ? undefined : { host, gpus }, init })
       this.#explanations.set(block, explanation)
       if (verdict.ok) {
         stewardship.holds(verdict.value.contract, verdict.value.envelope, clock.monotonic(), true)
@@ -57,9 +58,11 @@ export class Deeds {
         stewardship.failures = 0
         stewardship.retryAt = 0
         telemetry.event('info', 'block.placed', { block, host: verdict.value.contract.host, epoch })
-      } else if (at !== undefined) {
-        telemetry.event('warn', 'block.not-placed-there', { block, host: at.host, because: verdict.because })
+      } else if (host !== undefined) {
+        stewardship.bequeath(init)
+        telemetry.event('warn', 'block.not-placed-there', { block, host, because: verdict.because })
       } else {
+        stewardship.bequeath(init)
         const { first, most } = this.#config.retryMs
         stewardship.failures += 1
         stewardship.retryAt = clock.monotonic() + Math.min(most, first * 2 ** Math.min(16, stewardship.failures - 1)) * (0.75 + this.#random.float() / 2)

@@ -1,7 +1,7 @@
 import type { InstanceAd } from '../../protocols/capacity.ts'
 import { asMeshError, granted, MeshError, refused, type Verdict } from '../../protocols/errors.ts'
 import type { BlockId, ContractId, InstanceId, Millis, PeerId } from '../../protocols/ids.ts'
-import { contract as contractSchema, type Contract } from '../../protocols/placement.ts'
+import { contract as contractSchema, type Contract, type InstanceInit } from '../../protocols/placement.ts'
 import type { Needs, Resources } from '../../protocols/resources.ts'
 import type { Signed } from '../../protocols/signed.ts'
 import type { BlockRecord } from '../../protocols/specs.ts'
@@ -27,8 +27,8 @@ type Entry = {
   stopping: boolean
 }
 
-/** `block`: as it is to run here; `terms`: of the block as it was awarded. */
-export type Terms = { readonly hold: string; readonly block: BlockRecord; readonly terms?: string; readonly instance: InstanceId; readonly steward: PeerId; readonly epoch: number; readonly leaseMs: Millis; readonly needs: Needs; readonly gpus: readonly string[] }
+/** `block`: as it is to run here, `init` laid over its data; `terms`: of the block as it was awarded. */
+export type Terms = { readonly hold: string; readonly block: BlockRecord; readonly terms?: string; readonly init?: InstanceInit | undefined; readonly instance: InstanceId; readonly steward: PeerId; readonly epoch: number; readonly leaseMs: Millis; readonly needs: Needs; readonly gpus: readonly string[] }
 export type LeaseAnswer = { readonly contract: Signed } | { readonly refusal: { because: string; retryable: boolean; highestEpoch?: number } }
 
 const FENCES_BOUND = 4_096
@@ -174,7 +174,7 @@ export class Hosting implements ContractBook {
     return accepting
   }
 
-  async #accept({ hold, block, terms, instance, steward, epoch, leaseMs, needs, gpus }: Terms): Promise<Verdict<Signed>> {
+  async #accept({ hold, block, terms, init, instance, steward, epoch, leaseMs, needs, gpus }: Terms): Promise<Verdict<Signed>> {
     const { clock, identity } = this.#ports
     const highest = this.highestEpoch(block.blockId)
     if (epoch < highest) return refused(`epoch ${epoch} is over: block ${block.blockId} is under epoch ${highest}`)
@@ -185,7 +185,7 @@ export class Hosting implements ContractBook {
     if (!awarded.ok) return awarded
     this.#ledger = awarded.value
     const contract: Contract = {
-      id, block: block.blockId, instance, component: block.componentURI, steward, host: identity.peer, needs, gpus: [...gpus], epoch, leaseMs: this.#clampLease(leaseMs), issuedAt: clock.unix(), terms: terms ?? termsOf(block),
+      id, block: block.blockId, instance, component: block.componentURI, steward, host: identity.peer, needs, gpus: [...gpus], epoch, leaseMs: this.#clampLease(leaseMs), issuedAt: clock.unix(), terms: terms ?? termsOf(block), ...(init === undefined ? {} : { init }),
     }
     const entry: Entry = {
       held: { contract, state: 'awarded', bornEpoch: epoch, leaseEnds: clock.monotonic() + contract.leaseMs, because: '' },

@@ -138,6 +138,7 @@ export class Steward {
   setDesired(block: BlockId, instances: number, spots: readonly Spot[] = []): boolean {
     const held = this.#stewardships.get(block)
     if (held === undefined) return false
+    held.renounce(this.#want(block) - instances)
     this.#wishes.set(held, instances, this.#ports.clock.monotonic())
     held.spots.splice(0, held.spots.length, ...spots)
     this.#mirrors.tellSoon(held)
@@ -284,7 +285,10 @@ export class Steward {
     // Their ads may have been missed. Renewing finds out what became of them; what died with the steward before is to be replaced.
     for (const { contract, envelope } of this.#mirrors.contracts(block)) {
       if (this.#isLive(contract.host)) taken.holds(contract, envelope, this.#ports.clock.monotonic(), false)
-      else taken.lost = true
+      else {
+        taken.lost = true
+        taken.bequeath(contract.init)
+      }
     }
     this.#wishes.inherit(taken, this.#mirrors.desired(block), this.#ports.clock.monotonic())
     this.#stewardships.set(block, taken)

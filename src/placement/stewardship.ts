@@ -1,22 +1,23 @@
 import type { InstanceAd } from '../../protocols/capacity.ts'
 import type { BlockId, ContractId, Millis, PeerId } from '../../protocols/ids.ts'
-import type { Contract } from '../../protocols/placement.ts'
+import type { Contract, InstanceInit } from '../../protocols/placement.ts'
 import type { Signed } from '../../protocols/signed.ts'
 import { Lru } from '../lib/lru.ts'
 import { counts, type Observed } from './reconcile.ts'
 
-/** Where the next instance goes, because somebody said so. */
-export type Spot = { readonly host: PeerId; readonly gpus: readonly string[] }
+/** Where the next instance goes, or what it starts with over the block's own data, because somebody said so. */
+export type Spot = { readonly host?: PeerId | undefined; readonly gpus: readonly string[]; readonly init?: InstanceInit | undefined }
 type Crash = { readonly at: Millis; readonly because: string }
 /** See `StewardConfig.crashes`. */
 type CrashPolicy = { readonly windowMs: Millis; readonly first: Millis; readonly most: Millis; readonly budget: number }
 type Leaving = NonNullable<Observed['leaving']>
-type Known = Observed & { readonly since: Millis; readonly envelope: Signed | undefined }
+type Known = Observed & { readonly since: Millis; readonly envelope: Signed | undefined; readonly init: InstanceInit | undefined }
 export type Sighting = { readonly host: PeerId; readonly ad: InstanceAd }
 
 const GONE_BOUND = 1_024
 const CRASHES_BOUND = 64
 const RECENT_MS: Millis = 60_000
+const ORPHANS_BOUND = 1_000
 
 /** What a steward knows of one block: the contracts it made or found, and where not to place for now. */
 export class Stewardship {
@@ -33,6 +34,10 @@ export class Stewardship {
   scaledAt: Millis | undefined
   /** Taken one by one by the next placements. */
   readonly spots: Spot[] = []
+  /** What lost instances were started with, for those that come in their place. */
+  readonly #orphans: InstanceInit[] = []
+  /** Those whose successor has been started with the same already. */
+  readonly #succeeded = new Lru<ContractId, true>(GONE_BOUND)
   readonly #crashes: Crash[] = []
   readonly #leaving = new Map<ContractId, Leaving>()
   readonly #known = new Map<ContractId, Known>()
@@ -80,7 +85,7 @@ export class Stewardship {
       if (this.#gone.has(ad.contract)) continue
       const before = this.#known.get(ad.contract)
       this.#known.set(ad.contract, {
-        contract: ad.contract, instance: ad.instance, host, state: ad.state, inFlight: ad.inFlight, renewedAt: before?.renewedAt, since: before?.since ?? now, envelope: before?.envelope, terms: ad.terms ?? before?.terms,
+        contract: ad.contract, instance: ad.instance, host, state: ad.state, inFlight: ad.inFlight, renewedAt: before?.renewedAt, since: before?.since ?? now, envelope: before?.envelope, terms: ad.terms ?? before?.terms, init: before?.init,
         // An ad may be older than the answer to a renewal.
         epoch: Math.max(ad.epoch, before?.epoch ?? 0),
       })
@@ -89,8 +94,7 @@ export class Stewardship {
       if (seen.has(known.contract)) continue
       if (isLive(known.host) && now - Math.max(known.since, known.renewedAt ?? 0) <= graceMs) continue
       // Not gone for good: a host that was wrongly given up comes back with its instance.
-      this.#known.delete(known.contract)
-      this.#leaving.delete(known.contract)
+      this.#forget(known, counts(known))
       this.lost ||= counts(known)
     }
   }
@@ -101,7 +105,7 @@ export class Stewardship {
     this.placedBefore = true
     this.#known.set(contract.id, {
       contract: contract.id, instance: contract.instance, host: contract.host, epoch: contract.epoch, state: before?.state ?? 'awarded', inFlight: before?.inFlight ?? 0,
-      renewedAt: renewed ? now : before?.renewedAt, since: before?.since ?? now, envelope: envelope ?? before?.envelope, terms: contract.terms,
+      renewedAt: renewed ? now : before?.renewedAt, since: before?.since ?? now, envelope: envelope ?? before?.envelope, terms: contract.terms, init: contract.init,
     })
   }
 
@@ -112,10 +116,35 @@ export class Stewardship {
 
   /** It is over; `lost` when nobody meant it to be. */
   ended(contract: ContractId, lost: boolean): void {
-    this.#known.delete(contract)
-    this.#leaving.delete(contract)
+    const known = this.#known.get(contract)
+    if (known !== undefined) this.#forget(known, lost)
     this.#gone.set(contract, true)
     this.lost ||= lost
+  }
+
+  #forget({ contract, init }: Known, lost: boolean): void {
+    if (lost && this.#leaving.get(contract)?.how !== 'released' && !this.#succeeded.has(contract)) this.bequeath(init)
+    this.#known.delete(contract)
+    this.#leaving.delete(contract)
+  }
+
+  /** Data of an instance that is gone, or could not be placed: the next one has them. */
+  bequeath(init: InstanceInit | undefined): void {
+    if (init !== undefined && this.#orphans.length < ORPHANS_BOUND) this.#orphans.push(init)
+  }
+
+  /** So many fewer are wanted: as many of those that are missing never come. */
+  renounce(instances: number): void {
+    this.#orphans.splice(0, Math.max(0, instances))
+  }
+
+  /** What the next instance starts with: the data of one that was lost, or of one that it is to replace. */
+  inherit(terms: string | undefined): InstanceInit | undefined {
+    const orphan = this.#orphans.shift()
+    if (orphan !== undefined) return orphan
+    const old = [...this.#known.values()].find(one => one.init !== undefined && !this.#succeeded.has(one.contract) && (this.#leaving.get(one.contract)?.how === 'replaced' || one.terms !== terms))
+    if (old !== undefined) this.#succeeded.set(old.contract, true)
+    return old?.init
   }
 
   /** Marks an instance to go. Whoever was to be replaced may also go at once. */

@@ -40,6 +40,37 @@ describe('block actions', function () {
     assert.equal(town.ready('sized').length, 2)
   })
 
+  it('instances of a scale order start with data of their own, and so does whoever comes in the place of one', async () => {
+    const town = await new Town(5).open()
+    await town.block({ blockId: 'cameras', minInstances: 1, maxInstances: 4, blockInitData: { fps: 5, camera: 'none' } })
+    await town.untilReady('cameras', 1)
+    const { blocks } = town.bystander('cameras')
+    const startedWith = (instance: string): Json | undefined => town.told.find(told => told.instance === instance && told.what === 'started')?.initData
+    const cameras = (): readonly string[] => town.ready('cameras').map(instance => JSON.stringify(startedWith(instance))).sort()
+    await assert.rejects(town.world.drive(blocks.scale({ operation: 'scale', block_id: 'cameras', instances_count: 1, init_data: [{ text: 'x'.repeat(2_000) }] })), { code: 'SPEC_INVALID', message: /init_data\.0: an object with text is not usable here; give at most 1024 characters of JSON/ })
+    const free = town.world.hosts.map(({ peer }) => peer).find(peer => !town.anybody().view.instancesOf('cameras').some(({ host }) => host === peer)) ?? ''
+    await town.world.drive(blocks.scale({ operation: 'scale', block_id: 'cameras', instances_count: 2, allocation_data: [{ node_id: free }], init_data: [{ camera: 'north' }, { camera: 'south', fps: 25 }] }))
+    await town.untilReady('cameras', 3)
+    const [none, north, south] = [{ fps: 5, camera: 'none' }, { fps: 5, camera: 'north' }, { fps: 25, camera: 'south' }].map(data => JSON.stringify(data))
+    const all = [none, north, south].sort()
+    assert.deepEqual(cameras(), all)
+    assert.equal(JSON.stringify(startedWith(town.anybody().view.instancesOf('cameras').find(({ host }) => host === free)?.ad.instance ?? '')), north)
+    const southern = town.ready('cameras').find(instance => JSON.stringify(startedWith(instance)) === south) ?? ''
+    await town.world.drive(blocks.reassign('cameras', southern))
+    await town.until('another has come in its place', () => town.ready('cameras').length === 3 && !town.ready('cameras').includes(southern))
+    assert.deepEqual(cameras(), all, 'sent elsewhere')
+    const index = town.world.hosts.findIndex(({ peer }) => peer === free)
+    town.world.crash(town.world.hosts[index]!)
+    await town.until('its host is gone and it is back', () => town.ready('cameras').length === 3 && !town.anybody().view.instancesOf('cameras').some(({ host }) => host === free))
+    assert.deepEqual(cameras(), all, 'its host died')
+    const northern = town.ready('cameras').find(instance => JSON.stringify(startedWith(instance)) === north) ?? ''
+    await town.world.drive(town.bystander('cameras').blocks.removeInstance('cameras', northern))
+    await town.until('it is gone', () => town.ready('cameras').length === 2)
+    await town.world.drive(town.bystander('cameras').blocks.scale({ operation: 'scale', block_id: 'cameras', instances_count: 1 }))
+    await town.untilReady('cameras', 3)
+    assert.deepEqual(cameras(), [none, none, south].sort(), 'one that was to go has no successor')
+  })
+
   it('defect 16: neither policies nor people get more than maxInstances or fewer than minInstances', async () => {
     const town = await new Town(4).open()
     await town.rule('greedy:1.0-x', 'export default { eval: () => ({ skip: false, operation: "upscale", instances_count: 50 }) }')

@@ -49,8 +49,8 @@ export class Townsman implements SimPeer {
 export class Town {
   readonly world: World<Townsman>
   readonly manners: Manners = { startMs: 100, serviceMs: 20, refuses: false, health: () => ({ healthy: true, detail: { status: 'healthy' } }), update: parameters => parameters, livesMs: () => undefined }
-  /** Parameters each instance was started with, and what it was told later. */
-  readonly told: { readonly instance: InstanceId; readonly what: 'started' | 'updated'; readonly parameters: Json }[] = []
+  /** Parameters and init data each instance was started with, and what it was told later. */
+  readonly told: { readonly instance: InstanceId; readonly what: 'started' | 'updated'; readonly parameters: Json; readonly initData?: Json }[] = []
   readonly emitters = new Map<InstanceId, NonNullable<InstanceStart['emit']>>()
   /** Ends an instance as a crash would. */
   readonly crash = new Map<InstanceId, () => void>()
@@ -161,7 +161,7 @@ export class Town {
 
   async #start(clock: Clock, { instance, block, emit }: InstanceStart, signal: AbortSignal): Promise<RunningInstance> {
     await clock.sleep(this.manners.startMs, signal)
-    this.told.push({ instance, what: 'started', parameters: block.parameters })
+    this.told.push({ instance, what: 'started', parameters: block.parameters, initData: block.initData })
     if (emit !== undefined) this.emitters.set(instance, emit)
     const { promise: exited, resolve } = Promise.withResolvers<{ readonly because: string; readonly crashed: boolean }>()
     let gone = false
