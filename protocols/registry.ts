@@ -25,6 +25,7 @@ export const REGISTRIES = {
   groups: 'owner',
   networks: 'owner',
   tasks: 'owner',
+  reviews: 'owner',
   records: 'owner',
   annotations: 'owner',
   executors: 'owner',

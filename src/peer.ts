@@ -21,6 +21,7 @@ import { Stability } from './clusters/stability.ts'
 import { Capacity, CAPACITY, type CapacityConfig } from './capacity/capacity.ts'
 import { Controllers } from './controllers/controllers.ts'
 import { Gate } from './controllers/gate.ts'
+import { Reviews } from './controllers/reviews.ts'
 import { HealthWatch } from './controllers/health-watch.ts'
 import { Inference } from './inference/inference.ts'
 import { ServerQuota } from './inference/server-quota.ts'
@@ -105,6 +106,8 @@ export type Peer = {
   readonly parser: Parser
   readonly inference: Inference
   readonly gate: Gate
+  /** What waits for a person. */
+  readonly reviews: Reviews
   readonly controllers: Controllers
   readonly health: HealthWatch
   readonly inventory: Inventory
@@ -147,6 +150,7 @@ export function createPeer(ports: Ports, config: PeerConfig): Peer {
   const network = new NetworkBook(ports.registries, { id: config.membership.network, name: founded.name, owner: founded.owner, self })
   const belonging = new Belonging(ports, book, config.clusterId)
   const capacity = new Capacity(ports, { ...CAPACITY, ...config.capacity, isMember, resolve: ad => book.resolve(ad), advertiser: { ...CAPACITY.advertiser, ...config.capacity?.advertiser, cluster: config.clusterId, labels: config.labels } })
+  const keys = new Keys(ports, capacity, () => capacity.settled())
   const catalogue = new ArtefactCatalogue(ports.registries, ports.content)
   const texts = new ModelTexts(catalogue, ports.content)
   const policies = new Policies(ports, catalogue)
@@ -170,8 +174,9 @@ export function createPeer(ports: Ports, config: PeerConfig): Peer {
   const graphs = new Graphs(ports, { view: capacity, artefacts: library.graphs, functions, may })
   const inventory = new Inventory(capacity, catalogue, policies, { library, metrics, clusters: book })
   inventory.lookThrough({ policyFunctions: () => functions.list(), policyGraphs: () => library.documents.graphs.documents() })
-  const gate = new Gate(ports, { view: capacity, catalogue, policies })
-  const blockLife = composeBlockLife(ports, { view: capacity, catalogue, policies, instances, invoker, placement, metrics, governed, clusters: book, network, runs, gate, may: (peer, right) => admission.may(peer, right), outside: config.outside, door: config.door ?? (() => undefined) })
+  const reviews = new Reviews(ports, { view: capacity, keys, may })
+  const gate = new Gate(ports, { view: capacity, catalogue, policies, reviews })
+  const blockLife = composeBlockLife(ports, { view: capacity, catalogue, policies, instances, invoker, placement, metrics, governed, clusters: book, network, runs, reviews, may: (peer, right) => admission.may(peer, right), outside: config.outside, door: config.door ?? (() => undefined) })
   const controllers = new Controllers(ports, { admission, view: capacity, catalogue, gate, clusters: book, prechecks, metrics })
   const health = new HealthWatch(ports, { controllers, catalogue, policies, gate, assign: spec => runs.assignment(spec) })
   const thirdParty = new ThirdParty(ports, { view: capacity, catalogue, policies })
@@ -183,13 +188,12 @@ export function createPeer(ports: Ports, config: PeerConfig): Peer {
   const templates = new Templates(ports.clock, library.templates, policies)
   const tasks = new TaskBook(ports)
   const caretaker = new Caretaker(ports, { book: tasks, view: capacity, mayClose: peer => admission.may(peer, 'operate').ok })
-  const keys = new Keys(ports, capacity, () => capacity.settled())
   const parser = new Parser(ports, { actions, clusters, blocks: blockLife.actions, invoker, inventory, models, catalogue, templates, specs: library.specs, tasks, keys })
   const allocator = new AdhocAllocation(ports, { view: capacity, inventory, policies, metrics, catalogue, placement })
   const shelves = openShelves(ports, { library, view: capacity, actions, inventory, catalogue, graphs, stages: () => parser.stages() })
   const inference = new Inference(ports, { actions, invoker, inventory, runs, catalogue, gate, quota: new ServerQuota(ports, policies) })
   return {
-    ports, admission, view: capacity, catalogue, policies, executors, jobs, functions, graphs, instances, invoker, placement, blocks: blockLife.actions, control: blockLife.control, failures: blockLife.failures, runs, generations, actions, models, splits, parser, inference, inventory, assets, thirdParty, texts, gate, controllers, health, metrics, clusters, groups: new ClusterGroups(ports, may), network, prechecks, stability, library, shelves, templates, tasks, keys, allocator,
+    ports, admission, view: capacity, catalogue, policies, executors, jobs, functions, graphs, instances, invoker, placement, blocks: blockLife.actions, control: blockLife.control, failures: blockLife.failures, runs, generations, actions, models, splits, parser, inference, inventory, assets, thirdParty, texts, gate, reviews, controllers, health, metrics, clusters, groups: new ClusterGroups(ports, may), network, prechecks, stability, library, shelves, templates, tasks, keys, allocator,
     mayWrite(writer, registry, key) {
       const verdict = mayWriteKey(may, writer, registry, key)
       return verdict.ok && registry === 'networks' ? network.mayWrite(writer, key) : verdict

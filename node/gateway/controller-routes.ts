@@ -11,7 +11,6 @@ const named = z.looseObject({ vdag_controller_id: z.string() })
 const scaled = z.looseObject({ vdag_controller_id: z.string(), replicas: z.coerce.number().int().min(1).max(1_000) })
 const command = z.looseObject({ mgmt_action: z.string().min(1).optional(), action: z.string().min(1).optional(), mgmt_data: json.optional(), data: json.optional() })
 const CHECKERS = { quota: 'quotaChecker', quality: 'qualityChecker', 'quality-check': 'qualityChecker', health: 'healthChecker' } as const
-const decision = z.object({ at: z.number(), decided: z.enum(['approved', 'rejected']) })
 
 /** AIOS's vDAG controllers over HTTP: create and list them, and what they say of quota, health and quality. Each vDAG is named by `vdag_uri`. */
 export function addControllerRoutes(app: Hono, { peer }: GatewayParts): void {
@@ -81,9 +80,4 @@ export function addControllerRoutes(app: Hono, { peer }: GatewayParts): void {
   app.get('/head_block', async context => context.json({ success: true, data: (await compiled(context.req.query('vdag_uri'))).graph['head'] ?? null }))
   app.get('/vdag-metrics', async context => context.json({ success: true, data: gate.metrics(await vdagOf(context.req.query('vdag_uri'))) }))
 
-  app.get('/mesh/reviews', context => context.json(toJson(gate.reviews())))
-  app.post('/mesh/reviews', async context => {
-    const { at, decided } = await body(context, decision)
-    return context.json(toJson(gate.decide(at, decided)))
-  })
 }

@@ -20,6 +20,7 @@ import { addGenerationRoutes } from './generation-routes.ts'
 import { guard } from './guard.ts'
 import { openSockets } from './sockets.ts'
 import { addControllerRoutes } from './controller-routes.ts'
+import { addReviewRoutes } from './review-routes.ts'
 import { addInferRoutes } from './infer-routes.ts'
 import { addLifecycleRoutes } from './lifecycle-routes.ts'
 import { listen, readAddress } from './listen.ts'
@@ -57,6 +58,7 @@ export async function openGateway(parts: Omit<GatewayParts, 'url'>, at: string):
   app.use(bodyLimit({ maxSize: BODY_BYTES, onError: context => refuse(context, new MeshError('MESSAGE_TOO_LARGE', `a request may have ${BODY_BYTES} bytes: send larger inputs as assets`)) }))
   addMeshRoutes(app, full)
   addControllerRoutes(app, full)
+  addReviewRoutes(app, full)
   addMetricsRoutes(app, full)
   addModelRoutes(app, full)
   addComponentRoutes(app, full)

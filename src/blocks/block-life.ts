@@ -4,7 +4,7 @@ import type { Right } from '../../protocols/membership.ts'
 import type { BlockGovernance } from '../clusters/block-governance.ts'
 import type { ClusterBook } from '../clusters/cluster-book.ts'
 import type { NetworkBook } from '../clusters/network-book.ts'
-import type { Gate } from '../controllers/gate.ts'
+import type { Reviews } from '../controllers/reviews.ts'
 import type { Placement } from '../placement/placement.ts'
 import type { Policies } from '../policies/calls.ts'
 import { FailureExecutor } from '../policies/failures.ts'
@@ -33,7 +33,7 @@ export type BlockLifeParts = {
   readonly clusters: ClusterBook
   readonly network: NetworkBook
   readonly runs: RunEngine
-  readonly gate: Gate
+  readonly reviews: Pick<Reviews, 'escalate'>
   readonly may: (peer: PeerId, right: Right) => Verdict<true>
   readonly outside: Outside | undefined
   readonly door: () => string | undefined
@@ -50,8 +50,8 @@ export type BlockLife = {
 
 /** Puts together what goes on around blocks: upkeep by their steward, orders to it, what instances say, and what is done when something fails. */
 export function composeBlockLife(ports: Ports, parts: BlockLifeParts): BlockLife {
-  const { view, catalogue, policies, instances, invoker, placement, metrics, runs, gate, may } = parts
-  const failures = new FailureExecutor(ports, policies, escalation => gate.escalate(escalation))
+  const { view, catalogue, policies, instances, invoker, placement, metrics, runs, reviews, may } = parts
+  const failures = new FailureExecutor(ports, policies, escalation => reviews.escalate(escalation))
   const watch = new FailureWatch(ports, {
     view, desk: placement, stewarded: () => placement.stewarded(), catalogue, executor: failures,
     clusterConfig: cluster => parts.clusters.get(cluster)?.record.config,

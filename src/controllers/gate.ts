@@ -9,7 +9,7 @@ import { Lru } from '../lib/lru.ts'
 import type { Ports } from '../ports.ts'
 import type { Policies } from '../policies/calls.ts'
 import type { Catalogue, MeshView } from '../roles.ts'
-import type { Escalation } from '../policies/failures.ts'
+import type { Reviews } from './reviews.ts'
 import { Quotas, type QuotaStart } from './quota.ts'
 import { controllerSettings, type ControllerSettings } from './settings.ts'
 
@@ -19,11 +19,9 @@ const SESSIONS_BOUND = 10_000
 const VDAGS_BOUND = 1_000
 /** Responses that wait for a quality rule; what is more is not sampled. */
 const SAMPLES_BOUND = 256
-const REVIEWS_BOUND = 1_000
 const allowed = z.looseObject({ allowed: z.boolean() })
 const overall = z.looseObject({ overall_healthy: z.boolean() })
 
-export type Review = { readonly vdag: string; readonly at: Millis; readonly request: Json; readonly response: Json; readonly opinion: Json; decided: 'open' | 'approved' | 'rejected' }
 /** `stale`: a controller has changed since the settings were read. What was counted stays. */
 type Watched = { settings: ControllerSettings; stale: boolean; readonly latency: Rolling; answered: number; requests: number; failures: number; refused: number }
 
@@ -41,14 +39,15 @@ export class Gate {
   readonly #exact = new Lru<string, string>(VDAGS_BOUND)
   /** Blocks that nodes are assigned to which name none, as found last. */
   readonly #assigned = new Lru<string, readonly BlockId[]>(VDAGS_BOUND)
-  readonly #reviews: Review[] = []
+  readonly #reviews: Pick<Reviews, 'ask'>
   #sampling = 0
 
-  constructor(ports: GatePorts, parts: { readonly view: MeshView; readonly catalogue: Pick<Catalogue, 'vdag'>; readonly policies: Pick<Policies, 'decide' | 'management'> }) {
+  constructor(ports: GatePorts, parts: { readonly view: MeshView; readonly catalogue: Pick<Catalogue, 'vdag'>; readonly policies: Pick<Policies, 'decide' | 'management'>; readonly reviews: Pick<Reviews, 'ask'> }) {
     this.#ports = ports
     this.#view = parts.view
     this.#catalogue = parts.catalogue
     this.#policies = parts.policies
+    this.#reviews = parts.reviews
     this.#quotas = new Quotas(ports, key => this.#quotaOf(key))
   }
 
@@ -113,24 +112,6 @@ export class Gate {
 
   resetQuota(uri: string, session: string): void {
     this.#counted.delete(`${uri}\0${session}`)
-  }
-
-  /** Answers that a rule wants a person to look at, newest first. */
-  reviews(): readonly Review[] {
-    return [...this.#reviews].reverse()
-  }
-
-  /** Puts a failure that no rule settled before a person, beside the answers that wait for one. */
-  escalate({ subject, failure, outcome, because }: Escalation): void {
-    this.#ports.telemetry.event('warn', 'failure.escalated', { subject, because })
-    this.#review({ vdag: '', request: failure, response: outcome, opinion: { review: true, kind: 'failure', subject, reason: because } })
-  }
-
-  decide(at: number, decided: 'approved' | 'rejected'): Review {
-    const review = this.#reviews.find(review => review.at === at)
-    if (review === undefined) throw new MeshError('NOT_FOUND', `no answer of ${at} waits for a review`)
-    review.decided = decided
-    return review
   }
 
   /** What this peer saw of a vDAG. */
@@ -225,16 +206,9 @@ export class Gate {
       fallback: () => null,
     })
     this.#ports.telemetry.count('vdag_quality_samples_total', { vdag: uri })
-    // AIOS's rules hand doubtful answers to people by a system of their own; here they wait at this peer.
+    // AIOS's rules hand doubtful answers to people by a system of their own.
     if (!isJsonObject(value) || value['review'] !== true) return
-    this.#review({ vdag: uri, request, response, opinion: value })
-  }
-
-  #review(review: Omit<Review, 'at' | 'decided'>): void {
-    // People name a review by its time: no two have the same.
-    const at = Math.max(this.#ports.clock.unix(), (this.#reviews.at(-1)?.at ?? 0) + 1)
-    this.#reviews.push({ ...review, at, decided: 'open' })
-    if (this.#reviews.length > REVIEWS_BOUND) this.#reviews.shift()
+    this.#reviews.ask({ vdag: uri, request, response, opinion: value })
   }
 
   #watch(spec: VdagSpec, config: Json): Watched {

@@ -25,7 +25,7 @@ describe('failure policies', function () {
     await town.rule('flaky:1.0-x', RULE('if (this.seen.length < 3) throw new Error("not yet"); return { success: true, data: this.seen.length }'))
     await town.rule('helpless:1.0-x', RULE('return { success: false, data: { needs: "somebody" } }'))
     await town.rule('broken:1.0-x', 'export default { eval: () => { throw new Error("always") } }')
-    const { failures, gate } = town.at(0)
+    const { failures, reviews } = town.at(0)
     const execute = (policyRuleURI: string, inputs: Json) => town.world.drive(failures.execute({ policyRuleURI, parameters: {}, settings: {} }, inputs))
     assert.deepEqual(await execute('mends:1.0-x', { what: 'a disk' }), { success: true, data: { did: 'a disk' }, attempts: 1, escalated: false, because: 'mends:1.0-x' })
     const flaky = await execute('flaky:1.0-x', {})
@@ -35,11 +35,12 @@ describe('failure policies', function () {
     const broken = await execute('broken:1.0-x', { what: 'everything' })
     assert.equal(broken.success, false)
     assert.ok(broken.attempts >= 2)
-    const reviews = gate.reviews()
-    assert.deepEqual(reviews.map(({ request, decided }) => [request, decided]), [[{ what: 'everything' }, 'open'], [{ what: 'a fire' }, 'open']])
-    const open = reviews[0]
+    await town.later(200)
+    const waiting = await town.world.drive(reviews.list())
+    assert.deepEqual(waiting.map(({ request, decided }) => [request, decided]), [[{ what: 'everything' }, 'open'], [{ what: 'a fire' }, 'open']])
+    const open = waiting[0]
     assert.ok(open)
-    assert.equal(gate.decide(open.at, 'approved').decided, 'approved')
+    assert.equal((await town.world.drive(reviews.decide(open.id, 'approved'))).decided, 'approved')
     // The circuit is open: the rule is not asked for a while.
     await execute('broken:1.0-x', {})
     const resting = await execute('broken:1.0-x', {})

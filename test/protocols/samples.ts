@@ -12,6 +12,7 @@ import { keyClaim, keyClaimBody } from '../../protocols/keys.ts'
 import { metricsPull } from '../../protocols/metrics.ts'
 import { quotaShare } from '../../protocols/quota.ts'
 import { modelManifest, servedModel } from '../../protocols/model.ts'
+import { reviewRecord } from '../../protocols/reviews.ts'
 import { registryDigest, registryLog, registryPage, registryRecord } from '../../protocols/registry.ts'
 import { signed } from '../../protocols/signed.ts'
 import { keptPlan, stageOpen } from '../../protocols/stage.ts'
@@ -168,6 +169,7 @@ export const samples: Readonly<Record<string, Sample>> = {
   'stored spec': { protocol: 'specs', schema: storedSpec, value: { specURI: 's:1.0-stable', specType: 'block', name: 's', version: '1.0', releaseTag: 'stable', description: '', metadata: { team: 'x' }, tags: ['a'], data: { blockComponentURI: 'model.c:1.0.0-stable' }, author: A } },
   'stored template': { protocol: 'templates', schema: storedTemplate, value: { templateURI: 't:1.0-stable', name: 't', version: '1.0', releaseTag: 'stable', description: '', metadata: {}, tags: [], data: { size: { type: 'number' } }, policyRuleURI: 'p:1.0-stable', author: A } },
   'annotation': { protocol: 'annotations', schema: annotation, value: { fields: { tags: ['old'] } } },
+  'review': { protocol: 'reviews', schema: reviewRecord, value: { id: 'review-ab', vdag: 'v:1.0-stable', at: T, request: { n: 1 }, response: null, opinion: { review: true }, whole: CID, peer: A, decided: 'approved', decidedBy: B, decidedAt: T + 5 } },
   'key claim body': { protocol: 'key-claim', schema: keyClaimBody, value: { key: 'ab'.repeat(16), holder: A, epoch: 1, what: 'task-1', issuedAt: T } },
   'key claim': { protocol: '/aios/key-claim/1', schema: keyClaim.request, value: { do: 'claim', claim: seal('key-claim') } },
   'key claim answer': { protocol: '/aios/key-claim/1', schema: keyClaim.response, value: { granted: false, held: { holder: B, epoch: 2, what: 'task-2' } } },
