@@ -1,3 +1,4 @@
+import { closeSync, fdatasync, openSync } from 'node:fs'
 import { join } from 'node:path'
 import type { DatabaseSync, StatementSync } from 'node:sqlite'
 import { MeshError } from '../../protocols/errors.ts'
@@ -13,18 +14,35 @@ const NAME = /^[\x21-\x7e]{1,400}$/
 /** Bytes that may wait for a commit before callers are told to slow down. */
 const PENDING_BYTES = 256 * 1_048_576
 
-type Write = { readonly bytes: number; readonly apply: () => void; readonly done: () => void; readonly failed: (error: MeshError) => void }
+type Write = { readonly apply: () => void; readonly done: () => void; readonly failed: (error: MeshError) => void }
 
-/** The journal on SQLite. Writes that arrive while a commit is due share one transaction and one fsync. */
+/** Calls back when the data of an open file is on the disk. */
+type Sync = (fd: number, done: (error: Error | null) => void) => void
+
+/**
+ * The journal on SQLite. Writes that arrive in one turn of the loop share a commit, commits that arrive while the disk is busy
+ * share a sync. A commit is a write to the write-ahead log; that this is on the disk is waited for beside the loop, and before
+ * it is, no write is acknowledged and nothing of it is read.
+ */
 export class SqliteJournal implements Journal, AsyncDisposable {
   readonly #database: DatabaseSync
   readonly #statements: { readonly last: StatementSync; readonly append: StatementSync; readonly read: StatementSync; readonly streamsFrom: StatementSync; readonly drop: StatementSync; readonly set: StatementSync; readonly clear: StatementSync; readonly get: StatementSync; readonly keysFrom: StatementSync }
+  readonly #logPath: string
+  readonly #sync: Sync
+  #log: number | undefined
   #pending: Write[] = []
+  #committed: Write[] = []
+  /** Of writes that are not acknowledged yet. */
   #pendingBytes = 0
-  #closed = false
+  #syncing: Promise<void> | undefined
+  #broken: MeshError | undefined
+  #closed: Promise<void> | undefined
 
-  constructor(database: DatabaseSync) {
+  /** `logPath`: the write-ahead log of `database`, which does not sync it itself. */
+  constructor(database: DatabaseSync, logPath: string, sync: Sync = fdatasync) {
     this.#database = database
+    this.#logPath = logPath
+    this.#sync = sync
     this.#statements = {
       last: database.prepare('SELECT max(sequence) AS last FROM entries WHERE stream = ?'),
       append: database.prepare('INSERT INTO entries (stream, sequence, value) VALUES (?, ?, ?)'),
@@ -87,38 +105,88 @@ export class SqliteJournal implements Journal, AsyncDisposable {
     return this.#ask('list keys', () => this.#statements.keysFrom.all(prefix).map(row => text(row['name'])))
   }
 
-  /** Commits what waits and closes the file. Idempotent. */
-  async [Symbol.asyncDispose](): Promise<void> {
-    if (this.#closed) return
-    this.#flush()
-    this.#closed = true
+  /** Writes what waits and closes the file. Idempotent. */
+  [Symbol.asyncDispose](): Promise<void> {
+    if (this.#closed === undefined) {
+      this.#flush()
+      this.#closed = this.#close()
+    }
+    return this.#closed
+  }
+
+  async #close(): Promise<void> {
+    await this.#syncing
+    if (this.#log !== undefined) closeSync(this.#log)
     this.#database.close()
   }
 
   #write(bytes: number, apply: () => void): Promise<void> {
-    if (this.#closed) return Promise.reject(closedError())
+    const refused = this.#broken ?? (this.#closed === undefined ? undefined : closedError())
+    if (refused !== undefined) return Promise.reject(refused)
     if (this.#pendingBytes + bytes > PENDING_BYTES) return Promise.reject(new MeshError('OVERLOADED', `more than ${PENDING_BYTES} bytes wait to be written to the journal; try again in a moment`))
     const { promise, resolve, reject } = Promise.withResolvers<void>()
-    this.#pending.push({ bytes, apply, done: resolve, failed: reject })
+    const settle = (): void => void (this.#pendingBytes -= bytes)
+    this.#pending.push({
+      apply,
+      done: () => {
+        settle()
+        resolve()
+      },
+      failed: error => {
+        settle()
+        reject(error)
+      },
+    })
     this.#pendingBytes += bytes
     // One turn of the event loop gathers everything that was ready to be written; waiting longer only adds latency,
-    // since whatever arrives during the commit shares the next one.
+    // since whatever arrives during the sync shares the next one.
     if (this.#pending.length === 1) setImmediate(() => this.#flush())
     return promise
   }
 
   #flush(): void {
     const batch = this.#pending
-    if (this.#closed || batch.length === 0) return
+    if (this.#closed !== undefined || batch.length === 0) return
     this.#pending = []
-    this.#pendingBytes = 0
-    if (this.#commit(batch) === undefined) return batch.forEach(write => write.done())
-    // The batch was rolled back. One write too large for the disk must not refuse its neighbours.
-    for (const write of batch) {
-      const error = this.#commit([write])
-      if (error === undefined) write.done()
-      else write.failed(error)
+    if (this.#broken !== undefined) return this.#fail(batch, this.#broken)
+    if (this.#commit(batch) === undefined) this.#committed.push(...batch)
+    else {
+      // The batch was rolled back. One write too large for the disk must not refuse its neighbours.
+      for (const write of batch) {
+        const error = this.#commit([write])
+        if (error === undefined) this.#committed.push(write)
+        else write.failed(error)
+      }
     }
+    if (this.#committed.length > 0) this.#syncing ??= this.#syncAll()
+  }
+
+  /** Until nothing that was committed waits for the disk. */
+  async #syncAll(): Promise<void> {
+    while (this.#committed.length > 0) {
+      const batch = this.#committed
+      this.#committed = []
+      try {
+        await this.#synced()
+        for (const write of batch) write.done()
+      } catch (error) {
+        // What of it the disk has nobody can tell any more, nor of what is written from now on.
+        this.#broken = storageError(error, 'bring the journal to the disk, and no longer trust it: restart the peer')
+        this.#fail([...batch, ...this.#committed.splice(0)], this.#broken)
+      }
+    }
+    this.#syncing = undefined
+  }
+
+  #synced(): Promise<void> {
+    // There is one from the first commit on, and it stays the same file until the last connection closes.
+    this.#log ??= openSync(this.#logPath, 'r+')
+    const log = this.#log
+    return new Promise((resolve, reject) => this.#sync(log, error => (error === null ? resolve() : reject(error))))
+  }
+
+  #fail(batch: readonly Write[], because: MeshError): void {
+    for (const write of batch) write.failed(because)
   }
 
   #commit(batch: readonly Write[]): MeshError | undefined {
@@ -130,8 +198,11 @@ export class SqliteJournal implements Journal, AsyncDisposable {
     }
   }
 
-  #ask<T>(doing: string, run: () => T): T {
-    if (this.#closed) throw closedError()
+  /** What is on the disk: not what a crash of the host might still take back. */
+  async #ask<T>(doing: string, run: () => T): Promise<T> {
+    await this.#syncing
+    if (this.#broken !== undefined) throw this.#broken
+    if (this.#closed !== undefined) throw closedError()
     try {
       return run()
     } catch (error) {
@@ -140,9 +211,10 @@ export class SqliteJournal implements Journal, AsyncDisposable {
   }
 }
 
-/** Opens (or makes) the journal in `dir`. `maxBytes` bounds the file. Throws STORAGE_FULL or STORAGE_FAILED. */
-export function openJournal(dir: string, options: { readonly maxBytes?: number } = {}): SqliteJournal {
-  return new SqliteJournal(openDatabase(join(dir, 'journal.sqlite'), SCHEMA, options))
+/** Opens (or makes) the journal in `dir`. `maxBytes` bounds the file; `sync` in place of the system's own. Throws STORAGE_FULL or STORAGE_FAILED. */
+export function openJournal(dir: string, { maxBytes, sync }: { readonly maxBytes?: number; readonly sync?: Sync } = {}): SqliteJournal {
+  const path = join(dir, 'journal.sqlite')
+  return new SqliteJournal(openDatabase(path, SCHEMA, { syncs: true, ...(maxBytes === undefined ? {} : { maxBytes }) }), `${path}-wal`, sync)
 }
 
 function checkName(name: string): void {

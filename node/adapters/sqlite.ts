@@ -7,10 +7,10 @@ const PAGE_BYTES = 4_096
 const SQLITE_FULL = 13
 
 /**
- * Opens a durable database of ours: write-ahead log, an fsync for every commit, readable by its owner only.
- * `maxBytes` bounds the file. Throws STORAGE_FULL or STORAGE_FAILED.
+ * Opens a durable database of ours: write-ahead log, readable by its owner only, an fsync for every commit unless its user
+ * does that himself (`syncs`; SQLite then syncs at checkpoints only). `maxBytes` bounds the file. Throws STORAGE_FULL or STORAGE_FAILED.
  */
-export function openDatabase(path: string, schema: string, options: { readonly maxBytes?: number } = {}): DatabaseSync {
+export function openDatabase(path: string, schema: string, options: { readonly maxBytes?: number; readonly syncs?: boolean } = {}): DatabaseSync {
   try {
     mkdirSync(dirname(path), { recursive: true, mode: 0o700 })
     // Made before SQLite sees it, so that it is never readable by others; the -wal and -shm files inherit its mode.
@@ -18,7 +18,7 @@ export function openDatabase(path: string, schema: string, options: { readonly m
     chmodSync(path, 0o600)
     const database = new DatabaseSync(path, { timeout: 250 })
     try {
-      database.exec(`PRAGMA page_size = ${PAGE_BYTES}; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA trusted_schema = OFF;`)
+      database.exec(`PRAGMA page_size = ${PAGE_BYTES}; PRAGMA journal_mode = WAL; PRAGMA synchronous = ${options.syncs === true ? 'NORMAL' : 'FULL'}; PRAGMA trusted_schema = OFF;`)
       if (options.maxBytes !== undefined) database.exec(`PRAGMA max_page_count = ${Math.max(1, Math.floor(options.maxBytes / PAGE_BYTES))}`)
       database.exec(schema)
       return database

@@ -47,6 +47,38 @@ describe('the SQLite journal', () => {
     assert.equal((await journal.read('s')).length, 1)
   })
 
+  it('nothing is acknowledged, nor read, before the disk has it, and what comes meanwhile shares the next sync', async () => {
+    const syncs: (() => void)[] = []
+    await using journal = openJournal(dir, { sync: (_, done) => void syncs.push(() => done(null)) })
+    const told: string[] = []
+    const first = journal.append('s', [new Uint8Array(1)]).then(() => told.push('first'))
+    const begun = async (count: number): Promise<void> => {
+      while (syncs.length < count) await new Promise(resolve => setImmediate(resolve))
+    }
+    await begun(1)
+    const later = Promise.all(['a', 'b'].map(name => journal.append('s', [new Uint8Array(1)]).then(() => told.push(name))))
+    const read = journal.read('s').then(entries => told.push(`${entries.length} read`))
+    for (let turn = 0; turn < 5; turn++) await new Promise(resolve => setImmediate(resolve))
+    assert.deepEqual(told, [])
+    syncs[0]?.()
+    await begun(2)
+    assert.deepEqual(told, ['first'])
+    syncs[1]?.()
+    await Promise.all([first, later, read])
+    assert.deepEqual(told, ['first', 'a', 'b', '3 read'])
+    assert.equal(syncs.length, 2)
+  })
+
+  it('a disk that did not take what it was given is trusted with nothing more, until the peer starts anew', async () => {
+    await using journal = openJournal(dir, { sync: (_, done) => done(Object.assign(new Error('I/O error'), { code: 'EIO' })) })
+    await assert.rejects(journal.append('s', [new Uint8Array(1)]), hasCode('STORAGE_FAILED'))
+    await assert.rejects(journal.append('s', [new Uint8Array(1)]), hasCode('STORAGE_FAILED'))
+    await assert.rejects(journal.read('s'), hasCode('STORAGE_FAILED'))
+    await using other = openJournal(dir)
+    await other.append('t', [new Uint8Array(1)])
+    assert.equal((await other.read('t')).length, 1)
+  })
+
   it('a file that is not a journal is refused by name', () => {
     writeFileSync(join(dir, 'journal.sqlite'), 'not a database, but long enough to have a header of some kind'.repeat(20))
     assert.throws(() => openJournal(dir), error => hasCode('STORAGE_FAILED')(error) && String(error).includes('journal.sqlite'))
