@@ -20,6 +20,7 @@ type Published = z.infer<typeof published>
 
 /** Artefact documents kept decoded. They never change, so there is nothing to invalidate. */
 const CACHED_DOCUMENTS = 512
+const CACHED_MANIFESTS = 16
 const UNNAMED = 'ipld:'
 const POLICY_SOURCE_BYTES = 1_048_576
 /** How a sandbox knows a WebAssembly module: its port takes text. */
@@ -40,6 +41,8 @@ export class ArtefactCatalogue implements Catalogue, Models {
   readonly #yanks: Yanks
   readonly #pins: ImagePins
   readonly #documents = new Lru<Cid, unknown>(CACHED_DOCUMENTS)
+  /** Checked already: every generation asks for its model's, more than once, and a client waits for it. */
+  readonly #manifests = new Lru<Cid, ModelManifest>(CACHED_MANIFESTS)
 
   constructor(registries: RegistryStore, content: ContentStore) {
     this.#content = content
@@ -119,8 +122,12 @@ export class ArtefactCatalogue implements Catalogue, Models {
     return { manifest: agree(await this.#document(cid, modelManifest, signal), exact, manifest => manifest.modelURI), cid }
   }
 
-  modelByCid(cid: Cid, signal?: AbortSignal): Promise<ModelManifest> {
-    return this.#document(cid, modelManifest, signal)
+  async modelByCid(cid: Cid, signal?: AbortSignal): Promise<ModelManifest> {
+    const known = this.#manifests.get(cid)
+    if (known !== undefined) return known
+    const manifest = await this.#document(cid, modelManifest, signal)
+    this.#manifests.set(cid, manifest)
+    return manifest
   }
 
   async models(): Promise<readonly { readonly uri: string; readonly cid: Cid; readonly writer: PeerId }[]> {

@@ -1,4 +1,5 @@
 import type { Context } from 'hono'
+import { z } from 'zod'
 import { json, type Json } from '../../../protocols/ids.ts'
 import { packet as packetSchema } from '../../../protocols/invoke.ts'
 import { givesEmbeddings } from '../../../src/llm/embedding-model.ts'
@@ -12,17 +13,20 @@ import { wrong } from './failure.ts'
 export type BlockChatParts = { readonly models: Pick<Models, 'served'>; readonly catalogue: Pick<Catalogue, 'block'>; readonly invoker: Pick<Invoker, 'infer'>; readonly clock: Pick<Clock, 'unix'> }
 
 const DEADLINE_MS = 600_000
+const named = z.object({ model: z.string() })
 
 /**
  * AIOS's way: where `model` is a block that speaks OpenAI itself (a proxy of vLLM, an author's own), it gets the request as it came, and
  * its packets are the answer. Undefined when the model is none of those, and is ours to answer with.
  */
 export async function blockChat(context: Context, { models, catalogue, invoker, clock }: BlockChatParts): Promise<Response | undefined> {
-  const given = json.safeParse(await context.req.json().catch(() => undefined)).data
-  const model = isJsonObject(given) && typeof given['model'] === 'string' ? given['model'] : undefined
-  if (given === undefined || model === undefined || await models.served(model) !== undefined) return undefined
+  const body: unknown = await context.req.json().catch(() => undefined)
+  const { model } = named.safeParse(body).data ?? {}
+  if (model === undefined || await models.served(model) !== undefined) return undefined
   const block = await catalogue.block(model)
-  if (block === undefined) return undefined
+  // Looked through only when it goes to a block as it is: a long prompt of ours is checked where it is read.
+  const given = block === undefined ? undefined : json.safeParse(body).data
+  if (block === undefined || given === undefined) return undefined
   if (givesEmbeddings(block)) throw wrong('model', `${model} is a model of embeddings: ask /v1/embeddings`)
   const signal = context.req.raw.signal
   const packet = packetSchema.parse({ sessionId: '', seqNo: 0, ts: clock.unix() / 1_000, data: given })
