@@ -37,6 +37,11 @@ export class SystemClock implements Clock {
   }
 
   after(duration: Millis, run: () => void): () => void {
+    if (duration <= 0) {
+      // In the next turn: a timer of Node's waits a millisecond at least.
+      const turn = setImmediate(run)
+      return () => clearImmediate(turn)
+    }
     let timer: NodeJS.Timeout
     const arm = (left: Millis): void => {
       const now = Math.min(left, LONGEST_TIMER)

@@ -41,7 +41,8 @@ export class Mirror {
   start(): void {
     this.#ports.network.handle(generationKeep, async (message, from) => this.#keep(message, from))
     this.#links.listen((frame, from) => {
-      if (frame.kind === 'log') this.#log(frame, from)
+      // In the next turn: a step that came with it goes to its instance first.
+      if (frame.kind === 'log') this.#ports.clock.after(0, () => this.#log(frame, from))
     })
   }
 

@@ -229,7 +229,7 @@ export class Session {
     let guesses: readonly number[] = []
     let [draftMs, stepMs] = [0, 0]
     const { clock } = this.#parts.ports
-    for (;;) {
+    for (let first = true; ; first = false) {
       const right = this.#accept(output, guesses)
       if (right === undefined) return
       if (guesses.length > 0) this.#speculation.verified(guesses.length, right, stepMs, draftMs)
@@ -238,10 +238,10 @@ export class Session {
       guesses = await this.#guess()
       const drafted = clock.monotonic()
       const position = this.#tokens.length - 1
-      // The next step is under way while the mirrors are told of the tokens.
+      // Somebody waits for the first token, and for the others as they follow each other.
+      if (first) this.#mirrors.push()
       this.#step(position, 1 + guesses.length, want, guesses)
-      this.#mirrors.push()
-      this.#changed('tokens')
+      this.#tell()
       output = await this.#outputs.take(position + 1 + guesses.length, 1)
       draftMs = drafted - began
       stepMs = clock.monotonic() - drafted
@@ -271,6 +271,14 @@ export class Session {
       }
       if (token !== guesses[row]) return row
     }
+  }
+
+  /** The mirrors hear of new tokens in the turn after: the next step is on its way by then, and whoever takes it is not kept by anything else. */
+  #tell(): void {
+    this.#parts.ports.clock.after(0, () => {
+      this.#mirrors.push()
+      this.#changed('tokens')
+    })
   }
 
   /** Guesses to go with the next step, none of them beyond what may be said. */

@@ -27,6 +27,16 @@ export function clockConformance(name: string, setup: () => Promise<{ readonly c
       assert.deepEqual(order, ['early', 'late'])
     })
 
+    it('a wait of no time ends in the next turn, not in this one', async () => {
+      const order: string[] = []
+      clock.after(0, () => order.push('next'))
+      clock.after(0, () => order.push('cancelled'))()
+      await Promise.resolve()
+      order.push('this')
+      await clock.sleep(5)
+      assert.deepEqual(order, ['this', 'next'])
+    })
+
     it('a sleep that is aborted rejects with the reason', async () => {
       const controller = new AbortController()
       const sleeping = clock.sleep(60_000, controller.signal)
