@@ -7,6 +7,7 @@ import { dirname, join } from 'node:path'
 import { MeshError } from '../../../protocols/errors.ts'
 import type { Millis } from '../../../protocols/ids.ts'
 import type { Clock } from '../../../src/ports.ts'
+import { LANE_FOLDER, sweepDeadLanes } from './dead-lanes.ts'
 import { readExactly, SocketLane } from './socket-lane.ts'
 
 export const TOKEN_BYTES = 32
@@ -39,13 +40,15 @@ export class UnixListener {
   }
 
   async listen(): Promise<void> {
-    const folder = mkdtempSync(join(tmpdir(), 'aios-lane-'))
+    const folder = mkdtempSync(join(tmpdir(), LANE_FOLDER))
     chmodSync(folder, 0o700)
     const path = join(folder, 's')
     this.#server.listen(path)
     await once(this.#server, 'listening')
     this.#server.unref()
     this.#path = path
+    // Housekeeping that nobody waits for: what it cannot take away stays.
+    sweepDeadLanes(this.#clock.unix()).catch(() => undefined)
   }
 
   close(): void {
