@@ -49,12 +49,14 @@ export class Deeds {
     const { block, epoch } = stewardship
     // Taken before anything is awaited: each spot is for one instance, and one that cannot be had is not asked for twice.
     const { host, gpus = [], init = stewardship.inherit(termsOf(record)) } = stewardship.spots.shift() ?? {}
+    const giveBack = action === 'reassignment' ? stewardship.replaces() : (): void => undefined
+    let placed = false
     try {
       const { verdict, explanation } = await this.#parts.allocation.place({ block: record, epoch, action, hosting: stewardship.hosting(), avoid: stewardship.avoided(clock.monotonic()), at: host === undefined ? undefined : { host, gpus }, init })
       this.#explanations.set(block, explanation)
       if (verdict.ok) {
         stewardship.holds(verdict.value.contract, verdict.value.envelope, clock.monotonic(), true)
-        stewardship.lost = false
+        placed = true
         stewardship.failures = 0
         stewardship.retryAt = 0
         telemetry.event('info', 'block.placed', { block, host: verdict.value.contract.host, epoch })
@@ -69,6 +71,7 @@ export class Deeds {
         telemetry.event('warn', 'block.not-placed', { block, because: verdict.because })
       }
     } finally {
+      if (!placed) giveBack()
       stewardship.placing -= 1
       this.#parts.kick(block)
     }

@@ -27,8 +27,8 @@ export type Situation = {
   readonly observed: readonly Observed[]
   /** Placements under way. */
   readonly placing: number
-  /** Was an instance lost since the last placement? */
-  readonly lost: boolean
+  /** Awarded instances that were lost, and that nothing replaces yet. */
+  readonly lost: number
   /** Has this block ever had an instance, as far as this steward knows? */
   readonly placedBefore: boolean
   readonly epoch: number
@@ -94,7 +94,13 @@ export function reconcile(situation: Situation): readonly Step[] {
   const rolls = unproven === 0 && kept.length === want && kept.some(target => old.includes(target))
   const missing = rolls ? 1 : want - kept.length - placing
   if (missing > 0 && now < retryAt) steps.push({ do: 'wait', because: 'the last placement failed', untilMs: retryAt })
-  else if (missing > 0) steps.push({ do: 'place', count: missing, action: action(situation), because: rolls ? 'one more, before one that is to be replaced goes' : `${kept.length} instances are there, ${placing} on their way, ${want} wanted` })
+  else if (missing > 0) {
+    const because = rolls ? 'one more, before one that is to be replaced goes' : `${kept.length} instances are there, ${placing} on their way, ${want} wanted`
+    // Whatever comes in the place of an instance that was awarded is a reassignment, whoever notices; what comes besides is more, or the first.
+    const again = rolls ? 1 : Math.min(situation.lost, missing)
+    if (again > 0) steps.push({ do: 'place', count: again, action: 'reassignment', because })
+    if (missing > again) steps.push({ do: 'place', count: missing - again, action: situation.placedBefore || situation.lost > 0 ? 'scale' : 'allocation', because })
+  }
   return steps
 }
 
@@ -106,11 +112,6 @@ function replaced(want: number, counted: readonly Observed[], old: readonly Obse
   const idle = mostDispensable(old).filter(({ state }) => state !== 'ready')
   const spare = mostDispensable(old).filter(({ state }) => state === 'ready').slice(0, Math.max(0, ready(counted) - want))
   return [...idle, ...spare].slice(0, most)
-}
-
-function action({ lost, placedBefore }: Situation): Ask['action'] {
-  if (lost) return 'reassignment'
-  return placedBefore ? 'scale' : 'allocation'
 }
 
 /** Those not ready first, then of older epochs, then on hosts with several, then the least busy. */

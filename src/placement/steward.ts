@@ -11,7 +11,7 @@ import type { Bidder } from './bidder.ts'
 import { Deeds } from './deeds.ts'
 import { Mirrors } from './mirrors.ts'
 import { DRAINING } from './rank.ts'
-import { reconcile, surplus, type Observed } from './reconcile.ts'
+import { counts, reconcile, surplus, type Observed } from './reconcile.ts'
 import { Stewardship, type Spot } from './stewardship.ts'
 import { StewardEpochs } from './steward-epochs.ts'
 import { Succession } from './succession.ts'
@@ -286,7 +286,7 @@ export class Steward {
     for (const { contract, envelope } of this.#mirrors.contracts(block)) {
       if (this.#isLive(contract.host)) taken.holds(contract, envelope, this.#ports.clock.monotonic(), false)
       else {
-        taken.lost = true
+        taken.misses(contract.id, envelope)
         taken.bequeath(contract.init)
       }
     }
@@ -338,18 +338,19 @@ export class Steward {
     const record = this.#blocks.get(block)
     const terms = record === undefined ? undefined : termsOf(record)
     stewardship.surplusSince = surplus({ want, terms, observed }) > 0 ? stewardship.surplusSince ?? now : undefined
+    stewardship.missesAtMost(Math.max(0, want - observed.filter(one => counts(one) && one.leaving?.how !== 'released').length - stewardship.placing))
     const { placing, lost, placedBefore, epoch, surplusSince } = stewardship
     const retryAt = Math.max(stewardship.retryAt, stewardship.restsUntil(now, this.#config.crashes))
     const steps = reconcile({ want, terms, observed, placing, lost, placedBefore, epoch, now, surplusSince, retryAt, renewEveryMs: this.#config.renewEveryMs, surplusMs: this.#config.surplusMs })
+    // One after the other, so that each sees where the last one went; several at once only where many are missing.
+    const lanes = steps.reduce((sum, step) => (step.do === 'place' ? sum + step.count : sum), 0) > 8 ? this.#config.placeAtOnce : 1
     for (const step of steps) {
       if (step.do === 'renew') this.#background(this.#deeds.lease(stewardship, step.target, 'renew', ''))
       else if (step.do === 'release') this.#background(this.#deeds.lease(stewardship, step.target, 'release', step.because))
       else if (step.do === 'wait') clock.after(Math.max(1, step.untilMs - now), () => this.#kick(block))
       else {
-        // One after the other, so that each sees where the last one went; several at once only where many are missing.
-        const lanes = step.count > 8 ? this.#config.placeAtOnce : 1
         if (record === undefined) continue
-        for (let at = placing; at < Math.min(placing + step.count, lanes); at += 1) {
+        for (let left = step.count; left > 0 && stewardship.placing < lanes; left -= 1) {
           stewardship.placing += 1
           this.#background(this.#deeds.place(stewardship, record, step.action))
         }

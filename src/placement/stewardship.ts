@@ -24,7 +24,6 @@ export class Stewardship {
   readonly block: BlockId
   readonly epoch: number
   placing = 0
-  lost = false
   placedBefore = false
   retryAt: Millis = 0
   failures = 0
@@ -36,6 +35,8 @@ export class Stewardship {
   readonly spots: Spot[] = []
   /** What lost instances were started with, for those that come in their place. */
   readonly #orphans: InstanceInit[] = []
+  /** Instances that were awarded and lost, and that nothing has replaced: whoever stewards next must know of them, too. */
+  readonly #missing = new Map<ContractId, Signed | undefined>()
   /** Those whose successor has been started with the same already. */
   readonly #succeeded = new Lru<ContractId, true>(GONE_BOUND)
   readonly #crashes: Crash[] = []
@@ -58,7 +59,7 @@ export class Stewardship {
 
   /** Signed contracts for the mirrors. */
   envelopes(): readonly Signed[] {
-    return [...this.#known.values()].flatMap(({ envelope }) => envelope ?? [])
+    return [...[...this.#known.values()].map(({ envelope }) => envelope), ...this.#missing.values()].flatMap(envelope => envelope ?? [])
   }
 
   /** Instances that each host counts for. */
@@ -83,6 +84,7 @@ export class Stewardship {
       }
       this.placedBefore = true
       if (this.#gone.has(ad.contract)) continue
+      this.#missing.delete(ad.contract)
       const before = this.#known.get(ad.contract)
       this.#known.set(ad.contract, {
         contract: ad.contract, instance: ad.instance, host, state: ad.state, inFlight: ad.inFlight, renewedAt: before?.renewedAt, since: before?.since ?? now, envelope: before?.envelope, terms: ad.terms ?? before?.terms, init: before?.init,
@@ -95,7 +97,6 @@ export class Stewardship {
       if (isLive(known.host) && now - Math.max(known.since, known.renewedAt ?? 0) <= graceMs) continue
       // Not gone for good: a host that was wrongly given up comes back with its instance.
       this.#forget(known, counts(known))
-      this.lost ||= counts(known)
     }
   }
 
@@ -118,11 +119,37 @@ export class Stewardship {
   ended(contract: ContractId, lost: boolean): void {
     const known = this.#known.get(contract)
     if (known !== undefined) this.#forget(known, lost)
+    else if (lost) this.misses(contract, undefined)
     this.#gone.set(contract, true)
-    this.lost ||= lost
   }
 
-  #forget({ contract, init }: Known, lost: boolean): void {
+  /** Awarded instances that are gone and have no successor yet. */
+  get lost(): number {
+    return this.#missing.size
+  }
+
+  misses(contract: ContractId, envelope: Signed | undefined): void {
+    if (this.#missing.size < ORPHANS_BOUND) this.#missing.set(contract, envelope)
+  }
+
+  /** A placement replaces one of them; the answer takes it back where it failed. */
+  replaces(): () => void {
+    const [first] = this.#missing
+    if (first === undefined) return () => undefined
+    this.#missing.delete(first[0])
+    return () => this.misses(...first)
+  }
+
+  /** Of those that were lost no more than so many are still wanted. */
+  missesAtMost(instances: number): void {
+    for (const contract of this.#missing.keys()) {
+      if (this.#missing.size <= instances) break
+      this.#missing.delete(contract)
+    }
+  }
+
+  #forget({ contract, init, envelope }: Known, lost: boolean): void {
+    if (lost && this.#leaving.get(contract)?.how !== 'released') this.misses(contract, envelope)
     if (lost && this.#leaving.get(contract)?.how !== 'released' && !this.#succeeded.has(contract)) this.bequeath(init)
     this.#known.delete(contract)
     this.#leaving.delete(contract)

@@ -105,7 +105,7 @@ describe('a lease that nobody renewed', () => {
 
 describe('reconciling', () => {
   const one = (at: number, over: Partial<Observed> = {}): Observed => ({ contract: `c${at}`, instance: `in-${at}`, host: `h${at}`, epoch: 2, state: 'ready', inFlight: 0, renewedAt: 1_000, terms: 'now', ...over })
-  const calm: Situation = { terms: 'now', want: 2, observed: [one(1), one(2)], placing: 0, lost: false, placedBefore: true, epoch: 2, now: 2_000, renewEveryMs: 4_000, surplusSince: undefined, surplusMs: 2_000, retryAt: 0 }
+  const calm: Situation = { terms: 'now', want: 2, observed: [one(1), one(2)], placing: 0, lost: 0, placedBefore: true, epoch: 2, now: 2_000, renewEveryMs: 4_000, surplusSince: undefined, surplusMs: 2_000, retryAt: 0 }
 
   it('does nothing when all is well', () => {
     assert.deepEqual(reconcile(calm), [])
@@ -116,7 +116,9 @@ describe('reconciling', () => {
   })
 
   it('replaces the dead as AIOS calls it, and waits after a failure', () => {
-    assert.deepEqual(reconcile({ ...calm, observed: [one(1)], lost: true }), [{ do: 'place', count: 1, action: 'reassignment', because: '1 instances are there, 0 on their way, 2 wanted' }])
+    assert.deepEqual(reconcile({ ...calm, observed: [one(1)], lost: 1 }), [{ do: 'place', count: 1, action: 'reassignment', because: '1 instances are there, 0 on their way, 2 wanted' }])
+    const because = '1 instances are there, 0 on their way, 3 wanted'
+    assert.deepEqual(reconcile({ ...calm, want: 3, observed: [one(1)], lost: 1 }), [{ do: 'place', count: 1, action: 'reassignment', because }, { do: 'place', count: 1, action: 'scale', because }], 'one in the place of another, one more')
     assert.equal(reconcile({ ...calm, observed: [one(1)], retryAt: 9_000 })[0]?.do, 'wait')
     assert.deepEqual(reconcile({ ...calm, observed: [one(1)], placing: 1 }), [])
   })

@@ -103,6 +103,32 @@ describe('the policies of a placement', () => {
     }
   })
 
+  it('what replaces an awarded instance is a reassignment, whoever notices: also when its steward dies with its host, and when its block changes', async () => {
+    for (const seed of [1, 2, 3, 4]) {
+      const { world, block } = await started({ peers: 7, seed })
+      // Says no to whatever is not a reassignment.
+      const resourceAllocator = await publish(world, 'replacements-only', `export default (parameters, input) => {
+        const node_id = input.payload.healthy_nodes[0].id
+        if (input.action === 'scale' || input.action === 'allocation') return {}
+        return input.action === 'dry_run' ? { selection_score_data: { score: 1, node_info: { node_id, gpus: [] } } } : { node_id, gpus: [] }
+      }`)
+      const living = (): typeof world.hosts => world.hosts.filter(({ peer }) => world.peers.has(peer))
+      const placement = () => world.peers.get(living()[0]!.peer)!.placement
+      await world.drive(world.peers.get(world.hosts[0]!.peer)!.catalogue.putBlock(block({ minInstances: 2 })))
+      await untilReady(world, 'b', 2)
+      const before = running(world, 'b').map(({ instance }) => instance)
+      await world.drive(world.peers.get(world.hosts[0]!.peer)!.catalogue.putBlock(block({ minInstances: 2, parameters: { changed: true }, policies: { resourceAllocator }, revision: 1 })))
+      for (let tries = 0; running(world, 'b').length !== 2 || running(world, 'b').some(({ instance, state }) => before.includes(instance) || state !== 'ready'); tries += 1) {
+        assert.ok(tries < 600, `seed ${seed}: ${JSON.stringify(running(world, 'b'))}`)
+        await world.run(world.now + 100)
+      }
+      const [one, two] = running(world, 'b').map(({ host }) => host)
+      const dying = new Set([placement().stewardOf('b'), one, ...(seed % 2 === 0 ? [two] : [])])
+      for (const host of world.hosts) if (dying.has(host.peer)) world.crash(host)
+      await untilReady(world, 'b', 2)
+    }
+  })
+
   it('each host is shown with the score it gave itself, in whatever order they answer, and without a rule the highest is taken', async () => {
     for (const seed of [1, 2, 3]) {
       const { world, block } = await started({ peers: 4, seed, weather: { delayMs: [1, 120], loss: 0, duplicate: 0 } })
