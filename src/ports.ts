@@ -98,8 +98,14 @@ export interface ContentStore {
   /** True when the whole DAG below `cid` is local. */
   has(cid: Cid): Promise<boolean>
   pin(cid: Cid): Promise<void>
+  /** Lets it go: a copy of somebody else's file is removed from the disk after a while, where there is a collector. */
   unpin(cid: Cid): Promise<void>
+  /** What the collector gave back since the process began, where there is one. */
+  reclaimed?(): Reclaimed
 }
+
+/** `letGo`: roots that wait to be removed. */
+export type Reclaimed = { readonly freedBytes: number; readonly freedBlocks: number; readonly letGo: number }
 
 export type Entry<T> = { readonly key: string; readonly value: T; readonly writer: PeerId; readonly sequence: number; readonly issuedAt: Millis }
 

@@ -1,6 +1,6 @@
 import { join } from 'node:path'
 import type { HeliaWithLibp2p } from '@helia/libp2p'
-import type { Cid, PeerId } from '../../protocols/ids.ts'
+import type { Cid, Millis, PeerId } from '../../protocols/ids.ts'
 import type { Clock, Telemetry } from '../../src/ports.ts'
 import { DiskContentStore } from './content.ts'
 import { BlockFiles } from './content/block-files.ts'
@@ -28,11 +28,12 @@ export function createContentStore(options: {
   readonly telemetry: Telemetry
   readonly findHolders?: (cid: Cid) => Promise<readonly PeerId[]>
   readonly reserveBytes?: number
+  readonly graceMs?: Millis
 }): OpenContent {
   const { dir, network, clock, telemetry, findHolders } = options
   const files = new BlockFiles(join(dir, 'blocks'), options.reserveBytes ?? RESERVE_BYTES)
   const helia = createHelia({ libp2p: network.libp2p, datastore: network.datastore, files, guardProtocol: protocol => network.network.guardProtocol(protocol) })
-  const content = new DiskContentStore({ dir, files, network: network.network, libp2p: network.libp2p, clock, telemetry, ...(findHolders === undefined ? {} : { findHolders }) })
+  const content = new DiskContentStore({ dir, files, network: network.network, libp2p: network.libp2p, clock, telemetry, ...(findHolders === undefined ? {} : { findHolders }), ...(options.graceMs === undefined ? {} : { graceMs: options.graceMs }) })
   return {
     content,
     helia,
@@ -41,7 +42,7 @@ export function createContentStore(options: {
       await content.start()
     },
     stop: async () => {
-      content.stop()
+      await content.stop()
       await helia.stop()
     },
   }

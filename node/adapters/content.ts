@@ -7,10 +7,11 @@ import { decode, encode, recordCid, type Schema } from '../../protocols/codec.ts
 import { contentHave } from '../../protocols/content.ts'
 import { asMeshError, MeshError } from '../../protocols/errors.ts'
 import type { Cid, Millis, PeerId } from '../../protocols/ids.ts'
-import type { Clock, ContentStore, Network, Progress, Telemetry } from '../../src/ports.ts'
+import type { Clock, ContentStore, Network, Progress, Reclaimed, Telemetry } from '../../src/ports.ts'
 import { BLOCK_BYTES, BlockFiles, matches, parseCid, storageError } from './content/block-files.ts'
 import { BlockFetch, type Wanted } from './content/block-fetch.ts'
 import { serveBlocks } from './content/block-serve.ts'
+import { Collector } from './content/collector.ts'
 import { isSingle, type Layout, type Leaf, readLayout } from './content/layout.ts'
 import { Ledger } from './content/ledger.ts'
 import { Provider } from './content/provide.ts'
@@ -24,6 +25,8 @@ const RETRY_MS: Millis = 1_000
 const PATIENCE_MS: Millis = 30_000
 const TRANSFER_MS: Millis = 3_600_000
 const SYNCS = 16
+/** What was let go may be wanted again: an author changes how often something is kept, hosts come and go. */
+const GRACE_MS: Millis = 60_000
 
 /** Asked once, and only when something is missing. */
 type Holders = () => Promise<readonly PeerId[]>
@@ -37,6 +40,8 @@ export type ContentOptions = {
   readonly telemetry: Telemetry
   /** Who is said to hold a root, beside the members we are connected to (their ads say). */
   readonly findHolders?: (cid: Cid) => Promise<readonly PeerId[]>
+  /** How long what was let go stays on the disk. */
+  readonly graceMs?: Millis
 }
 
 /** The Content port: UnixFS and records in block files, fetched from members over our own block streams. */
@@ -45,6 +50,7 @@ export class DiskContentStore implements ContentStore {
   readonly #files: BlockFiles
   readonly #whole: Ledger
   readonly #pins: Ledger
+  readonly #collector: Collector
   readonly #provider: Provider
   /** Whole-file fetches under way: a second caller waits for the first. */
   readonly #fetching = new Map<Cid, { readonly run: Promise<void>; readonly watchers: Set<(progress: Progress) => void> }>()
@@ -54,6 +60,7 @@ export class DiskContentStore implements ContentStore {
     this.#files = options.files
     this.#whole = new Ledger(join(options.dir, 'whole'))
     this.#pins = new Ledger(join(options.dir, 'pins'))
+    this.#collector = new Collector({ ...options, whole: this.#whole, pins: this.#pins, graceMs: options.graceMs ?? GRACE_MS })
     this.#provider = new Provider(options)
   }
 
@@ -62,10 +69,12 @@ export class DiskContentStore implements ContentStore {
     await this.#files.sweep()
     serveBlocks(this.#options.network, this.#files, cid => this.has(cid), this.#options.telemetry)
     for (const cid of this.#pins) this.#provider.add(cid)
+    this.#collector.start()
   }
 
-  stop(): void {
+  async stop(): Promise<void> {
     this.#provider.stop()
+    await this.#collector.stop()
   }
 
   async add(bytes: AsyncIterable<Uint8Array>, signal?: AbortSignal): Promise<{ readonly cid: Cid; readonly size: number }> {
@@ -79,12 +88,16 @@ export class DiskContentStore implements ContentStore {
         yield chunk
       }
     }
+    const done = await this.#collector.use()
     try {
       const cid = await unixfs({ blockstore: files }).addByteStream(counted(), signal === undefined ? {} : { signal })
       await this.#keep(cid, await this.#layout(cid, load => files.read(load).then(found)))
+      await this.#collector.made(cid.toString())
       return { cid: cid.toString(), size }
     } catch (error) {
       throw signal?.aborted === true ? asMeshError(signal.reason) : innerStorageError(error)
+    } finally {
+      done()
     }
   }
 
@@ -94,6 +107,7 @@ export class DiskContentStore implements ContentStore {
     const { clock } = this.#options
     const root = parseCid(text)
     const end = new AbortController()
+    const done = await this.#collector.use()
     const signal = clock.deadline(TRANSFER_MS, either(end.signal, options.signal))
     try {
       const holders = once(() => this.#holders(text, [], signal))
@@ -116,6 +130,7 @@ export class DiskContentStore implements ContentStore {
       // Whoever has read all of it, every block verified, can give it to others.
       if (offset === 0 && until === layout.size && !this.#whole.has(text)) await this.#keep(root, layout)
     } finally {
+      done()
       end.abort(new MeshError('CANCELLED', 'the reader has left'))
     }
   }
@@ -175,14 +190,30 @@ export class DiskContentStore implements ContentStore {
   async pin(text: Cid): Promise<void> {
     parseCid(text)
     await this.#pins.add(text)
+    await this.#collector.pinned(text)
     this.#provider.add(text)
   }
 
   async unpin(text: Cid): Promise<void> {
     await this.#pins.remove(text)
+    await this.#collector.unpinned(text)
+  }
+
+  reclaimed(): Reclaimed {
+    return this.#collector.reclaimed
   }
 
   async #fetchWhole(root: CID, from: readonly PeerId[], signal: AbortSignal, tell: (progress: Progress) => void): Promise<void> {
+    const done = await this.#collector.use()
+    try {
+      await this.#bring(root, from, signal, tell)
+      this.#collector.fetched(root.toString())
+    } finally {
+      done()
+    }
+  }
+
+  async #bring(root: CID, from: readonly PeerId[], signal: AbortSignal, tell: (progress: Progress) => void): Promise<void> {
     const holders = once(() => this.#holders(root.toString(), from, signal))
     if (isSingle(root)) {
       await this.#block(root, holders, signal)
@@ -212,6 +243,7 @@ export class DiskContentStore implements ContentStore {
       await Promise.all(Array.from({ length: SYNCS }, (_, at) => this.#files.sync(blocks.slice(at * share, (at + 1) * share))))
       await this.#whole.add(root.toString())
     }
+    this.#collector.arrived(root.toString())
     this.#provider.add(root.toString())
   }
 

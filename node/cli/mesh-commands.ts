@@ -8,6 +8,7 @@ const peerRow = z.object({ peer: z.string(), self: z.boolean(), state: z.string(
 const statusBody = z.object({
   peer: z.string(), network: z.object({ id: z.string(), name: z.string(), owner: z.string() }), addresses: z.array(z.string()), http: z.string(),
   peers: z.int(), live: z.int(), instances: z.int(), blocks: z.int(), runs: z.int(), uptimeMs: z.number(), rssMb: z.number(), rights: z.array(z.string()),
+  content: z.object({ freedBytes: z.number(), letGo: z.int() }).optional(),
 })
 const doctorBody = z.object({ checks: z.array(z.object({ what: z.string(), ok: z.boolean(), because: z.string() })) })
 const inviteBody = z.object({ invite: z.string(), expires: z.number(), rights: z.array(z.string()) })
@@ -106,6 +107,7 @@ export const meshCommands: readonly Command[] = [
         `peers      ${status.live} live, ${status.peers} connected`,
         `blocks     ${status.blocks} in the network, ${status.instances} instances here`,
         `runs       ${status.runs}`,
+        ...(status.content === undefined ? [] : [`disk       ${(status.content.freedBytes / 1_048_576).toFixed(1)} MiB given back, ${status.content.letGo} files to go`]),
         `http       ${status.http}`,
         `up         ${(status.uptimeMs / 1_000).toFixed(0)} s, ${status.rssMb} MiB`,
       ].join('\n'))

@@ -33,6 +33,8 @@ export function addMeshRoutes(app: Hono, parts: GatewayParts): void {
       peer: view.self, network: { id: network, name: document.name, owner: document.owner }, addresses: ports.network.addresses(), http: parts.url(),
       peers: ports.network.peers().length, live: view.live().length, instances: peer.instances.running().length, blocks: (await catalogue.blocks()).length, runs: (await runs.list()).length,
       uptimeMs: Date.now() - parts.startedAt, rssMb: Math.round(process.memoryUsage.rss() / 1_048_576), rights: peer.admission.rights(view.self),
+      // What was let go and given back to the disk since this process began.
+      ...(ports.content.reclaimed === undefined ? {} : { content: ports.content.reclaimed() }),
     })
   })
 

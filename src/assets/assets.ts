@@ -46,11 +46,15 @@ export class Assets {
   async name(document: Json, { cid, size }: Stored): Promise<JsonObject> {
     this.#need('publish')
     const author = this.#ports.identity.peer
-    if (!(await this.#ports.content.has(cid))) throw new MeshError('CONTENT_UNAVAILABLE', `this peer does not hold ${cid}: upload the bytes first`)
     const asset = parseAsset(document, { author, content: cid, size })
     const asked = replication.safeParse(specValues(document, 'asset'))
     if (!asked.success) throw new MeshError('SPEC_INVALID', 'asset: replicas is a number of hosts from 1 to 64, labels are texts')
+    // Pinned before the look: what was let go may be removed at any moment.
     await this.#ports.content.pin(cid)
+    if (!(await this.#ports.content.has(cid))) {
+      await this.#ports.content.unpin(cid)
+      throw new MeshError('CONTENT_UNAVAILABLE', `this peer does not hold ${cid}: upload the bytes first`)
+    }
     await this.#catalogue.publishAsset(asset)
     const { replicas, labels } = asked.data
     if (replicas !== undefined) await this.replicate(asset.assetURI, replicas, labels ?? {})

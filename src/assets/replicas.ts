@@ -151,7 +151,11 @@ export class Replicas {
       const held = await content.has(wish.content)
       if (!held) await content.fetch(wish.content, { signal: clock.deadline(this.#config.fetchMs) })
       const saved = await journal.get(LEASE + wish.content)
-      if (!held || saved === undefined) await content.pin(wish.content)
+      if (!held || saved === undefined) {
+        await content.pin(wish.content)
+        // It may have been let go, and removed, between the look and the pin.
+        if (held && !await content.has(wish.content)) await content.fetch(wish.content, { signal: clock.deadline(this.#config.fetchMs) })
+      }
       const half = clock.unix() + this.#config.leaseMs / 2
       if (saved === undefined || decode(pinLease, saved, 4_096, 'pin lease').until < half) await journal.set(LEASE + wish.content, encode({ content: wish.content, until: clock.unix() + this.#config.leaseMs }))
       if (!held) telemetry.event('info', 'replica.held', { asset: wish.assetURI, bytes: wish.size })

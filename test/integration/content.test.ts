@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
-import { mkdtemp, readdir, rm, stat, writeFile } from 'node:fs/promises'
+import { mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
@@ -121,6 +121,83 @@ describe('content between real nodes', () => {
     await assert.rejects(b.store!.content.add(whole(sample(10))), { code: 'STORAGE_FULL' })
   })
 
+  it('a copy that was let go is removed, but for what others share, what is read, what is wanted again and what was made here', async () => {
+    const a = await start()
+    const dir = await folder()
+    const b = await start({ dir, graceMs: 0 })
+    await connect(b, a)
+    const [one, two] = [sample(6 * LEAF, 21), sample(6 * LEAF, 22)]
+    // The second half of one is the first of the other.
+    two.set(one.subarray(3 * LEAF), 0)
+    const [first, second, small] = [await a.store!.content.add(whole(one)), await a.store!.content.add(whole(two)), await a.store!.content.add(whole(sample(5_000, 23)))]
+    const { content } = b.store!
+    for (const { cid } of [first, second, small]) {
+      await content.fetch(cid)
+      await content.pin(cid)
+    }
+    const before = await diskBytes(b)
+    await content.unpin(first.cid)
+    await until(() => content.reclaimed().letGo === 0)
+    assert.equal(await content.has(first.cid), false)
+    assert.deepEqual(await read(b, second.cid), two)
+    const freed = content.reclaimed().freedBytes
+    assert.ok(freed >= 3 * LEAF && freed < 3 * LEAF + 4_096, `${freed} bytes`)
+    assert.equal(before - await diskBytes(b), freed)
+    assert.equal(b.tally.counts.get('content_freed_bytes_total'), freed)
+
+    // A reader keeps what he reads; it is removed when he has left.
+    const reader = content.cat(second.cid)[Symbol.asyncIterator]()
+    await reader.next()
+    await content.unpin(second.cid)
+    await content.unpin(small.cid)
+    for (let piece = await reader.next(), at = LEAF; piece.done !== true; piece = await reader.next(), at += LEAF) assert.deepEqual(new Uint8Array(piece.value), two.slice(at, at + LEAF))
+    await until(() => content.reclaimed().letGo === 0)
+    assert.deepEqual([await content.has(second.cid), await content.has(small.cid)], [false, false])
+    assert.equal(await diskBytes(b), before - content.reclaimed().freedBytes)
+
+    // It can be had again, and what was made here is never taken for a copy.
+    await content.fetch(first.cid)
+    assert.deepEqual(await read(b, first.cid), one)
+    await content.pin(first.cid)
+    const made = await content.add(whole(one))
+    assert.equal(made.cid, first.cid)
+    await content.unpin(first.cid)
+    assert.equal(content.reclaimed().letGo, 0)
+    assert.equal(await content.has(first.cid), true)
+  })
+
+  it('a removal that was interrupted goes on, and what is pinned again stays', async () => {
+    const a = await start()
+    const dir = await folder()
+    const { cid } = await a.store!.content.add(whole(sample(6 * LEAF, 31)))
+    const again = await a.store!.content.add(whole(sample(6 * LEAF, 32)))
+    const b = await startNode({ content: true, dir })
+    await connect(b, a)
+    for (const root of [cid, again.cid]) {
+      await b.store!.content.fetch(root)
+      await b.store!.content.pin(root)
+      await b.store!.content.unpin(root)
+    }
+    await b.store!.content.pin(again.cid)
+    await b.close()
+    // It stopped after its first word and some leaves.
+    await rm(join(dir, 'whole', cid))
+    const leaves = [1, 4].map(at => sample(6 * LEAF, 31).subarray(at * LEAF, (at + 1) * LEAF))
+    for (const part of await readdir(join(dir, 'blocks'))) {
+      for (const name of await readdir(join(dir, 'blocks', part))) {
+        const path = join(dir, 'blocks', part, name)
+        const bytes = await readFile(path)
+        if (leaves.some(leaf => bytes.equals(leaf))) await rm(path)
+      }
+    }
+    const back = await start({ dir, graceMs: 0 })
+    assert.equal(await back.store!.content.has(cid), false)
+    await until(() => back.store!.content.reclaimed().letGo === 0)
+    const { freedBytes } = back.store!.content.reclaimed()
+    assert.ok(freedBytes >= 4 * LEAF && freedBytes < 4 * LEAF + 4_096, `${freedBytes} bytes`)
+    assert.deepEqual(await read(back, again.cid), sample(6 * LEAF, 32))
+  })
+
   it('a peer that left in the middle is replaced by one that is said to hold it', async () => {
     const [a, b] = [await start(), await start()]
     const file = sample(6 * LEAF, 11)
@@ -143,6 +220,13 @@ async function read(node: NodeUnderTest, cid: string): Promise<Uint8Array> {
   const parts: Uint8Array[] = []
   for await (const part of node.store!.content.cat(cid)) parts.push(part)
   return new Uint8Array(Buffer.concat(parts))
+}
+
+async function diskBytes(node: NodeUnderTest): Promise<number> {
+  let bytes = 0
+  const root = join(node.dir, 'blocks')
+  for (const dir of await readdir(root)) for (const name of await readdir(join(root, dir))) bytes += (await stat(join(root, dir, name))).size
+  return bytes
 }
 
 /** Overwrites every block of this size on a node's disk with other bytes. */

@@ -26,7 +26,7 @@ export class Tally implements Telemetry {
 export type NodeUnderTest = OpenNetwork & { readonly clock: Clock; readonly tally: Tally; readonly dir: string; readonly store?: OpenContent; close(): Promise<void> }
 
 /** A real node on loopback that admits everybody who knows the secret. Nothing is searched for: tests dial by hand. */
-export async function startNode(options: { readonly secret?: Uint8Array; readonly content?: boolean; readonly dir?: string; readonly fastLane?: boolean | 'tls'; readonly search?: boolean; readonly bootstrap?: readonly string[]; readonly admits?: boolean; readonly clock?: Clock; readonly reserveBytes?: number; readonly findHolders?: () => Promise<readonly PeerId[]>; readonly identity?: Ed25519Identity; readonly listen?: readonly string[]; readonly relay?: boolean; readonly mdns?: boolean } = {}): Promise<NodeUnderTest> {
+export async function startNode(options: { readonly secret?: Uint8Array; readonly content?: boolean; readonly dir?: string; readonly fastLane?: boolean | 'tls'; readonly search?: boolean; readonly bootstrap?: readonly string[]; readonly admits?: boolean; readonly clock?: Clock; readonly reserveBytes?: number; readonly graceMs?: number; readonly findHolders?: () => Promise<readonly PeerId[]>; readonly identity?: Ed25519Identity; readonly listen?: readonly string[]; readonly relay?: boolean; readonly mdns?: boolean } = {}): Promise<NodeUnderTest> {
   const dir = options.dir ?? await mkdtemp(join(tmpdir(), 'aios-node-'))
   const tally = new Tally()
   const mine = options.clock ?? clock
@@ -45,7 +45,7 @@ export async function startNode(options: { readonly secret?: Uint8Array; readonl
     telemetry: tally,
   })
   if (options.admits !== false) open.network.onConnection(peer => open.network.admit(peer))
-  const store = options.content === true ? createContentStore({ dir, network: open, clock: mine, telemetry: tally, reserveBytes: options.reserveBytes ?? 0, ...(options.findHolders === undefined ? {} : { findHolders: options.findHolders }) }) : undefined
+  const store = options.content === true ? createContentStore({ dir, network: open, clock: mine, telemetry: tally, reserveBytes: options.reserveBytes ?? 0, graceMs: options.graceMs ?? 60_000, ...(options.findHolders === undefined ? {} : { findHolders: options.findHolders }) }) : undefined
   await open.start()
   await store?.start()
   const close = async (): Promise<void> => {

@@ -54,6 +54,11 @@ export async function readLayout(root: CID, load: (cid: CID) => Promise<Uint8Arr
   return { inner, leaves, size: offset }
 }
 
+/** What an inner node names. */
+export function links(node: Uint8Array): readonly CID[] {
+  return dagPb.decode(node).Links.map(link => CID.asCID(link.Hash) ?? CID.parse(link.Hash.toString()))
+}
+
 function unixfs(root: CID, data: Uint8Array | undefined): UnixFS {
   if (data === undefined) throw malformed(root, 'a part of it is no UnixFS')
   try {
