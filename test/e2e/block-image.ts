@@ -23,8 +23,8 @@ export async function engineSettings(dir: string): Promise<void> {
   process.env['CONTAINERS_CONF'] ??= file
 }
 
-/** A root file system with this host's Node, our instance code in one file, and a block: what `docker/Dockerfile.block` makes with a network. */
-export async function blockLayer(dir: string, block: string, server: string): Promise<Uint8Array> {
+/** A root file system with this host's Node, our instance code in one file, and a block in `/block`, an init lifecycle in `/init`: what `docker/Dockerfile.block` makes with a network. */
+export async function blockLayer(dir: string, block: string, server: string, init: string): Promise<Uint8Array> {
   const root = join(dir, 'root')
   const put = async (from: string, to: string): Promise<void> => {
     await mkdir(dirname(join(root, to)), { recursive: true })
@@ -42,6 +42,9 @@ export async function blockLayer(dir: string, block: string, server: string): Pr
   await mkdir(source, { recursive: true })
   await writeFile(join(source, 'main.ts'), block)
   await writeFile(join(root, 'block/main.mjs'), (await bundleComponent(source, 'main.ts')).code)
+  await writeFile(join(source, 'init.ts'), init)
+  await mkdir(join(root, 'init'), { recursive: true })
+  await writeFile(join(root, 'init/main.mjs'), (await bundleComponent(source, 'init.ts')).code)
   await writeFile(join(root, 'block/server.mjs'), server)
   await build({ entryPoints: [join(ROOT, 'node/instance/main.ts')], outfile: join(root, 'aios/main.mjs'), bundle: true, format: 'esm', platform: 'node', target: 'node24', external: ['onnxruntime-node', '@tensorflow/*', 'koffi'], logLevel: 'silent', banner: { js: "import{createRequire as __require_of}from'node:module';const require=__require_of(import.meta.url);" } })
   execFileSync('tar', ['--create', '--file', join(dir, 'layer.tar'), '--numeric-owner', '--owner=0', '--group=0', '--mode=a+rX', '--directory', root, '.'])
@@ -49,8 +52,8 @@ export async function blockLayer(dir: string, block: string, server: string): Pr
 }
 
 /** Pushes an image of one layer to a peer's registry, as container tools do. */
-export async function pushImage(oci: string, repository: string, tag: string, layer: Uint8Array, command: readonly string[]): Promise<void> {
-  const config = Buffer.from(JSON.stringify({ architecture: process.arch === 'arm64' ? 'arm64' : 'amd64', os: 'linux', config: { Entrypoint: command }, rootfs: { type: 'layers', diff_ids: [digestOf(layer)] } }))
+export async function pushImage(oci: string, repository: string, tag: string, layer: Uint8Array, command: readonly string[], env: readonly string[] = []): Promise<void> {
+  const config = Buffer.from(JSON.stringify({ architecture: process.arch === 'arm64' ? 'arm64' : 'amd64', os: 'linux', config: { Entrypoint: command, Env: env }, rootfs: { type: 'layers', diff_ids: [digestOf(layer)] } }))
   for (const bytes of [config, layer]) {
     const held = await fetch(`http://${oci}/v2/${repository}/blobs/${digestOf(bytes)}`, { method: 'HEAD' })
     if (held.ok) continue

@@ -6,6 +6,7 @@ import { z } from 'zod'
 import { findEngine, type Engine } from '../../node/adapters/containers/engine.ts'
 import { Devnet } from '../../node/devnet/devnet.ts'
 import type { Json } from '../../protocols/ids.ts'
+import { initContainerEntry, type InitContainerEntry } from '../../protocols/lifecycle.ts'
 import { blockLayer, engineSettings, pushImage } from './block-image.ts'
 
 const BLOCK = `
@@ -25,6 +26,22 @@ export default defineBlock({
     else { console.log('said to the log'); process.stdout.write('and no frame\\n'); yield { echo: entry.data } }
   },
   management: (action, data) => ({ action, data }),
+})
+`
+
+/** What sets a third-party system up and takes it down: here it only says what it sees, and fails as it is told to. */
+const INIT = `
+import { writeFileSync } from 'node:fs'
+import { defineLifecycle } from 'aios-mesh/sdk'
+
+export default defineLifecycle(class {
+  constructor(envs, block, cluster, k8s, mode) { Object.assign(this, { envs, block, mode }) }
+  begin() { return [true, { mode: this.mode, for: this.envs.BLOCK_ID }] }
+  main(extra) {
+    if (this.mode === 'create' && this.block.initSettings.fails) return [false, 'the system does not come up']
+    try { writeFileSync('/written', 'x'); return [false, 'its root can be written'] } catch { return [true, extra] }
+  }
+  finish(extra) { return [true, this.mode === 'remove' ? 'taken down' : { inference_url: this.envs.URL, uid: process.getuid(), begun: extra }] }
 })
 `
 
@@ -64,10 +81,13 @@ describe('blocks that are containers', function () {
     dir = await mkdtemp(join(tmpdir(), 'aios-containers-'))
     await engineSettings(dir)
     const found = await findEngine()
-    // Without podman or docker there is nothing to try: hosts without one are tried below, by configuration.
-    if (!found.ok || process.platform !== 'linux') return this.skip()
+    if (!found.ok || process.platform !== 'linux') {
+      console.log(`      skipped: ${found.ok ? 'containers are run on Linux only' : found.because}`)
+      // Without podman or docker there is nothing to try: hosts without one are tried below, by configuration.
+      return this.skip()
+    }
     engine = found.value
-    const layer = await blockLayer(dir, BLOCK, SERVER)
+    const layer = await blockLayer(dir, BLOCK, SERVER, INIT)
     net = new Devnet(dir)
     const first = await net.up(0, { extra: ['--containers', 'none'] })
     const join_ = await net.invite(first)
@@ -75,6 +95,7 @@ describe('blocks that are containers', function () {
     // Pushed to a peer that runs no containers; pulled by the engine from the peer that does.
     await pushImage(net.peer(0).oci, 'team/block', 'v1', layer, ['/bin/node', '/aios/main.mjs'])
     await pushImage(net.peer(0).oci, 'team/server', 'v1', layer, ['/bin/node', '/block/server.mjs'])
+    await pushImage(net.peer(0).oci, 'team/init', 'v1', layer, ['/bin/node', '/aios/main.mjs'], ['AIOS_BLOCK=/init'])
     await publish('made-on-the-sdk', { containerImage: 'team/block:v1' })
     await publish('plain-http', { containerImage: 'team/server:v1', protocol: 'http' })
     await publish('nowhere', { containerImage: 'team/nothing:v1' })
@@ -120,6 +141,24 @@ describe('blocks that are containers', function () {
     const result = z.looseObject({ result: z.record(z.string(), z.json()) }).parse(await send(0, 'POST', '/api/executeMgmtCommand', { blockId: 'served', service: 'instances', mgmtCommand: 'reset', mgmtData: { hard: true } })).result
     assert.deepEqual(Object.values(result), [{ did: 'reset', with: { hard: true } }])
     await send(0, 'DELETE', '/mesh/blocks/served')
+  })
+
+  it('an init container is run from its image when its block is made and when it is removed, and rolled back when it fails', async () => {
+    await send(1, 'POST', '/api/addComponent', { componentId: { name: 'set-up', version: '1.0.0', releaseTag: 'stable' }, componentType: 'chat', containerRegistryInfo: { componentMode: 'third_party', initContainer: { containerImage: 'team/init:v1' } }, runtime: { name: 'external' } })
+    const spec = (blockId: string, fails: boolean): Json => ({ wait: false, spec: { blockId, blockComponentURI: 'chat.set-up:1.0.0-stable', minInstances: 1, maxInstances: 1, initSettings: { fails }, blockInitData: { initContainer: { envs: { URL: 'http://127.0.0.1:9' } } } } })
+    const entry = async (block: string): Promise<InitContainerEntry | undefined> => initContainerEntry.optional().parse((await net.peer(1).client.get(`/initContainer/${block}`).then(found => Object(found).data, () => undefined)))
+    await send(1, 'POST', '/mesh/blocks', spec('third', false))
+    const { initData } = z.looseObject({ block: z.looseObject({ initData: z.looseObject({ initContainer: z.json() }) }) }).parse(await net.peer(1).client.get('/mesh/blocks/third')).block
+    assert.deepEqual(initData.initContainer, { envs: { URL: 'http://127.0.0.1:9' }, inference_url: 'http://127.0.0.1:9', uid: 65_534, begun: { mode: 'create', for: 'third' } })
+    assert.deepEqual((await entry('third'))?.status_data.stages.map(({ stage, ok }) => [stage, ok]), [['begin', true], ['main', true], ['finish', true]])
+    await send(1, 'DELETE', '/mesh/blocks/third')
+    while (await entry('third') !== undefined) await new Promise(resolve => setTimeout(resolve, 100))
+
+    await assert.rejects(send(1, 'POST', '/mesh/blocks', spec('fourth', true)), /main failed: the system does not come up/)
+    const failed = await entry('fourth')
+    assert.deepEqual([failed?.status, failed?.status_data.rolled_back, failed?.status_data.stages.map(({ operating_mode, stage, ok }) => `${operating_mode} ${stage} ${ok}`)], ['failed', true, ['create begin true', 'create main false', 'remove begin true', 'remove main true', 'remove finish true']])
+    await assert.rejects(send(0, 'POST', '/mesh/blocks', spec('fifth', false)), /container/, 'a peer that runs no containers says so')
+    assert.equal(await running(), 0, 'no container is left')
   })
 
   it('are refused with the reason: no engine allowed, or no such image', async () => {
