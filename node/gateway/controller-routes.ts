@@ -1,4 +1,4 @@
-import type { Hono } from 'hono'
+import type { Context, Hono } from 'hono'
 import { z } from 'zod'
 import { MeshError } from '../../protocols/errors.ts'
 import { json } from '../../protocols/ids.ts'
@@ -37,47 +37,50 @@ export function addControllerRoutes(app: Hono, { peer }: GatewayParts): void {
     return context.json({ success: true, data: {} })
   })
 
-  /** A peer that is a controller of one vDAG alone need not be told which. */
-  const vdagOf = async (uri: string | undefined): Promise<string> => {
-    const found = uri ?? await controllers.only()
+  /** Named by `?vdag_uri`, or by its controller in the path; a peer that is a controller of one vDAG alone need not be told which. */
+  const vdagOf = async (context: Context): Promise<string> => {
+    const id = context.req.param('controller')
+    const found = id === undefined ? context.req.query('vdag_uri') ?? await controllers.only() : (await controllers.get(id)).vdag_uri
     if (found === undefined) throw new MeshError('BAD_INPUT', 'name the vDAG: ?vdag_uri=name:version-tag')
     return (await catalogue.vdag(found)).spec.vdagURI
   }
-  app.get('/quota/:session', async context => context.json({ success: true, data: { session_id: context.req.param('session'), quota: gate.quota(await vdagOf(context.req.query('vdag_uri')), context.req.param('session')) } }))
-  app.get('/quota/exists/:session', async context => context.json({ success: true, data: gate.quota(await vdagOf(context.req.query('vdag_uri')), context.req.param('session')) > 0 }))
-  const reset = async (uri: string | undefined, session: string): Promise<{ readonly success: true; readonly data: object }> => {
-    gate.resetQuota(await vdagOf(uri), session)
-    return { success: true, data: {} }
-  }
-  app.post('/quota/reset/:session', async context => context.json(await reset(context.req.query('vdag_uri'), context.req.param('session'))))
-  app.delete('/quota/:session', async context => context.json(await reset(context.req.query('vdag_uri'), context.req.param('session'))))
-  app.get('/health/check', async context => {
-    const { spec } = await catalogue.vdag(await vdagOf(context.req.query('vdag_uri')))
-    // What the last look of a controller found, besides how it is this instant.
-    const last = peer.health.last(spec.vdagURI)
-    return context.json({ success: true, data: gate.health(spec), ...(last === undefined ? {} : { last: toJson(last) }) })
-  })
-  app.post('/health/check', async context => context.json({ success: true, data: toJson(await peer.health.check(await vdagOf(context.req.query('vdag_uri')))) }))
-  for (const [path, checker] of Object.entries(CHECKERS)) {
-    app.post(`/${path}/mgmt`, async context => {
-      const asked = await body(context, command)
-      const said = asked.mgmt_action ?? asked.action
-      if (said === undefined) throw new MeshError('BAD_INPUT', 'name the command: { "mgmt_action": …, "mgmt_data": … }')
-      return context.json({ success: true, data: await gate.manage(await vdagOf(context.req.query('vdag_uri')), checker, { action: said, data: asked.mgmt_data ?? asked.data ?? null }, exact => controllers.configOf(exact)) })
-    })
-  }
-  const compiled = async (uri: string | undefined): Promise<{ readonly document: object; readonly graph: JsonObject }> => {
-    const { spec } = await catalogue.vdag(await vdagOf(uri))
+  const told = (context: Context, data: unknown): Response => context.json({ success: true, data: toJson(data) })
+  const compiled = async (context: Context): Promise<{ readonly document: object; readonly graph: JsonObject }> => {
+    const { spec } = await catalogue.vdag(await vdagOf(context))
     const view = await peer.runs.compiled(spec)
     return { document: { ...spec, ...view, status: 'active' }, graph: view.compiled_graph_data }
   }
-  // AIOS's controller and its metrics database both have this path; only the controller's is about one vDAG.
-  app.get('/vdag', async (context, next) => {
-    const uri = context.req.query('vdag_uri')
-    return uri === undefined ? next() : context.json({ success: true, data: toJson((await compiled(uri)).document) })
-  })
-  app.get('/l3_graph', async context => context.json({ success: true, data: (await compiled(context.req.query('vdag_uri'))).graph['t3_graph'] ?? {} }))
-  app.get('/head_block', async context => context.json({ success: true, data: (await compiled(context.req.query('vdag_uri'))).graph['head'] ?? null }))
-  app.get('/vdag-metrics', async context => context.json({ success: true, data: gate.metrics(await vdagOf(context.req.query('vdag_uri'))) }))
+  const session = (context: Context): string => context.req.param('session') ?? ''
+  const reset = async (context: Context): Promise<Response> => {
+    gate.resetQuota(await vdagOf(context), session(context))
+    return told(context, {})
+  }
+  // At the root, and where AIOS's gateway maps the management server of a controller.
+  for (const at of ['', '/:controller/server']) {
+    app.get(`${at}/quota/:session`, async context => told(context, { session_id: session(context), quota: gate.quota(await vdagOf(context), session(context)) }))
+    app.get(`${at}/quota/exists/:session`, async context => told(context, gate.quota(await vdagOf(context), session(context)) > 0))
+    app.post(`${at}/quota/reset/:session`, reset)
+    app.delete(`${at}/quota/:session`, reset)
+    app.get(`${at}/health/check`, async context => {
+      const { spec } = await catalogue.vdag(await vdagOf(context))
+      // What the last look of a controller found, besides how it is this instant.
+      const last = peer.health.last(spec.vdagURI)
+      return context.json({ success: true, data: gate.health(spec), ...(last === undefined ? {} : { last: toJson(last) }) })
+    })
+    app.post(`${at}/health/check`, async context => told(context, await peer.health.check(await vdagOf(context))))
+    for (const [path, checker] of Object.entries(CHECKERS)) {
+      app.post(`${at}/${path}/mgmt`, async context => {
+        const asked = await body(context, command)
+        const said = asked.mgmt_action ?? asked.action
+        if (said === undefined) throw new MeshError('BAD_INPUT', 'name the command: { "mgmt_action": …, "mgmt_data": … }')
+        return told(context, await gate.manage(await vdagOf(context), checker, { action: said, data: asked.mgmt_data ?? asked.data ?? null }, exact => controllers.configOf(exact)))
+      })
+    }
+    // AIOS's controller and its metrics database both have this path; only the controller's is about one vDAG.
+    app.get(`${at}/vdag`, async (context, next) => (at === '' && context.req.query('vdag_uri') === undefined ? next() : told(context, (await compiled(context)).document)))
+    app.get(`${at}/l3_graph`, async context => told(context, (await compiled(context)).graph['t3_graph'] ?? {}))
+    app.get(`${at}/head_block`, async context => told(context, (await compiled(context)).graph['head'] ?? null))
+    app.get(`${at}/vdag-metrics`, async context => told(context, gate.metrics(await vdagOf(context))))
+  }
 
 }

@@ -4,7 +4,7 @@ import { asMeshError, MeshError } from '../../protocols/errors.ts'
 import type { Peer } from '../../src/peer.ts'
 import { packetFrom } from '../../src/inference/inference.ts'
 import { checked } from './trace-door.ts'
-import { inferRequest, targetOf, type InferRequest } from './infer-routes.ts'
+import { inferRequest, targetOf, type InferRequest } from './infer-request.ts'
 
 /** Requests of one connection under way at once. */
 const AT_ONCE = 64
@@ -36,7 +36,7 @@ export function serveInferStream(connection: WebSocket, peer: Peer, parent: stri
       const trace = checked(typeof traceparent === 'string' ? traceparent : parent)
       const asked = check(inferRequest, { ...kept, ...fields }, 'request', 'BAD_INPUT')
       about = { session_id: asked.session_id, seq_no: asked.seq_no }
-      const target = targetOf(asked)
+      const target = await targetOf(asked, peer)
       if (connect === true) {
         kept = { model: asked.model, graph: asked.graph, selection_query: asked.selection_query, session_id: asked.session_id }
         return say({ ...about, connected: true })

@@ -4,7 +4,7 @@ import { asMeshError, MeshError } from '../../protocols/errors.ts'
 import type { Peer } from '../../src/peer.ts'
 import { ALLOCATE_PATH, serveAllocations } from './allocate-socket.ts'
 import type { Knock } from './guard.ts'
-import { STREAM_PATH } from './infer-routes.ts'
+import { STREAM_PATH } from './infer-request.ts'
 import { serveInferStream } from './infer-stream.ts'
 
 const MESSAGE_BYTES = 16 * 1_048_576

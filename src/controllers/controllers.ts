@@ -139,6 +139,10 @@ export class Controllers {
     return this.#known(id)
   }
 
+  async find(id: string): Promise<VdagController | undefined> {
+    return (await this.#records.get(id))?.value
+  }
+
   async list(vdag?: string): Promise<readonly VdagController[]> {
     const all = (await this.#records.list()).map(({ value }) => value)
     return vdag === undefined ? all : all.filter(({ vdag_uri }) => vdag_uri === vdag)

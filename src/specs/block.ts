@@ -14,7 +14,7 @@ export type BlockMode = 'allocate' | 'dry_run' | 'select_clusters'
 const COMPONENT_NAMES = ['blockComponentURI', 'componentURI', 'componentUri', 'component_uri']
 const MOST_INSTANCES = 1_000
 /** Read elsewhere, or written by AIOS's registries into what people copy from them. */
-const UNREAD = ['mode', 'apiMode', 'blockUri', 'blockMetadata', 'component', 'cluster', 'clusterId', 'runtime', 'inputProtocol', 'outputProtocol', 'owner', 'resourceAffinity']
+const UNREAD = ['mode', 'apiMode', 'blockUri', 'blockMetadata', 'component', 'cluster', 'clusterId', 'runtime', 'inputProtocol', 'outputProtocol', 'owner', 'resourceAffinity', 'enabledCustomMetrics', 'customMetrics', 'adhocEnabled', 'blockType']
 
 /** Which component a block spec wants, to be fetched before `parseBlock`. Throws SPEC_INVALID. */
 export function blockComponentUri(document: unknown): string {

@@ -150,6 +150,17 @@ describe('the inference server of a real peer', function () {
       assert.deepEqual(new Set(answers.slice(6)), new Set(['RATE_LIMITED']))
     })
 
+    it('a controller answers by its id, where AIOS’s gateway maps it, and for its only vDAG where nothing is named', async () => {
+      const { client } = net.peer(0)
+      // As AIOS's clients send it: all the ways to say who answers, those unused empty.
+      const asked = { session_id: 'by-id', seq_no: 3, data: { value: 1 }, graph: {}, selection_query: {} }
+      for (const [path, body] of [['/v1/infer', { ...asked, model: 'counted-1' }], ['/counted-1/v1/infer', asked], ['/v1/infer', asked]] as const) await assert.rejects(client.send('POST', path, body), { code: 'RATE_LIMITED', message: /counted:1\.0\.0-stable/ }, path)
+      await assert.rejects(client.send('POST', '/nobody/v1/infer', asked), { code: 'NOT_FOUND', message: /no block is called nobody/ })
+      assert.equal(httpAnswer.parse(await net.peer(1).client.get('/counted-1/server/head_block')).data, 'add-one')
+      assert.equal(Object(httpAnswer.parse(await client.get('/counted-1/server/quota/s')).data).session_id, 's')
+      await assert.rejects(client.get('/counted-2/server/l3_graph'), { code: 'NOT_FOUND', message: /no vDAG controller is called counted-2/ })
+    })
+
     it('a quota rule counts each session; what it throws denies', async () => {
       const rule = await publish('three-each', 'if (input.session_id === "odd") throw new Error("no"); return { allowed: input.quota <= 3 }')
       const uri = await vdag('ruled', { quotaChecker: { enabled: true, quotaCheckerPolicyRule: { policyRuleURI: rule } } })
@@ -185,6 +196,13 @@ describe('the inference server of a real peer', function () {
     form.set('picture', new Blob([new Uint8Array(9)], { type: 'image/png' }), 'p.png')
     const posted = httpAnswer.parse(await (await fetch(`${net.peer(0).http}/v1/infer-multipart`, { method: 'POST', body: form })).json())
     assert.deepEqual(posted.data, { value: 2, files: [[{ field: 'picture', file_name: 'p.png', content_type: 'image/png' }, 9]] })
+    form.set('picture_metadata', '{"name": "input.pdf", "type": "document"}')
+    const remarked = httpAnswer.parse(await (await fetch(`${net.peer(0).http}/v1/infer-multipart`, { method: 'POST', body: form })).json())
+    assert.deepEqual(Object(remarked.data).files[0][0], { field: 'picture', file_name: 'p.png', content_type: 'image/png', name: 'input.pdf', type: 'document' })
+    form.set('picture_metadata', '[1]')
+    assert.match(await (await fetch(`${net.peer(0).http}/v1/infer-multipart`, { method: 'POST', body: form })).text(), /picture_metadata: a list of 1 is not usable here; give a record/)
+    const search = { body: { values: { matchType: 'cluster', rankingPolicyRule: { values: { policyRuleURI: 'default', parameters: { filterRule: { matchType: 'block', filter: { blockQuery: { variable: 'id', operator: '==', value: 'add-ten' } } } } } } } } }
+    for (const body of [{ model: '', graph: {}, selection_query: search }, { block_id: '', output_ptr: '', query_parameters: JSON.stringify(search) }]) assert.equal(Object((await http('/v1/infer', { ...body, data: { value: 1 } })).data).value, 11)
     const log = await net.peer(0).client.get('/logs/session/log-me')
     assert.deepEqual(z.object({ data: z.array(z.object({ target: z.string(), seqNo: z.number(), outcome: z.string() })) }).parse(log).data.map(({ target, seqNo, outcome }) => [target, seqNo, outcome]), [['add-one', 3, 'ok']])
   })
@@ -198,6 +216,9 @@ describe('the inference server of a real peer', function () {
     assert.match(JSON.stringify(await net.peer(1).client.get('/discovery/get_url/add-one')), new RegExp(`"rpc_url":"${net.peer(1).http}/v1/infer"`))
     assert.equal(Object((await http('/discovery/check_execute', { block_id: 'add-one', inputs: { value: 1 } })).data).allowed, true)
     assert.equal(typeof (await http('/discovery/estimate', { block_id: 'add-one' })).data, 'object')
+    const found = { matchType: 'block', rankingPolicyRule: { policyRuleURI: 'default', parameters: { filterRule: { matchType: 'block', filter: { blockQuery: { variable: 'id', operator: '==', value: 'add-one' } } } } } }
+    assert.equal(Object((await http('/discovery/check_execute', { block_id: null, search_query: found, query_params: { value: 1 } })).data).allowed, true)
+    assert.equal(Object(await net.peer(1).client.send('POST', '/discovery/get_url/add-one', {})).queue_url, net.peer(1).http)
     const resolved = (await http('/discovery/resolve_graph', { graph: { 'add-one': ['add-ten'], 'add-ten': [] } })).data
     assert.deepEqual([Object(resolved).is_graph, Object(resolved).graph['add-one'].outputs[0].block_id, Object(resolved).graph.final.outputs[0].block_id], [true, 'add-ten', 'add-ten'])
     const [document, route, head] = await Promise.all(['/vdag', '/l3_graph', '/head_block'].map(path => net.peer(0).client.get(`${path}?vdag_uri=sum`)))

@@ -206,6 +206,10 @@ describe('specs: block', () => {
     component({ ...componentValues, componentInitParametersProtocol: { threshold: { type: 'number', required: true } }, componentParameters: {} })
   })
 
+  it('fields of AIOS\'s older samples that nothing reads are let pass', () => {
+    assert.deepEqual(block({ ...blockValues, enabledCustomMetrics: ['instance.metrics.average_dets'], adhocEnabled: true }), block(blockValues))
+  })
+
   it('holds settings and parameters to the templates of the component', () => {
     assert.equal(refusal(() => block({ ...blockValues, parameters: { threshold: 7 } })).details['field'], 'parameters.threshold')
     assert.match(refusal(() => block({ ...blockValues, parameters: { threshold: 7, top: 'ten' }, initSettings: { batch: 64 } })).message, /initSettings\.batch: 64 must be at most 32; parameters\.threshold: 7 must be at most 1; parameters\.top: "ten" must be a number/)
