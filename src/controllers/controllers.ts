@@ -1,17 +1,20 @@
 import { z } from 'zod'
 import { vdagController, type VdagController } from '../../protocols/controller.ts'
-import { check, hex } from '../../protocols/codec.ts'
+import { check, digest, encode, hex } from '../../protocols/codec.ts'
 import { granted, MeshError, type Verdict } from '../../protocols/errors.ts'
 import type { Json, PeerId } from '../../protocols/ids.ts'
 import { isJsonObject, toJson, type JsonObject } from '../lib/json.ts'
+import { Lru } from '../lib/lru.ts'
 import { rendezvous } from '../lib/rendezvous.ts'
-import type { Ports, Random, Registry } from '../ports.ts'
+import type { Ports, Random, Registry, Telemetry } from '../ports.ts'
 import type { Catalogue, ClusterDocuments, MeshView, MetricsSource, PrecheckCalls } from '../roles.ts'
 import { amend, touched } from '../specs/amend.ts'
 import { unwrap } from '../specs/envelope.ts'
 import type { Admission } from '../trust/admission.ts'
 import type { Gate } from './gate.ts'
 import { controllerSettings } from './settings.ts'
+
+const TAKEN_BOUND = 1_024
 
 const given = z.looseObject({
   vdag_controller_id: z.string().min(1).max(200).optional(),
@@ -34,9 +37,13 @@ export class Controllers {
   readonly #prechecks: PrecheckCalls
   readonly #metrics: Pick<MetricsSource, 'known'>
   readonly #records: Registry<VdagController>
+  readonly #telemetry: Pick<Telemetry, 'event'>
+  /** Records by what they say → may this host be such a controller? */
+  readonly #taken = new Lru<string, boolean>(TAKEN_BOUND)
 
-  constructor(ports: Pick<Ports, 'random' | 'registries'>, parts: { readonly admission: Pick<Admission, 'may'>; readonly view: MeshView; readonly catalogue: Pick<Catalogue, 'vdag'>; readonly gate: Gate; readonly clusters: ClusterDocuments; readonly prechecks: PrecheckCalls; readonly metrics: Pick<MetricsSource, 'known'> }) {
+  constructor(ports: Pick<Ports, 'random' | 'registries' | 'telemetry'>, parts: { readonly admission: Pick<Admission, 'may'>; readonly view: MeshView; readonly catalogue: Pick<Catalogue, 'vdag'>; readonly gate: Gate; readonly clusters: ClusterDocuments; readonly prechecks: PrecheckCalls; readonly metrics: Pick<MetricsSource, 'known'> }) {
     this.#random = ports.random.fork('controllers')
+    this.#telemetry = ports.telemetry
     this.#admission = parts.admission
     this.#view = parts.view
     this.#catalogue = parts.catalogue
@@ -159,9 +166,26 @@ export class Controllers {
     return this.#records.onChange(hear)
   }
 
-  /** The vDAGs that this peer is a controller of, sorted. */
+  /** The vDAGs that this peer is a controller of, sorted. Its own cluster's rule is asked about each, whoever made it. */
   async own(): Promise<readonly string[]> {
-    return [...new Set((await this.list()).filter(({ hosts }) => hosts.includes(this.#view.self)).map(({ vdag_uri }) => vdag_uri))].sort()
+    const named = (await this.list()).filter(({ hosts }) => hosts.includes(this.#view.self))
+    const taken = await Promise.all(named.map(record => this.#takes(record)))
+    return [...new Set(named.filter((_, at) => taken[at] === true).map(({ vdag_uri }) => vdag_uri))].sort()
+  }
+
+  /** Asked once about each record as it is. A vDAG that cannot be read yet is asked about again. */
+  async #takes(record: VdagController): Promise<boolean> {
+    const { self } = this.#view
+    if (!this.#prechecks.concerns('add_vdag_controller', this.#view.ad(self)?.cluster ?? self)) return true
+    const key = hex(digest(encode(record)))
+    const known = this.#taken.get(key)
+    if (known !== undefined) return known
+    const vdag = await this.#catalogue.vdag(record.vdag_uri).then(({ spec }) => toJson(spec), () => undefined)
+    if (vdag === undefined) return false
+    const verdict = await this.#ask('add_vdag_controller', self, { vdag_data: vdag, input_data: toJson(record) })
+    if (!verdict.ok) this.#telemetry.event('warn', 'controller.not-taken', { controller: record.vdag_controller_id, because: verdict.because })
+    if (verdict.ok || !verdict.retryable) this.#taken.set(key, verdict.ok)
+    return verdict.ok
   }
 
   /** The one vDAG that this peer is a controller of, if it is one. */

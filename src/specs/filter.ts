@@ -48,9 +48,11 @@ export function parseQueries(document: unknown, bare: QueryName): Queries {
 }
 
 export function readFilter(fields: Fields): FilterIR {
-  const queries = readQueries(fields.inside('filter'))
   const said = fields.text(['matchType', 'match_type'], 40)
   const named = MATCH_TYPES.find(type => type.toLowerCase() === said?.toLowerCase())
+  const filter = fields.inside('filter')
+  // A bare condition is about what is looked for.
+  const queries = named !== undefined && isCondition(filter.values) ? { [`${named}Query`]: readCondition(filter.values, fields.path('filter'), fields.problems) } : readQueries(filter)
   const implied = MATCH_TYPES.find(type => type !== 'cluster' && (`${type}Query` in queries || `${type}MetricsQuery` in queries)) ?? ('clusterQuery' in queries || 'clusterMetricsQuery' in queries ? 'cluster' : undefined)
   if (said !== undefined && named === undefined) fields.wrong('matchType', said, `use one of ${MATCH_TYPES.join(', ')}`)
   else if (said === undefined && implied === undefined) fields.wrong('matchType', undefined, `use one of ${MATCH_TYPES.join(', ')}`)

@@ -26,7 +26,7 @@ export async function assignBlock(node: VdagNode, vdag: string, parts: Assignmen
   // A block that is gone, or answers nowhere, is stood in for where its author said how.
   const dead = record === undefined || isDead(record, parts)
   if (node.blockId !== undefined && (!spare || !dead)) {
-    return record === undefined ? refused(`runs on block ${node.blockId}, which does not exist: create it, or name one that \`aios block list\` shows`, true) : granted({ blocks: [record.blockId], record })
+    return record === undefined ? refused(`runs on block ${node.blockId}, which does not exist: create it, or name a componentURI or an assignmentPolicyRule beside it, by which another stands in`, true) : granted({ blocks: [record.blockId], record })
   }
   const all = node.componentURI === undefined ? await catalogue.blocks() : await blocksOf(node.componentURI, catalogue, signal)
   const filtered = fitting(node, all)

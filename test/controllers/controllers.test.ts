@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict'
+import { vdagController } from '../../protocols/controller.ts'
 import type { Json } from '../../protocols/ids.ts'
 import { at, refusal, Town } from '../clusters/town.ts'
 
@@ -53,6 +54,26 @@ describe('vDAG controllers', () => {
     assert.deepEqual(await town.do(town.peer(2).controllers.own()), ['served:1-stable'])
     await town.do(controllers.remove('two'))
     assert.deepEqual((await town.do(controllers.list('served:1-stable'))).map(one => one.vdag_controller_id), ['one'])
+  })
+
+  it('a host asks its own cluster’s rule about a controller that somebody else put on it', async () => {
+    await town.rule('no-controllers', 'export default (parameters, input) => (input.input_data.search_tags.includes("welcome") ? { allowed: true, input_data: input } : { allowed: false, input_data: "none here" })')
+    await town.do(town.peer(3).clusters.create({ id: 'strict', config: { actionsPolicyMap: { add_vdag_controller: 'no-controllers:1-stable' } } }))
+    await town.do(town.peer(3).clusters.join('strict'))
+    await town.do(town.peer(0).actions.createVdag(graph('put', [{ nodeLabel: 'a', nodeType: 'block', manualBlockId: 'first' }])))
+    await town.pass(1_000)
+    const record = { vdag_controller_id: 'put-there', vdag_uri: 'put:1-stable', hosts: [town.id(3)], config: {}, search_tags: [] as string[], metadata: {} }
+    const records = town.peer(1).ports.registries.open('controllers', vdagController)
+    await town.do(records.put('put-there', record))
+    await town.pass(2_000)
+    assert.ok(!(await town.do(town.peer(3).controllers.own())).includes('put:1-stable'))
+    await town.do(records.put('put-there', { ...record, search_tags: ['welcome'] }))
+    await town.pass(2_000)
+    assert.ok((await town.do(town.peer(3).controllers.own())).includes('put:1-stable'))
+    await town.do(town.peer(1).controllers.remove('put-there'))
+    await town.do(town.peer(3).clusters.leave(true))
+    await town.do(town.peer(3).clusters.remove('strict'))
+    await town.pass(2_000)
   })
 
   it('a name without a version has the controllers of the newest version, and no others', async () => {

@@ -47,6 +47,8 @@ describe('specs: filter language', () => {
   it('says what is wrong and where', () => {
     assert.throws(() => parseFilter({ matchType: 'star', filter: { clusterQuery: { logicalOperator: 'AND', conditions: [{ variable: 'a', operator: '~', value: 1 }, { operator: '==', value: 1 }, 7] }, nodeQuery: {} } }), specInvalid(/filter\.nodeQuery.*filter\.clusterQuery\.conditions\[0\]\.operator: "~".*conditions\[1\]\.variable: missing.*conditions\[2\]/))
     assert.throws(() => parseFilter({ filter: {} }), specInvalid(/matchType: missing/))
+    assert.deepEqual(parseFilter({ matchType: 'block', filter: { variable: 'a', operator: '==', value: 1 } }), parseFilter({ matchType: 'block', filter: { blockQuery: { variable: 'a', operator: '==', value: 1 } } }))
+    assert.throws(() => parseFilter({ filter: { variable: 'a', operator: '==', value: 1 } }), specInvalid(/filter\.variable: "a" is not usable here; use one of clusterQuery/))
     assert.throws(() => parseFilter({ matchType: 'block', filter: { blockQuery: { variable: 'a', operator: '==' } } }), specInvalid(/value: missing/))
     assert.throws(() => parseFilter({ matchType: 'block', filter: { blockQuery: { logicalOperator: 'AND', conditions: Array.from({ length: 1_001 }, () => ({ variable: 'a', operator: '==', value: 1 })) } } }), specInvalid(/at most 1000 conditions/))
   })

@@ -305,6 +305,11 @@ describe('OpenAI\'s own client', () => {
     assert.deepEqual(answer, { object: 'chat.completion', heard: { model: 'echo', messages: [...hello], custom: 1 } })
   })
 
+  it('gives AIOS\'s clients, whose messages are what their block takes, a chat completion of its answer', async () => {
+    const { id, object, choices } = await client.chat.completions.create({ model: 'echo', session_id: 's-1', seq_no: 7, messages: { mode: 'chat', message: 'hello' }, graph: {}, selection_query: {} } as never)
+    assert.deepEqual({ id, object, content: choices[0]?.message.content }, { id: 'chatcmpl-s-1-7', object: 'chat.completion', content: { object: 'chat.completion', heard: { mode: 'chat', message: 'hello' } } })
+  })
+
   it('hears errors as OpenAI words them', async () => {
     await refused(client.chat.completions.create({ model: 'crow', messages: [...hello] }), 404, /`crow` does not exist/, { code: 'model_not_found', param: 'model' })
     await refused(client.chat.completions.create({ model: 'parrot', messages: [] }), 400, /messages/, { param: 'messages' })
