@@ -45,6 +45,8 @@ export type Fit = {
   readonly candidates: readonly { readonly cluster_id: string; readonly node_id: PeerId; readonly ok: boolean; readonly score: number | null; readonly because: string }[]
   readonly reservation?: { readonly id: string; readonly holdMs: Millis; readonly gpus: readonly string[] }
 }
+/** AIOS's clients send every field, and leave those empty that they do not use. */
+const OPTIONAL: readonly string[] = ['policy_rule_uri', 'filter', 'search', 'input', 'mode']
 type Choice = { readonly cluster: string; readonly node: PeerId | undefined; readonly gpus: readonly string[] }
 
 type Parts = { readonly view: MeshView; readonly inventory: Inventory; readonly policies: PolicyCalls; readonly metrics: MetricsSource; readonly catalogue: Pick<Catalogue, 'component'>; readonly placement: Pick<Placement, 'ask' | 'reserve' | 'giveBack'> }
@@ -68,7 +70,7 @@ export class AdhocAllocation {
    * with each host's reason.
    */
   async allocate(document: Json): Promise<Fit> {
-    const ask = check(asked, document, 'allocation', 'SPEC_INVALID')
+    const ask = check(asked, withoutEmpty(document), 'allocation', 'SPEC_INVALID')
     const inputs: JsonObject = ask.input === undefined ? ask.inputs : { block: ask.input, ...ask.inputs }
     const clusters = await this.#clusters(ask)
     if (clusters.length === 0) throw new MeshError('NO_CAPACITY', 'allocation: no live cluster is among those asked for: change the filter, or list others')
@@ -180,4 +182,10 @@ export class AdhocAllocation {
 
 function named(documents: readonly JsonObject[]): readonly { readonly id: string; readonly data: JsonObject }[] {
   return documents.flatMap(data => (typeof data['id'] === 'string' ? [{ id: data['id'], data }] : []))
+}
+
+function withoutEmpty(document: Json): Json {
+  if (!isJsonObject(document)) return document
+  const empty = (value: Json): boolean => value === null || value === '' || (isJsonObject(value) && Object.keys(value).length === 0)
+  return Object.fromEntries(Object.entries(document).filter(([name, value]) => !OPTIONAL.includes(name) || !empty(value)))
 }

@@ -28,6 +28,8 @@ describe('AIOS’s resource allocator: where would this fit?', function () {
     const { policyRuleURI } = await town.rule('last-first', 'class AIOSv1PolicyRule { eval(parameters, input) { return [...input].reverse().slice(0, 1) } }')
     const found = await ask({ adhoc: true, policy_rule_uri: '', clusters: [], search: { matchType: 'cluster', rankingPolicyRule: { values: { policyRuleURI, parameters: { filterRule: { matchType: 'cluster', filter: {} } } } } }, inputs: needs(100), parameters: {}, settings: {} })
     assert.equal(found.candidates.length, 1)
+    const bare = await ask({ adhoc: true, policy_rule_uri: '', clusters: [], inputs: {}, filter: {}, search: {}, parameters: {}, settings: {} })
+    assert.deepEqual([bare.fits, bare.by, bare.candidates.length], [true, 'default', 4], 'as AIOS documents it, all of it empty')
   })
 
   it('by a rule, which sees clusters with their metrics; what it may not choose is not taken', async () => {
