@@ -14,6 +14,8 @@ export type AiosPacket = {
   readonly ts: number
   readonly data: Json
   readonly files: readonly { readonly metadata: Json; readonly file_data: Uint8Array | undefined }[]
+  /** Names a large file that is somewhere else, as the caller said it. */
+  readonly frame_ptr?: Json
   /** W3C trace context of the call, for whatever the block calls itself. */
   readonly traceparent?: string
 }
@@ -103,7 +105,7 @@ function asEntry(result: unknown, view: AiosPacket): EntryParts {
   const given: PreProcessParts = isPreProcessParts(result) ? result : new PreProcessResult(view, result)
   return new EntryParts({
     data: given.packet.data,
-    files: given.packet.files.map(toPacketFile),
+    files: [...given.packet.files.map(toPacketFile), ...(given.packet.frame_ptr === undefined ? [] : [{ metadata: { frame_ptr: given.packet.frame_ptr } }])],
     extra: given instanceof PreProcessResult ? given : new PreProcessResult(given.packet, given.extra_data, given.session_id),
     sessionId: given.session_id,
   })
@@ -129,7 +131,15 @@ function isIterator(value: unknown): boolean {
 }
 
 function aiosPacket(packet: Packet, traceparent: string | undefined): AiosPacket {
-  return { ...(traceparent === undefined ? {} : { traceparent }), session_id: packet.sessionId, seq_no: packet.seqNo, ts: packet.ts, data: packet.data, files: packet.files.map(file => ({ metadata: file.metadata, file_data: file.bytes })) }
+  const frame = packet.files.map(frameOf).find(found => found !== undefined)
+  const files = packet.files.filter(file => frameOf(file) === undefined).map(file => ({ metadata: file.metadata, file_data: file.bytes }))
+  return { ...(traceparent === undefined ? {} : { traceparent }), session_id: packet.sessionId, seq_no: packet.seqNo, ts: packet.ts, data: packet.data, files, ...(frame === undefined ? {} : { frame_ptr: frame }) }
+}
+
+/** A frame pointer travels as a file without bytes whose metadata says so. */
+function frameOf({ metadata, bytes, cid }: PacketFile): Json | undefined {
+  const plain = bytes === undefined && cid === undefined && metadata !== null && typeof metadata === 'object' && !Array.isArray(metadata)
+  return plain ? Object.entries(metadata).find(([name]) => name === 'frame_ptr')?.[1] : undefined
 }
 
 function toPacketFile(file: AiosPacket['files'][number]): PacketFile {

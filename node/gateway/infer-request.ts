@@ -5,7 +5,7 @@ import { dataFrom, type Target } from '../../src/inference/inference.ts'
 import type { Peer } from '../../src/peer.ts'
 
 const DEADLINE_MS = 60_000
-const WHO: readonly string[] = ['model', 'block_id', 'blockId', 'vdag_uri', 'vdagURI', 'graph', 'selection_query', 'query_parameters']
+const MAYBE: readonly string[] = ['model', 'block_id', 'blockId', 'vdag_uri', 'vdagURI', 'graph', 'selection_query', 'query_parameters', 'frame_ptr']
 export const STREAM_PATH = '/v1/stream'
 
 /**
@@ -22,9 +22,9 @@ export const inferRequest = z.preprocess(named, z.strictObject({
   data: json.transform(parsedText).default(null),
   key: z.string().min(1).max(200).optional(),
   deadline_ms: z.coerce.number().int().positive().max(3_600_000).default(DEADLINE_MS),
-  // Fields of AIOS's own requests that say nothing here: places of its reply queues.
+  // A field of AIOS's own requests that says nothing here: places of its reply queues.
   output_ptr: z.unknown().optional(),
-  frame_ptr: z.unknown().optional(),
+  frame_ptr: json.transform(parsedText).optional(),
   stream: z.literal(false, `answers come whole here; ${STREAM_PATH} streams them over a WebSocket`).optional(),
 }))
 export type InferRequest = z.infer<typeof inferRequest>
@@ -32,7 +32,7 @@ export type InferRequest = z.infer<typeof inferRequest>
 function named(value: unknown): unknown {
   if (typeof value !== 'object' || value === null || Array.isArray(value)) return value
   // AIOS's clients send all the ways to say who answers, and leave those empty that they do not use.
-  const { block_id, blockId, vdag_uri, vdagURI, query_parameters, ...rest } = Object.fromEntries(Object.entries(value).filter(([name, said]) => !WHO.includes(name) || !isNothing(said)))
+  const { block_id, blockId, vdag_uri, vdagURI, query_parameters, ...rest } = Object.fromEntries(Object.entries(value).filter(([name, said]) => !MAYBE.includes(name) || !isNothing(said)))
   const [model, search]: readonly unknown[] = [rest['model'] ?? block_id ?? blockId ?? vdag_uri ?? vdagURI, rest['selection_query'] ?? query_parameters]
   return { ...rest, ...(model === undefined ? {} : { model }), ...(search === undefined ? {} : { selection_query: search }) }
 }

@@ -22,7 +22,8 @@ export function addInferRoutes(app: Hono, { peer, url }: GatewayParts): void {
     const ts = asked.ts ?? peer.ports.clock.unix() / 1_000
     const options: InferOptions = { deadlineMs: asked.deadline_ms, signal: context.req.raw.signal, key: asked.key, trace: traceOf(context) }
     const target = await targetOf(asked, peer)
-    const { request, packets, run } = await peer.inference.infer(target, packetFrom({ sessionId: asked.session_id, seqNo: asked.seq_no, ts, data: asked.data, files }), options)
+    const frame: Packet['files'] = asked.frame_ptr === undefined ? [] : [{ metadata: { frame_ptr: asked.frame_ptr } }]
+    const { request, packets, run } = await peer.inference.infer(target, packetFrom({ sessionId: asked.session_id, seqNo: asked.seq_no, ts, data: asked.data, files: [...files, ...frame] }), options)
     const shared = { success: true, request_id: request, session_id: asked.session_id, seq_no: asked.seq_no, ts }
     if ('vdag' in target && run !== undefined) return context.json({ ...shared, run, data: await peer.runs.result(run, peer.ports.clock.deadline(asked.deadline_ms)) })
     const outputs = packets.map(packet => ({ sessionId: packet.sessionId, seqNo: packet.seqNo, ts: packet.ts, data: packet.data, ...(packet.files.length === 0 ? {} : { files: packet.files.map(written) }) }))

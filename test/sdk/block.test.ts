@@ -154,6 +154,17 @@ describe('a class with AIOS’s callbacks', () => {
     assert.deepEqual(await tester.management('reset'), { did: 'reset' })
   })
 
+  it('finds a frame pointer where AIOS has it, and not among its files', async () => {
+    class Seeing {
+      on_data({ packet }: PreProcessResult): readonly [boolean, OnDataResult] {
+        return [true, new OnDataResult({ frame: packet.frame_ptr ?? null, files: packet.files.map(({ file_data }) => file_data?.length ?? -1) })]
+      }
+    }
+    const pointer = { framedb_id: 'f-1', key: 'video' }
+    assert.deepEqual(await new BlockTester(Seeing).run({}, { files: [{ metadata: { frame_ptr: pointer } }, { metadata: {}, bytes: Uint8Array.of(1, 2) }] }), [{ frame: pointer, files: [2] }])
+    assert.deepEqual(await new BlockTester(Seeing).run({}), [{ frame: null, files: [] }])
+  })
+
   it('refuses a packet for good when it answers false', async () => {
     await assert.rejects(new BlockTester(Detector).run({ items: ['bad'] }), (error: unknown) => error instanceof ComponentError && /on_data refused: cannot read it/.test(error.message))
   })
