@@ -64,6 +64,8 @@ export function addMetricsRoutes(app: Hono, parts: GatewayParts): void {
         const test = mongoQuery(asWritten(await body(context, json)))
         return found(context, (await all()).filter(test))
       })
+      // So AIOS's clients of these databases ask: each parameter is a field that has this value.
+      app.get(`${prefix}/${path}/query`, async context => found(context, (await all()).filter(mongoQuery(asWritten(context.req.query())))))
       app.post(`${prefix}/${path}/aggregate`, async context => {
         const test = mongoQuery(asWritten(await body(context, json)))
         return found(context, together(path, (await all()).filter(test)))

@@ -199,6 +199,7 @@ describe('a mesh that is looked at', function () {
     assert.equal(z.array(document).parse(await ask('/node/query', { 'metrics.resource.node.vcpu.load_15m': { $gte: 0 } })).length, 3)
     assert.equal(z.array(document).parse(await ask('/cluster/query', { 'cluster.memory.freeMem': { $gt: 1e9 } })).length, 0)
     assert.deepEqual(z.array(blockDocument).parse(await ask('/block/query', { 'instances.llm_active_sessions': { $gte: 3 }, blockId: { $regex: '^counts' } })).map(({ blockId }) => blockId), ['counts-1'])
+    assert.deepEqual(z.looseObject({ data: z.array(blockDocument) }).parse(await net.peer(1).client.get('/block/query?blockId=counts-1')).data.map(({ blockId }) => blockId), ['counts-1'])
     assert.equal(z.object({ healthy: z.boolean() }).loose().parse(await ask('/block/health/counts-2', undefined, {}, 1)).healthy, true)
     const vdag = z.object({ vdagURI: z.string(), inference_requests_total: z.number(), inference_fps: z.number(), inference_latency_seconds: z.number() }).loose().parse(await ask('/metrics/vdag/twice:1.0.0-stable', undefined, {}, 1))
     assert.ok(vdag.inference_requests_total >= 1 && vdag.inference_latency_seconds > 0)
