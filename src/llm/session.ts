@@ -238,10 +238,11 @@ export class Session {
       guesses = await this.#guess()
       const drafted = clock.monotonic()
       const position = this.#tokens.length - 1
-      // Somebody waits for the first token, and for the others as they follow each other.
+      // Somebody waits for the first token: its mirrors hear of it before anything else. From then on the next step goes first.
       if (first) this.#mirrors.push()
       this.#step(position, 1 + guesses.length, want, guesses)
-      this.#tell()
+      this.#mirrors.push()
+      this.#changed('tokens')
       output = await this.#outputs.take(position + 1 + guesses.length, 1)
       draftMs = drafted - began
       stepMs = clock.monotonic() - drafted
@@ -271,14 +272,6 @@ export class Session {
       }
       if (token !== guesses[row]) return row
     }
-  }
-
-  /** The mirrors hear of new tokens in the turn after: the next step is on its way by then, and whoever takes it is not kept by anything else. */
-  #tell(): void {
-    this.#parts.ports.clock.after(0, () => {
-      this.#mirrors.push()
-      this.#changed('tokens')
-    })
   }
 
   /** Guesses to go with the next step, none of them beyond what may be said. */
