@@ -6,6 +6,7 @@ import type { CacheShape, BoundaryTensor, ModelAnalysis } from './onnx/analyse.t
 import { bitsOf, ELEMENT, elementName, type ElementName } from './onnx/element.ts'
 import { integerOf } from './onnx/node.ts'
 import { pieceFile, type Piece } from './onnx/pieces.ts'
+import type { TensorRef } from './onnx/tensor-ref.ts'
 
 const number = z.number().nullish()
 const ids = z.union([z.int(), z.array(z.int())]).nullish()
@@ -87,7 +88,10 @@ function elementBytes(dtype: ElementName): number {
   return (bitsOf(ELEMENT[dtype]) ?? 8) / 8
 }
 
-type Kind = (dataType: number, dims: readonly number[]) => string
+type Kind = (tensor: Pick<TensorRef, 'name' | 'dataType'>) => string
+
+/** Operators on packed weights, with the input that holds them. */
+const PACKED: ReadonlyMap<string, number> = new Map([['MatMulNBits', 1], ['MatMulBnb4', 1], ['GatherBlockQuantized', 0]])
 
 /** Of most bytes, embeddings aside: they are often left as they were. */
 function mostWeights(pieces: readonly Piece[], kindOf: Kind): string {
@@ -95,26 +99,29 @@ function mostWeights(pieces: readonly Piece[], kindOf: Kind): string {
   for (const { name, entries } of pieces) {
     if (name === 'embed' || name === 'tied') continue
     for (const { tensor, length } of entries) {
-      const kind = kindOf(tensor.dataType, tensor.dims)
+      const kind = kindOf(tensor)
       bytes.set(kind, (bytes.get(kind) ?? 0) + length)
     }
   }
   return [...bytes].sort(([, a], [, b]) => b - a)[0]?.[0] ?? 'float32'
 }
 
-/** MatMulNBits keeps its weights in tensors [N, blocks, bytes] that call themselves uint8; only the operator says how many bits each has. */
+/** Packed weights call themselves uint8; only the operator that reads one says how many bits each number has. */
 function weightKind({ plan }: ModelAnalysis): Kind {
-  const quantised = plan.graph.nodes.find(({ opType }) => opType === 'MatMulNBits')
-  const packed = quantised === undefined ? 'int8' : `int${integerOf(quantised, 'bits') ?? 4}`
-  return (dataType, dims) => {
-    if (dataType === ELEMENT.uint8 && dims.length === 3) return packed
+  const packed = new Map(plan.graph.nodes.flatMap(one => {
+    const at = PACKED.get(one.opType)
+    return at === undefined ? [] : [[one.input[at] ?? '', integerOf(one, 'bits') ?? 4] as const]
+  }))
+  return ({ name, dataType }) => {
+    const bits = packed.get(name)
+    if (bits !== undefined) return `int${bits}`
     return dataType === ELEMENT.uint8 || dataType === ELEMENT.int8 ? 'int8' : elementName(dataType)
   }
 }
 
 function parametersOf(pieces: readonly Piece[], kindOf: Kind): number {
   return pieces.reduce((sum, { entries }) => sum + entries.reduce((inner, { tensor, length }) => {
-    const bits = /^int(\d)$/.exec(kindOf(tensor.dataType, tensor.dims))?.[1]
+    const bits = /^int(\d)$/.exec(kindOf(tensor))?.[1]
     return inner + Math.round(length * 8 / (bits === undefined ? bitsOf(tensor.dataType) ?? 8 : Number(bits)))
   }, 0), 0)
 }

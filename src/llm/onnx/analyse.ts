@@ -9,7 +9,7 @@ import { inputRoles, type InputRole } from './roles.ts'
 import { PREAMBLE, segment, type Segments } from './segments.ts'
 import type { Skeleton } from './skeleton.ts'
 import { unfuseSkips, type Halves } from './unfuse.ts'
-import { inferValues, type Value } from './widths.ts'
+import { HUGE, inferValues, type Value } from './widths.ts'
 
 /** One value that crosses a boundary. `width` counts elements per token; of one that does not grow with tokens, elements in all. */
 export type BoundaryTensor = { readonly name: string; readonly dtype: ElementName; readonly rank: number | undefined; readonly width: number }
@@ -77,7 +77,7 @@ export function analyse(skeleton: Skeleton): ModelAnalysis {
     hidden: Math.max(0, ...segments.cuts.flatMap(names => names.map(name => values.get(name)?.width ?? 0))),
     logits: { name: logits, dtype: elementName(values.get(logits)?.dataType ?? 1) },
     inputs: roles,
-    caches: chain.layers.map(layer => layer.caches.map(({ past, node }) => cacheShape(graph, past, node))),
+    caches: chain.layers.map(layer => layer.caches.map(({ past, node }) => cacheShape(graph, values, past, node))),
     boundaries: segments.cuts.slice(1, -1).map(names => names.map(name => boundaryTensor({ plan }, name))),
     embed: costs[0]!,
     head: costs.at(-1)!,
@@ -96,8 +96,16 @@ export function analyse(skeleton: Skeleton): ModelAnalysis {
 export function boundaryTensor({ plan }: Pick<ModelAnalysis, 'plan'>, name: string): BoundaryTensor {
   const value = plan.values.get(name)
   const dataType = value?.dataType ?? ELEMENT.float32
-  const widened = dataType === ELEMENT.bfloat16 || (dataType === ELEMENT.float16 && plan.graph.nodes[plan.graph.producer.get(name) ?? -1]?.opType === 'Add')
+  const widened = dataType === ELEMENT.bfloat16 || (dataType === ELEMENT.float16 && source(plan, name)?.opType === 'Add')
   return { name: widened ? `${name}/float32` : name, dtype: elementName(widened ? ELEMENT.float32 : dataType), rank: value?.rank, width: value?.width ?? 1 }
+}
+
+/** What computes a value: not a conversion to the type that it has already, as exporters leave them. */
+function source(plan: Pick<SplitPlan, 'graph' | 'values'>, name: string): NodeProto | undefined {
+  const { graph, values } = plan
+  const by = graph.nodes[graph.producer.get(name) ?? -1]
+  const before = by?.input[0] ?? ''
+  return by?.opType === 'Identity' || (by?.opType === 'Cast' && values.get(before)?.dataType === values.get(name)?.dataType) ? source(plan, before) : by
 }
 
 function cacheNames(chain: CacheChain): ReadonlySet<string> {
@@ -112,18 +120,39 @@ function findLogits(graph: WiredGraph, caches: ReadonlySet<string>, values: Read
   return found
 }
 
-function cacheShape(graph: WiredGraph, past: string, at: number): CacheShape {
+function cacheShape(graph: WiredGraph, values: ReadonlyMap<string, Value>, past: string, at: number): CacheShape {
   const shape = shapeOf(graph.inputs.get(past))
   const rank = shape?.dims?.length ?? 0
   const node = graph.nodes[at]!
   const joins = node.opType === 'Concat' ? integerOf(node, 'axis') ?? 0 : rank - 2
   const axis = joins < 0 ? joins + rank : joins
   const rest = (shape?.dims ?? []).filter((_, dim) => dim !== 0 && dim !== axis)
-  const [heads, headDim] = rest.length === 1 ? [1, rest[0]] : rest
-  if (typeof heads !== 'number' || typeof headDim !== 'number' || rest.length > 2) throw new MeshError('SPEC_INVALID', `the cache ${past} of ${describe(node)} does not say how many heads of which size it has`)
+  const [heads, said] = rest.length === 1 ? [1, rest[0]] : rest
+  const headDim = typeof said === 'number' || typeof heads !== 'number' ? said : newWidth(graph, values, past, node) / heads
+  if (typeof heads !== 'number' || typeof headDim !== 'number' || !Number.isInteger(headDim) || headDim < 1 || rest.length > 2) throw new MeshError('SPEC_INVALID', `the cache ${past} of ${describe(node)} does not say how many heads of which size it has: it is [${shape?.dims?.join(', ') ?? ''}]; export the model with fixed sizes of all dimensions but batch and length`)
   const dtype = elementName(shape?.dataType ?? 0)
   if (dtype === 'bfloat16') throw new MeshError('SPEC_INVALID', `the cache ${past} of ${describe(node)} is bfloat16, which ONNX Runtime cannot take in or give out; export it in float16 or float32`)
   return { dtype, heads, headDim, rank, axis }
+}
+
+/** Elements that a token adds to a cache, by what the operator that lengthens it joins on: some exports leave their caches' size open. NaN where that does not tell. */
+function newWidth(graph: WiredGraph, values: ReadonlyMap<string, Value>, past: string, node: NodeProto): number {
+  const widthOf = (name: string): number => values.get(name)?.width ?? Number.NaN
+  if (node.opType === 'Concat') return widthOf(projected(graph, values, node.input.find(name => name !== past) ?? ''))
+  const heads = integerOf(node, 'num_heads') ?? integerOf(node, 'q_num_heads') ?? Number.NaN
+  const kvHeads = integerOf(node, 'kv_num_heads') ?? heads
+  const [query = '', key = '', value = ''] = node.input
+  const caches = node.input.filter(name => graph.inputs.has(name) && widthOf(name) >= HUGE)
+  if (key === '') return widthOf(query) * kvHeads / (heads + 2 * kvHeads)
+  return widthOf(caches.indexOf(past) === 1 ? value : key)
+}
+
+/** What keys or values were before they were put in heads and turned: the way back goes by first inputs. */
+function projected(graph: WiredGraph, values: ReadonlyMap<string, Value>, name: string): string {
+  const value = values.get(name)
+  if (value?.rank === 3 && value.sure === true) return name
+  const before = graph.nodes[graph.producer.get(name) ?? -1]?.input[0] ?? ''
+  return graph.producer.has(before) ? projected(graph, values, before) : name
 }
 
 /** Which segments read each initializer, through the preamble too. */
@@ -156,7 +185,7 @@ function initializerBytes(tensor: TensorProto | undefined): number {
 
 /** Two per weight: a product with a constant matrix of any operator that multiplies by its second input. */
 function productFlops(node: NodeProto, graph: WiredGraph): number {
-  if (node.opType === 'MatMulNBits') return 2 * (integerOf(node, 'K') ?? 0) * (integerOf(node, 'N') ?? 0)
+  if (node.opType === 'MatMulNBits' || node.opType === 'MatMulBnb4') return 2 * (integerOf(node, 'K') ?? 0) * (integerOf(node, 'N') ?? 0)
   if (!/MatMul|Gemm/.test(node.opType)) return 0
   const weight = graph.initializers.get(node.input[1] ?? '') ?? transposedWeight(graph, node.input[1] ?? '')
   return weight === undefined || weight.dims.length !== 2 ? 0 : 2 * Number(weight.dims[0]! * weight.dims[1]!)

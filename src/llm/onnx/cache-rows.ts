@@ -1,7 +1,7 @@
 import { MeshError } from '../../../protocols/errors.ts'
 import type { CacheShape } from './analyse.ts'
 import type { CachePair } from './caches.ts'
-import { describe, integers, intAttribute, intsAttribute, node } from './node.ts'
+import { describe, integers, intAttribute, intsAttribute, node, stringAttribute } from './node.ts'
 import type { NodeProto, TensorProto } from './onnx-pb.js'
 
 type Emitted = { readonly nodes: NodeProto[]; readonly constants: Map<string, TensorProto> }
@@ -35,7 +35,7 @@ export class CacheRows {
     if (reader.opType === 'GroupQueryAttention') this.#gather(cache, reader, shape, straight)
     else if (reader.opType === 'Concat' && reader.input.length === 2) this.#emitted.nodes.push(node('Identity', [reader.input.find(name => name !== cache.past) ?? ''], [straight]))
     else this.#tail(cache, reader, shape, straight)
-    if (names.layout === 'tokens') this.#emitted.nodes.push(node('Transpose', [straight], [names.rows], [intsAttribute('perm', [shape.axis, ...others(shape)])]))
+    if (names.layout === 'tokens') this.#emitted.nodes.push(turned(straight, names.rows, [shape.axis, ...others(shape)]))
   }
 
   /** GroupQueryAttention puts row b's new keys at its own length, max(0, seqlens_k[b] + 1 - S), in a present as long as the past buffer. */
@@ -77,6 +77,15 @@ export class CacheRows {
     this.#emitted.constants.set(full, integers(full, values))
     return full
   }
+}
+
+/**
+ * A Transpose that ONNX Runtime's optimiser does not know for one: it would push the graph's own through the layer to cancel this one
+ * out, and what lay between, a norm of the keys say, would not be recognised and fused as it is in the whole model.
+ */
+function turned(from: string, to: string, order: readonly number[]): NodeProto {
+  const letters = (axes: readonly number[]): string => axes.map(axis => String.fromCharCode(97 + axis)).join('')
+  return node('Einsum', [from], [to], [stringAttribute('equation', `${letters([...order.keys()])}->${letters(order)}`)])
 }
 
 /** The other axes of a cache, in order. */

@@ -1,8 +1,9 @@
 import { clone, create } from '@bufbuild/protobuf'
 import { MeshError } from '../../../protocols/errors.ts'
-import { attributeOf, describe, readsOf, renamed, shapeOf, integers } from './node.ts'
-import { GraphProtoSchema, NodeProtoSchema, TensorProtoSchema, type FunctionProto, type GraphProto, type ModelProto, type NodeProto, type TensorProto } from './onnx-pb.js'
-import { isReferenced } from './tensor-ref.ts'
+import { hoistConstants } from './hoist-constants.ts'
+import { narrowCaches } from './narrow-caches.ts'
+import { attributeOf, describe, integerOf, readsOf, renamed, shapeOf, integers } from './node.ts'
+import { GraphProtoSchema, NodeProtoSchema, type FunctionProto, type GraphProto, type ModelProto, type NodeProto } from './onnx-pb.js'
 
 const DEEPEST_CALLS = 32
 const MOST_NODES = 1_000_000
@@ -11,17 +12,20 @@ const LOGITS_TO_KEEP = /^num_logits_to_keep$|^logits_to_keep$/
 
 /**
  * The model's graph as one flat list of nodes: calls of model-local functions replaced by their bodies, `If` nodes that a
- * merged decoder chooses its with-cache branch by replaced by that branch, large constants made initializers. The model
- * itself stays as it is. Throws SPEC_INVALID, naming the node, for recursive functions and for large constants deep in bodies.
+ * merged decoder chooses its with-cache branch by replaced by that branch, large constants made initializers, caches that are
+ * converted on their way in and out taken as what they are within. The model itself stays as it is. Throws SPEC_INVALID, naming
+ * the node, for recursive functions.
  */
 export function flatten(model: ModelProto): GraphProto {
   const source = model.graph
   if (source === undefined) throw new MeshError('SPEC_INVALID', 'this ONNX model has no graph')
   if (source.sparseInitializer.length > 0) throw new MeshError('SPEC_INVALID', `the sparse initializer ${source.sparseInitializer[0]?.values?.name ?? ''} is not supported; export the model with dense weights`)
-  const graph = create(GraphProtoSchema, { name: source.name, input: [...source.input], output: source.output, initializer: [...source.initializer], valueInfo: source.valueInfo, quantizationAnnotation: source.quantizationAnnotation })
+  const graph = create(GraphProtoSchema, { name: source.name, input: [...source.input], output: [...source.output], initializer: [...source.initializer], valueInfo: source.valueInfo, quantizationAnnotation: source.quantizationAnnotation })
   graph.node = inlineBranches(graph, inlineCalls(model, source.node))
-  graph.node = hoistConstants(graph, graph.node)
+  hoistConstants(graph)
+  graph.node = graph.node.map(keepingAll)
   answerOptions(graph)
+  narrowCaches(graph)
   const read = new Set(graph.node.flatMap(readsOf))
   graph.input = graph.input.filter(({ name }) => read.has(name) || graph.output.some(output => output.name === name))
   return graph
@@ -89,24 +93,15 @@ function spliced(branch: GraphProto, node: NodeProto): readonly NodeProto[] {
   return [...branch.node.map(inner => renamed(inner, name => names.get(name) ?? name)), ...copies]
 }
 
-/** Only initializers can lie in a file of their own. */
-function hoistConstants(graph: GraphProto, nodes: readonly NodeProto[]): NodeProto[] {
-  return nodes.filter(node => {
-    const value = node.opType === 'Constant' && node.domain === '' ? attributeOf(node, 'value')?.t : undefined
-    if (value !== undefined && isReferenced(value)) {
-      const tensor = clone(TensorProtoSchema, value)
-      tensor.name = node.output[0] ?? ''
-      graph.initializer.push(tensor)
-      return false
-    }
-    const large = bodyTensors(node).find(isReferenced)
-    if (large !== undefined) throw new MeshError('SPEC_INVALID', `${describe(node)} holds the large constant ${large.name} inside its body, where no piece can carry it`)
-    return true
-  })
-}
-
-function bodyTensors(node: NodeProto): readonly TensorProto[] {
-  return node.attribute.flatMap(({ t, g, tensors, graphs }) => [...t === undefined ? [] : [t], ...tensors, ...[...g === undefined ? [] : [g], ...graphs].flatMap(body => [...body.initializer, ...body.node.flatMap(bodyTensors)])])
+/**
+ * Attention over a window may be told that its cache is a buffer as long as the window, which it turns over. Ours hold every
+ * position, and what is attended to is the same: the window is an attribute of its own.
+ */
+function keepingAll(of: NodeProto): NodeProto {
+  if (of.opType !== 'GroupQueryAttention' || (integerOf(of, 'sliding_window_cache') ?? 0) === 0) return of
+  const copy = clone(NodeProtoSchema, of)
+  copy.attribute = copy.attribute.filter(({ name }) => name !== 'sliding_window_cache')
+  return copy
 }
 
 function answerOptions(graph: GraphProto): void {

@@ -21,6 +21,10 @@ export function floatAttribute(name: string, value: number): AttributeProto {
   return create(AttributeProtoSchema, { name, type: Kind.FLOAT, f: value })
 }
 
+export function stringAttribute(name: string, value: string): AttributeProto {
+  return create(AttributeProtoSchema, { name, type: Kind.STRING, s: new TextEncoder().encode(value) })
+}
+
 export function attributeOf(of: NodeProto, name: string): AttributeProto | undefined {
   return of.attribute.find(attribute => attribute.name === name)
 }

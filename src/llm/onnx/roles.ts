@@ -2,6 +2,7 @@ import { MeshError } from '../../../protocols/errors.ts'
 import { ELEMENT, byteLength } from './element.ts'
 import type { WiredGraph } from './wired-graph.ts'
 import { describe, shapeOf } from './node.ts'
+import type { TensorProto } from './onnx-pb.js'
 
 export type InputRole = 'ids' | 'mask' | 'positions'
 
@@ -16,7 +17,7 @@ export function inputRoles(graph: WiredGraph, caches: ReadonlySet<string>): Read
   let largest = 0
   let ids: string | undefined
   for (const { opType, input } of graph.nodes) {
-    const table = LOOKUPS.has(opType) ? graph.initializers.get(input[0] ?? '') : undefined
+    const table = LOOKUPS.has(opType) ? tableBehind(graph, input[0] ?? '') : undefined
     if (table === undefined || table.dataType === ELEMENT.string) continue
     const bytes = byteLength(table.dataType, table.dims)
     const index = inputBehind(graph, input[1] ?? '')
@@ -40,8 +41,16 @@ export function inputRoles(graph: WiredGraph, caches: ReadonlySet<string>): Read
 export function tokenLookups(graph: WiredGraph, roles: ReadonlyMap<string, InputRole>): readonly number[] {
   return [...graph.nodes.keys()].filter(at => {
     const { opType, input } = graph.nodes[at]!
-    return LOOKUPS.has(opType) && graph.initializers.has(input[0] ?? '') && roles.get(inputBehind(graph, input[1] ?? '') ?? '') === 'ids'
+    return LOOKUPS.has(opType) && tableBehind(graph, input[0] ?? '') !== undefined && roles.get(inputBehind(graph, input[1] ?? '') ?? '') === 'ids'
   })
+}
+
+/** The constant that a value is, turned, reshaped or converted: a head that shares its weights has them its own way round. */
+function tableBehind(graph: WiredGraph, name: string): TensorProto | undefined {
+  const by = graph.producer.get(name)
+  if (by === undefined) return graph.initializers.get(name)
+  const { opType, input } = graph.nodes[by]!
+  return RESHAPES.has(opType) || opType === 'Transpose' || opType === 'DequantizeLinear' ? tableBehind(graph, input[0] ?? '') : undefined
 }
 
 /** The input that a value is, reshaped or converted. */

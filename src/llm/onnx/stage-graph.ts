@@ -172,24 +172,32 @@ class StageWriter {
     const ids = this.#analysis.inputs.get(inputBehind(graph, name) ?? '') === 'ids'
     if (by === undefined ? !ids || this.#range.first === 0 : segments.of[by] === PREAMBLE || this.#owns(by)) return copy
     const carrier = this.#carrier(source)
-    if (!ids) {
-      if (this.#analysis.plan.values.get(name)?.width !== this.#analysis.plan.values.get(carrier)?.width) throw new MeshError('SPEC_INVALID', `${describe(source)} asks the shape of ${name}, and nothing that comes into layer ${this.#range.first} has it`)
+    const width = this.#analysis.plan.values.get(name)?.width
+    if (!ids && width === this.#analysis.plan.values.get(carrier)?.width) {
       copy.input = [carrier]
       return copy
     }
-    // Token ids are [B, S], what carries the tokens is [B, S, width].
+    // The first two dims are the same of all that grows with tokens: token ids are [B, S], states [B, S, width].
+    const rank = ids ? 2 : 3
     const place = (attribute: string, otherwise: number): number => {
       const value = integerOf(source, attribute) ?? otherwise
-      return Math.max(0, Math.min(2, value < 0 ? value + 2 : value))
+      return Math.max(0, Math.min(rank, value < 0 ? value + rank : value))
     }
-    const full = `${source.output[0]}/full`
-    const [from, to, axis] = [place('start', 0), place('end', 2), 0].map(value => {
-      const constant = `/aios/at-${value}`
-      this.#constants.set(constant, integers(constant, [value]))
-      return constant
-    })
-    this.#nodes.push(node('Shape', [carrier], [full]))
-    return node('Slice', [full, from!, to!, axis!], [source.output[0]!])
+    const output = source.output[0]!
+    this.#nodes.push(node('Shape', [carrier], [`${output}/full`]))
+    const tokens = (to: string, from: number, end: number): NodeProto => node('Slice', [`${output}/full`, this.#number(from), this.#number(end), this.#number(0)], [to])
+    const [from, end] = [place('start', 0), place('end', rank)]
+    if (end <= 2) return tokens(output, from, end)
+    if (from > 1) return node('Slice', [this.#number(width ?? 0), this.#number(from - 2), this.#number(1), this.#number(0)], [output])
+    this.#nodes.push(tokens(`${output}/tokens`, from, 2))
+    return node('Concat', [`${output}/tokens`, this.#number(width ?? 0)], [output], [intAttribute('axis', 0)])
+  }
+
+  /** A constant list of one number. */
+  #number(value: number): string {
+    const constant = `/aios/at-${value}`
+    this.#constants.set(constant, integers(constant, [value]))
+    return constant
   }
 
   #carrier(source: NodeProto): string {

@@ -1,14 +1,14 @@
 import assert from 'node:assert/strict'
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { clone, create } from '@bufbuild/protobuf'
-import { decodeModel, encodeModel } from '../../../src/llm/onnx/codec.ts'
 import { ELEMENT } from '../../../src/llm/onnx/element.ts'
 import { CONTRIB, integers, intAttribute, intsAttribute, node, renamed } from '../../../src/llm/onnx/node.ts'
 import { AttributeProtoSchema, FunctionProtoSchema, NodeProtoSchema, OperatorSetIdProtoSchema, TensorProtoSchema, type ModelProto, type NodeProto } from '../../../src/llm/onnx/onnx-pb.js'
 import { stageGraph } from '../../../src/llm/onnx/stage-graph.ts'
-import { makeModel, type ModelOptions } from '../../fixtures/llm/make-model.ts'
+import type { ModelOptions } from '../../fixtures/llm/make-model.ts'
+import { rewrittenModel } from './rewritten.ts'
 import { distances, openModel } from './stage-chain.ts'
 
 /** Graphs as other exporters and optimisers leave them, made of ordinary ones. */
@@ -16,14 +16,7 @@ describe('a model that is written differently', () => {
   const root = mkdtempSync(join(tmpdir(), 'odd-'))
   after(() => rmSync(root, { recursive: true, force: true }))
 
-  const rewritten = (name: string, options: ModelOptions, rewrite: (model: ModelProto) => void): string => {
-    const model = decodeModel(readFileSync(join(makeModel(join(root, `${name}-source`), options).directory, 'model.onnx')))
-    rewrite(model)
-    const directory = join(root, name)
-    mkdirSync(directory)
-    writeFileSync(join(directory, 'model.onnx'), encodeModel(model))
-    return directory
-  }
+  const rewritten = (name: string, options: ModelOptions, rewrite: (model: ModelProto) => void): string => rewrittenModel(root, name, options, rewrite)
   const same = async (directory: string): Promise<void> => assert.deepEqual(await distances(directory, [1, 2, 4, 6], 12), [0, 0, 0, 0])
 
   it('with model-local functions', async () => {

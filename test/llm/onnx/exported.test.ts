@@ -1,0 +1,180 @@
+import assert from 'node:assert/strict'
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { clone, create } from '@bufbuild/protobuf'
+import { modelFacts } from '../../../src/llm/model-facts.ts'
+import { ELEMENT } from '../../../src/llm/onnx/element.ts'
+import { CONTRIB, integers, intAttribute, intsAttribute, node, renamed, shapeOf, valueInfo } from '../../../src/llm/onnx/node.ts'
+import { AttributeProto_AttributeType as Kind, AttributeProtoSchema, GraphProtoSchema, TensorProtoSchema, type GraphProto, type ModelProto, type NodeProto, type TensorProto } from '../../../src/llm/onnx/onnx-pb.js'
+import { pieces } from '../../../src/llm/onnx/pieces.ts'
+import { stageGraph } from '../../../src/llm/onnx/stage-graph.ts'
+import type { ModelOptions } from '../../fixtures/llm/make-model.ts'
+import { rewrittenModel } from './rewritten.ts'
+import { distances, openModel } from './stage-chain.ts'
+
+/** What public exporters and converters were seen to write (ONNX Runtime GenAI's model builder, converters to float16, Optimum), made of ordinary graphs. */
+describe('a model as a public exporter writes it', () => {
+  const root = mkdtempSync(join(tmpdir(), 'exported-'))
+  after(() => rmSync(root, { recursive: true, force: true }))
+
+  const rewritten = (name: string, options: ModelOptions, rewrite: (graph: GraphProto, model: ModelProto) => void): string => rewrittenModel(root, name, options, model => rewrite(model.graph!, model))
+  const same = async (directory: string): Promise<void> => assert.deepEqual(await distances(directory, [1, 2, 4], 12), [0, 0, 0])
+  const weight = (graph: GraphProto, name: string): TensorProto => graph.initializer.find(tensor => tensor.name === name)!
+
+  it('with caches whose head size is left open, packed or not, fused or joined', async () => {
+    for (const variant of ['fused', 'fused-packed', 'plain'] as const) {
+      const sizes = (name: string, rewrite: (graph: GraphProto) => void): Promise<unknown> => openModel(rewritten(`${name}-${variant}`, { variant }, rewrite)).then(({ analysis }) => analysis.caches)
+      const open = await sizes('open', graph => {
+        const opened = (info: GraphProto['input'][number]) => /past_key_values|present/.test(info.name) ? valueInfo(info.name, ELEMENT.float32, shapeOf(info)!.dims!.with(3, 'kv_cache_dim')) : info
+        graph.input = graph.input.map(opened)
+        graph.output = graph.output.map(opened)
+      })
+      assert.deepEqual(open, await sizes('closed', () => {}), variant)
+    }
+  })
+
+  it('with token embeddings that are the head\'s weights, turned and reshaped on their way', async () => {
+    await same(rewritten('turned', { variant: 'plain' }, graph => {
+      const table = weight(graph, 'model.embed_tokens.weight')
+      const [rows = 0, columns = 0] = table.dims.map(Number)
+      const from = new Float32Array(Uint8Array.from(table.rawData).buffer)
+      table.name = 'head'
+      table.dims = [BigInt(columns), BigInt(rows)]
+      table.rawData = new Uint8Array(Float32Array.from({ length: from.length }, (_, at) => from[(at % rows) * columns + Math.floor(at / rows)]!).buffer)
+      graph.initializer.push(integers('table/shape', [-1, columns]))
+      graph.node.unshift(node('Transpose', ['head'], ['head/turned'], [intsAttribute('perm', [1, 0])]), node('Reshape', ['head/turned', 'table/shape'], ['model.embed_tokens.weight']))
+    }))
+  })
+
+  it('with large constants within the branches of an If', async () => {
+    const directory = rewritten('branches', { variant: 'plain' }, graph => {
+      const at = graph.node.findIndex(({ name }) => name === '/model/layers.2/mlp/up_proj/MatMul')
+      const product = graph.node[at]!
+      const tensor = weight(graph, product.input[1]!)
+      graph.initializer = graph.initializer.filter(other => other !== tensor)
+      const inner = { ...clone(TensorProtoSchema, tensor), name: '' }
+      const branch = (name: string, body: readonly NodeProto[], initializer: readonly TensorProto[] = []) => create(AttributeProtoSchema, { name, type: Kind.GRAPH, g: create(GraphProtoSchema, { name, node: [...body], initializer: [...initializer], output: [valueInfo(`${name}/out`, ELEMENT.float32)] }) })
+      const byNode = branch('then_branch', [node('Constant', [], ['then_branch/out'], [create(AttributeProtoSchema, { name: 'value', type: Kind.TENSOR, t: inner })])])
+      const byWeight = branch('else_branch', [node('Identity', ['w'], ['else_branch/out'])], [{ ...inner, name: 'w' }])
+      graph.initializer.push(integers('if/0', 0), integers('if/1', 1), integers('if/9', 9))
+      graph.node.splice(at, 0, node('Shape', ['attention_mask'], ['if/shape']), node('Gather', ['if/shape', 'if/1'], ['if/total']), node('Greater', ['if/total', 'if/9'], ['if/long']), node('If', ['if/long'], [tensor.name], [byNode, byWeight]))
+    })
+    const { analysis } = await openModel(directory)
+    assert.equal(pieces(analysis).flatMap(({ entries }) => entries).filter(({ tensor }) => tensor.name.startsWith('/aios/constant')).length, 2)
+    await same(directory)
+  })
+
+  it('converted to float16 with inputs and outputs as they were: its caches are float16 all the same', async () => {
+    const directory = rewritten('kept-io', { variant: 'plain-fp16' }, graph => {
+      const isCache = (name: string): boolean => /^past_key_values|^present/.test(name)
+      const wide = (info: GraphProto['input'][number]) => isCache(info.name) || info.name === 'logits' ? valueInfo(info.name, ELEMENT.float32, shapeOf(info)!.dims) : info
+      const inner = (name: string): string => isCache(name) || name === 'logits' ? `${name}/half` : name
+      graph.node = [
+        ...graph.input.filter(({ name }) => isCache(name)).map(({ name }) => node('Cast', [name], [inner(name)], [intAttribute('to', ELEMENT.float16)])),
+        ...graph.node.map(one => one.opType === 'Shape' && one.input[0]!.startsWith('past') ? one : renamed(one, inner)),
+        ...graph.output.map(({ name }) => node('Cast', [inner(name)], [name], [intAttribute('to', ELEMENT.float32)])),
+      ]
+      graph.input = graph.input.map(wide)
+      graph.output = graph.output.map(wide)
+    })
+    const { analysis } = await openModel(directory)
+    assert.ok(analysis.caches.flat().every(({ dtype }) => dtype === 'float16'))
+    assert.equal(analysis.logits.dtype, 'float32')
+    await same(directory)
+  })
+
+  it('with token embeddings narrower than what goes through the layers, which shapes are asked of', async () => {
+    await same(rewritten('narrow', { variant: 'plain' }, graph => {
+      const table = weight(graph, 'model.embed_tokens.weight')
+      const [rows = 0, columns = 0] = table.dims.map(Number)
+      const numbers = new Float32Array(Uint8Array.from(table.rawData).buffer)
+      const tensor = (name: string, dims: readonly number[], length: number): TensorProto => create(TensorProtoSchema, { name, dataType: ELEMENT.float32, dims: dims.map(BigInt), rawData: new Uint8Array(numbers.slice(0, length).buffer) })
+      graph.initializer = [...graph.initializer.filter(other => other !== table), tensor('narrow', [rows, columns / 2], rows * columns / 2), tensor('widen', [columns / 2, columns], columns * columns / 2)]
+      const at = graph.node.findIndex(({ input }) => input[0] === table.name)
+      const state = graph.node[at]!.output[0]!
+      graph.node.splice(at, 1, node('Gather', ['narrow', 'input_ids'], ['narrow/state']), node('MatMul', ['narrow/state', 'widen'], [state]))
+      for (const one of graph.node) if (/self_attn\/Shape$/.test(one.name)) one.input = ['narrow/state']
+    }))
+  })
+
+  it('with keys normed after they are turned: what a stage gives out must not keep the runtime from fusing that', async () => {
+    await same(rewritten('normed', { variant: 'plain' }, graph => {
+      const gamma = new Float32Array(16).map((_, at) => 0.5 + at / 16)
+      graph.initializer.push(create(TensorProtoSchema, { name: 'gamma', dataType: ELEMENT.float32, dims: [16n], rawData: new Uint8Array(gamma.buffer) }))
+      graph.node = graph.node.flatMap(one => {
+        const prefix = /^(.*\/self_attn)\/Transpose_k$/.exec(one.name)?.[1]
+        if (prefix === undefined) return [one]
+        const [turned = ''] = one.output
+        const norm = graph.node.filter(({ name }) => name.startsWith('/model/layers.0/input_layernorm/')).map(part => renamed(part, name => {
+          if (name === '/model/embed_tokens/Gather_output_0') return `${turned}/before`
+          if (name === 'model.layers.0.input_layernorm.weight') return 'gamma'
+          return name === '/model/layers.0/input_layernorm/Mul_1_output_0' ? turned : name.replace('/model/layers.0/input_layernorm', `${prefix}/k_norm`)
+        }))
+        return [renamed(one, name => name === turned ? `${turned}/before` : name), ...norm.map(part => ({ ...part, name: '' }))]
+      })
+    }))
+  })
+
+  it('with its residual stream through conversions that convert nothing, in float16', async () => {
+    const directory = rewritten('idle', { variant: 'plain-fp16' }, graph => {
+      graph.node = graph.node.flatMap(one => {
+        if (!/layers\.\d+\/Add_1$/.test(one.name)) return [one]
+        const [sum = ''] = one.output
+        return [renamed(one, name => name === sum ? `${sum}/before` : name), node('Cast', [`${sum}/before`], [sum], [intAttribute('to', ELEMENT.float16)])]
+      })
+    })
+    await same(directory)
+  })
+
+  it('with what nobody can measure added to the residual stream, which stays as wide as it came in', async () => {
+    const directory = rewritten('scattered', { variant: 'plain' }, graph => {
+      // As a mixture of experts puts its parts together: zeros of a computed shape, scattered into.
+      graph.initializer.push(integers('m/flat', [-1]))
+      graph.node = graph.node.flatMap(one => {
+        if (!/layers\.\d+\/Add_1$/.test(one.name)) return [one]
+        const [left = '', right = ''] = one.input
+        const at = (name: string): string => `${one.output[0]}/${name}`
+        return [
+          node('Shape', [right], [at('shape')]), node('Reshape', [right, 'm/flat'], [at('flat')]), node('Expand', [at('flat'), 'm/flat-one'], [at('spread')]), node('Reshape', [at('spread'), at('shape')], [at('back')]),
+          node('Add', [left, at('back')], one.output, [], '', one.name),
+        ]
+      })
+      graph.initializer.push(integers('m/flat-one', [1]))
+    })
+    const { analysis } = await openModel(directory)
+    assert.deepEqual(analysis.boundaries.map(tensors => tensors.map(({ width }) => width)), Array.from({ length: 5 }, () => [64]))
+    await same(directory)
+  })
+
+  it('with attention over a window in a buffer that turns over: a stage keeps every position instead', async () => {
+    const graphs = await Promise.all([false, true].map(async turns => {
+      const directory = rewritten(`window-${turns}`, { variant: 'fused' }, graph => {
+        for (const one of graph.node.filter(({ opType }) => opType === 'GroupQueryAttention')) one.attribute.push(intAttribute('local_window_size', 4), ...turns ? [intAttribute('sliding_window_cache', 1)] : [])
+      })
+      const { skeleton, analysis } = await openModel(directory)
+      return stageGraph(skeleton, analysis, { first: 1, end: 3 }).onnx
+    }))
+    assert.deepEqual(graphs[0], graphs[1])
+  })
+
+  it('with weights of 4 bits that no block has a shape for', async () => {
+    const directory = rewritten('bnb', { variant: 'plain' }, graph => {
+      graph.node = graph.node.map((one): NodeProto => {
+        const tensor = one.opType === 'MatMul' ? graph.initializer.find(({ name }) => name === one.input[1]) : undefined
+        if (tensor === undefined || !/_proj/.test(one.name)) return one
+        const [K = 0, N = 0] = tensor.dims.map(Number)
+        graph.initializer = graph.initializer.filter(other => other !== tensor)
+        const scales = new Float32Array(K * N / 64).map((_, at) => 0.1 + at % 7 / 50)
+        graph.initializer.push(
+          create(TensorProtoSchema, { name: `${tensor.name}/packed`, dataType: ELEMENT.uint8, dims: [BigInt(K * N / 2)], rawData: new Uint8Array(K * N / 2).map((_, at) => at * 37 % 251) }),
+          create(TensorProtoSchema, { name: `${tensor.name}/scales`, dataType: ELEMENT.float32, dims: [BigInt(scales.length)], rawData: new Uint8Array(scales.buffer) }),
+        )
+        return node('MatMulBnb4', [one.input[0]!, `${tensor.name}/packed`, `${tensor.name}/scales`], one.output, [intAttribute('K', K), intAttribute('N', N), intAttribute('block_size', 64), intAttribute('quant_type', 1)], CONTRIB)
+      })
+    })
+    const { analysis } = await openModel(directory)
+    assert.equal(modelFacts(analysis, pieces(analysis).filter(({ name }) => name.startsWith('layer')), { config: {}, generation: {}, ends: [] }).weights, 'int4')
+    await same(directory)
+  })
+})
