@@ -51,6 +51,8 @@ export const stageFile = z.object({
      * `none`: they may not.
      */
     ragged: z.enum(['lengths', 'mask', 'none']),
+    /** S is always 1: the graph was made for one new token. */
+    oneByOne: z.boolean().default(false),
     /**
      * `heads`: past [B, heads, C, headDim] with any C not below the longest row; rows [B, heads, S, headDim].
      * `tokens`: past [P, B, heads, headDim], P = what is held; rows [S, B, heads, headDim]. Rank 3: heads and headDim in one.

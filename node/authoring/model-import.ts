@@ -14,6 +14,7 @@ import { pieceBytes, pieceFile, pieces, type Piece } from '../../src/llm/onnx/pi
 import type { RandomAccess } from '../../src/llm/onnx/random-access.ts'
 import { readSkeleton, tensorsOf, type Skeleton } from '../../src/llm/onnx/skeleton.ts'
 import { isReferenced, tensorRef } from '../../src/llm/onnx/tensor-ref.ts'
+import { genaiDocuments } from '../../src/llm/text/genai-config.ts'
 import { readTextFiles } from '../../src/llm/text/tokenizer-files.ts'
 import type { ContentStore, Journal } from '../../src/ports.ts'
 import type { ArtefactCatalogue } from '../../src/registries/catalogue.ts'
@@ -76,7 +77,9 @@ export async function importModel(ports: ModelImportPorts, path: string, options
   const analysis = analyse(skeleton)
   const weights = pieces(analysis)
   const graph = encodeModel(skeleton.model)
-  const facts = modelFacts(analysis, weights, { config: texts.get('config.json'), generation: texts.get('generation_config.json'), ends: endsOf(texts) })
+  const instead = texts.has('genai_config.json') ? genaiDocuments(texts.get('genai_config.json')) : undefined
+  const generation = texts.get('generation_config.json') ?? instead?.generation
+  const facts = modelFacts(analysis, weights, { config: texts.get('config.json') ?? instead?.config, generation, ends: endsOf(texts) })
   const reopened = async (location: string): Promise<RandomAccess> => {
     const file = location === '' ? await files.file(layout.graph) : await open(location)
     if (file === undefined) throw new MeshError('NOT_FOUND', `the model's weights file ${location} is gone`)
@@ -92,7 +95,7 @@ export async function importModel(ports: ModelImportPorts, path: string, options
   const manifest: ModelManifest = {
     modelURI: makeUri(named), modelId: named, facts, skeleton: stored, pieces: rest.slice(0, weights.length),
     layers: [...modelLayers(analysis, weights)], ...modelEnds(analysis),
-    files: rest.slice(weights.length), generation: { ...samplingDefaults(texts.get('generation_config.json')) }, author: ports.author,
+    files: rest.slice(weights.length), generation: { ...samplingDefaults(generation) }, author: ports.author,
   }
   const { uri, cid } = await ports.catalogue.publishModel(manifest)
   await storing.forget()
@@ -202,7 +205,7 @@ function endsOf(texts: ReadonlyMap<string, unknown>): readonly number[] {
   const template = texts.get('chat_template.jinja')
   return readTextFiles({
     'tokenizer.json': texts.get('tokenizer.json'), 'tokenizer_config.json': texts.get('tokenizer_config.json'), 'special_tokens_map.json': texts.get('special_tokens_map.json'),
-    'generation_config.json': texts.get('generation_config.json'), 'config.json': texts.get('config.json'), ...(typeof template === 'string' ? { 'chat_template.jinja': template } : {}),
+    'generation_config.json': texts.get('generation_config.json'), 'config.json': texts.get('config.json'), 'genai_config.json': texts.get('genai_config.json'), ...(typeof template === 'string' ? { 'chat_template.jinja': template } : {}),
   }).ends
 }
 

@@ -14,7 +14,7 @@ export type ModelLayout = {
 }
 
 /** Byte for byte part of the model. */
-const TEXTS = ['config.json', 'generation_config.json', 'tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json', 'chat_template.jinja', '1_Pooling/config.json', 'sentence_bert_config.json'] as const
+const TEXTS = ['config.json', 'generation_config.json', 'genai_config.json', 'tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json', 'chat_template.jinja', '1_Pooling/config.json', 'sentence_bert_config.json'] as const
 const TEXT_BYTES = 67_108_864
 /** How exporters call a whole model, the likeliest first; the decoder that takes caches before one that does not. */
 const USUAL = ['model.onnx', 'decoder_model_merged.onnx', 'decoder_with_past_model.onnx', 'decoder_model.onnx']

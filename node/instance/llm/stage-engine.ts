@@ -211,7 +211,7 @@ export class StageEngine {
   async #prompts(decoding: readonly Session[]): Promise<void> {
     for (let room = CHUNK; ;) {
       const next = [...this.#turns].find(session => !decoding.includes(session) && !this.#decodes(session))
-      const size = next === undefined ? 0 : sizeOfChunk(next)
+      const size = next === undefined ? 0 : sizeOfChunk(next, this.#options.file.io.oneByOne)
       if (next === undefined || (room < CHUNK && size > room)) return
       await this.#chunk(next)
       room -= size
@@ -229,7 +229,7 @@ export class StageEngine {
     const step = session.steps[0]!
     const { order } = step
     const { inputBytes } = this.#options.file.spec
-    const count = sizeOfChunk(session)
+    const count = sizeOfChunk(session, this.#options.file.io.oneByOne)
     const { arena, slot } = session.kv
     const wanted = order.all || step.done + count === order.count
     const want = { greedy: wanted && order.want === 'greedy', logits: wanted && order.want === 'logits', all: order.all && (order.want === 'greedy' || order.want === 'logits') }
@@ -325,10 +325,10 @@ export class StageEngine {
 }
 
 /** Positions of a session's next run. */
-function sizeOfChunk({ steps: [step] }: Session): number {
+function sizeOfChunk({ steps: [step] }: Session, oneByOne: boolean): number {
   const left = step === undefined ? 0 : step.order.count - step.done
-  // Never one position of several alone: other kernels compute it, to other last bits.
-  return left === CHUNK + 1 ? CHUNK - 1 : Math.min(CHUNK, left)
+  // Never one position of several alone: other kernels compute it, to other last bits. Where the graph takes no more, always.
+  return oneByOne ? Math.min(1, left) : left === CHUNK + 1 ? CHUNK - 1 : Math.min(CHUNK, left)
 }
 
 function turn(): Promise<void> {

@@ -5,6 +5,7 @@ import { flatten } from './flatten.ts'
 import { wireGraph, type WiredGraph } from './wired-graph.ts'
 import { attributeOf, describe, integerOf, shapeOf } from './node.ts'
 import type { NodeProto, TensorProto } from './onnx-pb.js'
+import { takesOneByOne } from './one-by-one.ts'
 import { inputRoles, type InputRole } from './roles.ts'
 import { PREAMBLE, segment, type Segments } from './segments.ts'
 import type { Skeleton } from './skeleton.ts'
@@ -39,6 +40,8 @@ export type ModelAnalysis = {
   readonly ownLengths: boolean
   /** Whether tokens that are computed together change each other's bits, as scales over all of them do (DynamicQuantizeLinear). */
   readonly coupled: boolean
+  /** Whether a run has one new token: a prompt too is computed token by token. */
+  readonly oneByOne: boolean
   /** What the rest of this folder works on. */
   readonly plan: SplitPlan
 }
@@ -84,6 +87,7 @@ export function analyse(skeleton: Skeleton): ModelAnalysis {
     perLayer: costs.slice(1, -1),
     ownLengths: chain.layers.every(layer => layer.caches.every(({ node }) => graph.nodes[node]!.opType === 'GroupQueryAttention')),
     coupled: graph.nodes.some(({ opType }) => opType.startsWith('DynamicQuantize')),
+    oneByOne: takesOneByOne(graph, chain),
     plan,
   }
 }

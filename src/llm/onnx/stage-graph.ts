@@ -221,7 +221,7 @@ class StageWriter {
       first, end, ids: roles('ids'), mask: roles('mask'), positions: roles('positions'),
       receives: received.map(tensor => ({ ...tensor, used: read.has(tensor.name) })),
       sends: sends.map(name => ({ ...boundaryTensor(this.#analysis, name), from: sent.includes(name) ? 'graph' : 'received' })),
-      ragged: raggedness(this.#analysis),
+      ragged: raggedness(this.#analysis), oneByOne: this.#analysis.oneByOne,
       caches: this.#caches.map(({ layer, shape, names }) => ({ layer, past: names.past, rows: names.rows, layout: names.layout, dtype: shape.dtype, heads: shape.heads, headDim: shape.headDim, rank: shape.rank })),
       logits,
     }

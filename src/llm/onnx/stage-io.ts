@@ -33,6 +33,8 @@ export type StageIo = {
   /** To the stage after, in this order; `from: 'received'` is a copy of what came in by that name. */
   readonly sends: readonly (BoundaryTensor & { readonly from: 'graph' | 'received' })[]
   readonly ragged: 'lengths' | 'mask' | 'none'
+  /** S must be 1. */
+  readonly oneByOne: boolean
   readonly caches: readonly StageCache[]
   readonly logits: StageLogits | undefined
 }

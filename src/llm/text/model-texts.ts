@@ -11,7 +11,7 @@ import type { TextFiles } from './tokenizer-files.ts'
 /** Tokenizers kept; one of a large vocabulary takes some hundred megabytes. */
 const KEPT = 4
 const FILE_BYTES = 67_108_864
-const JSON_FILES = ['tokenizer_config.json', 'special_tokens_map.json', 'generation_config.json', 'config.json'] as const
+const JSON_FILES = ['tokenizer_config.json', 'special_tokens_map.json', 'generation_config.json', 'config.json', 'genai_config.json'] as const
 
 /** The texts of models of the network, each opened once for all who talk to it here. */
 export class ModelTexts {

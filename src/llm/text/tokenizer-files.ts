@@ -1,12 +1,27 @@
 import { z } from 'zod'
 import { check } from '../../../protocols/codec.ts'
-import { json } from '../../../protocols/ids.ts'
+import { json, type Json } from '../../../protocols/ids.ts'
+import { isJsonObject } from '../../lib/json.ts'
+import { genaiDocuments } from './genai-config.ts'
+
+const REMOVED = String.raw`[\u0001-\u0008\u000B\u000E-\u001F\u007F\u008F\u009F]`
+const SPACES = String.raw`[\u0009\u000A\u000C\u000D\u1680\u200B-\u200F\u2028\u2029\u2581\uFEFF\uFFFD]`
+
+/** `Nmt`, which tokenizers trained by Hugging Face's library on SentencePiece's pattern name, in words that the library here knows (as their code has it). */
+function spelledOut(normalizer: Json | undefined): Json | undefined {
+  if (normalizer === undefined || !isJsonObject(normalizer)) return normalizer
+  const inner = normalizer['normalizers']
+  if (Array.isArray(inner)) return { ...normalizer, normalizers: inner.map(one => spelledOut(one) ?? null) }
+  if (normalizer['type'] !== 'Nmt') return normalizer
+  return { type: 'Sequence', normalizers: [{ type: 'Replace', pattern: { Regex: REMOVED }, content: '' }, { type: 'Replace', pattern: { Regex: SPACES }, content: ' ' }] }
+}
 
 /** The part of Hugging Face's `tokenizer.json` that we read ourselves; the library reads the rest. */
 export const tokenizerFile = z.looseObject({
   model: z.looseObject({}),
   added_tokens: z.array(z.looseObject({ id: z.int().nonnegative(), content: z.string(), special: z.boolean().default(false) })).default([]),
   decoder: json.optional(),
+  normalizer: json.optional().transform(spelledOut),
 })
 export type TokenizerFile = z.infer<typeof tokenizerFile>
 
@@ -27,6 +42,7 @@ export type TextFiles = {
   readonly 'special_tokens_map.json'?: unknown
   readonly 'generation_config.json'?: unknown
   readonly 'config.json'?: unknown
+  readonly 'genai_config.json'?: unknown
   readonly 'chat_template.jinja'?: string
 }
 
@@ -38,7 +54,8 @@ export function readTextFiles(files: TextFiles): TextSetup {
   const map = check(tokenizerConfig, files['special_tokens_map.json'] ?? {}, 'special_tokens_map.json', 'SPEC_INVALID')
   const own = check(tokenizerConfig, files['tokenizer_config.json'] ?? {}, 'tokenizer_config.json', 'SPEC_INVALID')
   const config = { ...map, ...own }
-  const said = [files['generation_config.json'], files['config.json']].flatMap((file, at) => {
+  const instead = files['genai_config.json'] === undefined ? undefined : genaiDocuments(files['genai_config.json'])
+  const said = [files['generation_config.json'] ?? instead?.generation, files['config.json'] ?? instead?.config].flatMap((file, at) => {
     const given = check(ending, file ?? {}, ['generation_config.json', 'config.json'][at] ?? '', 'SPEC_INVALID').eos_token_id
     return given === undefined || given === null ? [] : given
   })

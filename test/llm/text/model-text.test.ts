@@ -39,6 +39,20 @@ describe('the text of a model', () => {
     assert.deepEqual(fallback.ends, [2])
   })
 
+  it('reads the ends out of what ONNX Runtime GenAI writes in place of the other two configurations', () => {
+    const { 'tokenizer.json': tokenizer } = byteTokenizer(['the'])
+    const files = { 'tokenizer.json': tokenizer, 'genai_config.json': { model: { type: 'llama', context_length: 512, bos_token_id: 0, eos_token_id: [4, 1], decoder: { num_attention_heads: 4 } }, search: { do_sample: false, top_k: 50, max_length: 512 } } }
+    assert.deepEqual(new ModelText(files).ends, [4, 1])
+    assert.deepEqual(new ModelText({ ...files, 'generation_config.json': { eos_token_id: 2 }, 'config.json': {} }).ends, [2])
+    assert.throws(() => new ModelText({ ...files, 'genai_config.json': {} }), isMeshCode('SPEC_INVALID'))
+  })
+
+  it('is cleaned as SentencePiece cleans it, where the tokenizer was trained so', () => {
+    const files = byteTokenizer(['the'])
+    const cleaning = new ModelText({ ...files, 'tokenizer.json': { ...files['tokenizer.json'] as object, normalizer: { type: 'Sequence', normalizers: [{ type: 'Nmt' }, { type: 'NFKC' }] } } })
+    assert.equal(cleaning.decode(cleaning.encode('a\u0001b\tc\u200bd\u007f\u2581e\nf', false)), 'ab c d e f')
+  })
+
   it('renders a conversation as the template says', () => {
     const prompt = bytewise.prompt({ messages: [{ role: 'system', content: 'Be brief.' }, { role: 'user', content: [{ type: 'text', text: 'the ' }, { type: 'text', text: 'answer?' }] }] })
     assert.equal(prompt.map(id => bytewise.token(id)?.replaceAll('Ġ', ' ').replaceAll('Ċ', '\n')).join(''), '<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nthe answer?<|im_end|>\n<|im_start|>assistant\n')

@@ -1,9 +1,11 @@
 /** Bundles of stages as a host gets them, made from a model's directory. */
-import { mkdtempSync, rmSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { StageFile } from '../../../protocols/stage-file.ts'
 import type { RunningInstance, StageOutput, StageRunner, StageStep } from '../../../src/ports.ts'
+import { decodeModel, encodeModel } from '../../../src/llm/onnx/codec.ts'
+import type { ModelProto } from '../../../src/llm/onnx/onnx-pb.js'
 import { pieceBytes, pieceFile, pieces } from '../../../src/llm/onnx/pieces.ts'
 import { stageGraph } from '../../../src/llm/onnx/stage-graph.ts'
 import type { StageIo } from '../../../src/llm/onnx/stage-io.ts'
@@ -15,9 +17,16 @@ const BYTES: Readonly<Record<string, number>> = { float32: 4, float16: 2, int64:
 
 export type Model = Disposable & { readonly directory: string; readonly open: OpenModel; readonly context: number; readonly vocab: number; readonly layers: number }
 
-export async function modelFor(options: ModelOptions): Promise<Model> {
+/** `rewrite`: changes the graph after it is made. */
+export async function modelFor(options: ModelOptions, rewrite?: (model: ModelProto) => void): Promise<Model> {
   const directory = mkdtempSync(join(tmpdir(), 'aios-stage-model-'))
   const { shape } = makeModel(directory, options)
+  if (rewrite !== undefined) {
+    const file = join(directory, 'model.onnx')
+    const model = decodeModel(readFileSync(file))
+    rewrite(model)
+    writeFileSync(file, encodeModel(model))
+  }
   return { directory, open: await openModel(directory), context: shape.context, vocab: shape.vocab, layers: shape.layers, [Symbol.dispose]: () => rmSync(directory, { recursive: true, force: true }) }
 }
 
