@@ -138,7 +138,7 @@ export class Allocation {
     const measured = asksForMetrics(block) ? new Map((await this.#metrics.clusters()).map(metrics => [metrics['clusterId'], metrics])) : undefined
     const documents = new Map([...clusters].map(([id, members]) => [id, withMetrics(this.#governance.clusters.document(id, members), measured?.get(id))]))
     const candidates = await this.#selected(block, this.#filtered(wish, ads, documents, log), documents, log)
-    const { ranked, refused: unsuited } = rank(block, candidates, { hosting: wish.hosting, rtt: peer => (peer === this.#view.self ? 0 : this.#ports.network.rtt(peer)) })
+    const { ranked, refused: unsuited } = rank(block, candidates, { hosting: wish.hosting, rtt: peer => (peer === this.#view.self ? 0 : this.#ports.network.rtt(peer)), lastResort: isMissing(wish) })
     for (const { peer, because } of unsuited) note(log, { peer, step: 'filter', ok: false, because })
     const drawn = sample(ranked, choices(ads.length), this.#random)
     if (drawn.length < ranked.length) note(log, { peer: this.#ports.identity.peer, step: 'ask', ok: true, because: `${drawn.length} of ${ranked.length} hosts that could are asked` })
@@ -325,4 +325,9 @@ function asksForMetrics({ policies }: BlockRecord): boolean {
 
 function withMetrics(document: JsonObject, metrics: JsonObject | undefined): JsonObject {
   return metrics === undefined ? document : { ...document, metrics }
+}
+
+/** Is an instance to be replaced that is gone, not one that still serves where it should not? */
+function isMissing({ block, action, hosting }: Wish): boolean {
+  return action === 'reassignment' && [...hosting.values()].reduce((sum, count) => sum + count, 0) < block.minInstances
 }

@@ -16,7 +16,7 @@ import { aiosFilter, nodeDocument, type ClusterFilter } from './cluster-document
 import type { Hosting } from './hosting.ts'
 import { fits } from './ledger.ts'
 import { permitted, type Governance } from './permission.ts'
-import { score, suits } from './rank.ts'
+import { couldRun, score, suits } from './rank.ts'
 import { termsOf } from './terms.ts'
 
 export type BidderConfig = {
@@ -107,7 +107,8 @@ export class Bidder {
     if (self === undefined) return refused('this host is still starting', true)
     const willing = this.#governance.bids()
     if (!willing.ok) return willing
-    const able = suits(block, self)
+    // Whoever replaces a dead instance asks a host that drains only when there is no other.
+    const able = ask.action === 'reassignment' ? couldRun(block, self) : suits(block, self)
     if (!able.ok) return able
     if (!ask.dryRun && this.#openHolds(from) >= this.#config.holdsOfOne) return refused(`${from} holds ${this.#config.holdsOfOne} reservations here already`, true)
     const allowed = await this.#permitted(block, ask.action)

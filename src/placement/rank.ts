@@ -26,7 +26,11 @@ export function carries(labels: CapacityAd['labels'], wanted: BlockRecord['label
 
 /** Could a host with these labels, runtimes and free resources run an instance of the block? Labels before size: data must not leave its region, however full the hosts there are. */
 export function suits(block: BlockRecord, offer: Offer): Verdict<true> {
-  if (offer.labels[DRAINING] !== undefined) return refused('was taken out of its cluster, and drains', true)
+  return drains(offer) ? refused('was taken out of its cluster, and drains', true) : couldRun(block, offer)
+}
+
+/** As `suits`, but for a host that drains: it still runs what would run nowhere else. */
+export function couldRun(block: BlockRecord, offer: Offer): Verdict<true> {
   const labelled = carries(offer.labels, block.labels)
   if (!labelled.ok) return labelled
   if (!offer.runtimes.some(({ name }) => name === block.runtime.name)) {
@@ -37,6 +41,10 @@ export function suits(block: BlockRecord, offer: Offer): Verdict<true> {
   if (!reachable.ok) return reachable
   const room = fits(block.needs, offer.free)
   return room.ok ? granted(true) : room
+}
+
+function drains({ labels }: Pick<Offer, 'labels'>): boolean {
+  return labels[DRAINING] !== undefined
 }
 
 /** A host calls only the outside servers that its operator allows, and says which. */
@@ -51,6 +59,8 @@ export type Circumstances = {
   /** Instances of this block that each host runs or is about to. */
   readonly hosting: ReadonlyMap<PeerId, number>
   readonly rtt: (peer: PeerId) => Millis | undefined
+  /** An instance that died is replaced: where no other host could, one that drains does. */
+  readonly lastResort?: boolean
 }
 
 /** 0..1: free share, a bundle already there, little load, near. Halved by each instance of the block the host runs already. */
@@ -75,7 +85,13 @@ export function rank(block: BlockRecord, ads: readonly CapacityAd[], around: Cir
     if (verdict.ok) ranked.push(score(block, ad, around))
     else refusals.push({ peer: ad.peer, because: verdict.because })
   }
+  if (ranked.length === 0 && around.lastResort === true) return drained(block, ads, around, refusals)
   return { ranked: ranked.sort(byScore), refused: refusals }
+}
+
+function drained(block: BlockRecord, ads: readonly CapacityAd[], around: Circumstances, refusals: readonly Refused[]): ReturnType<typeof rank> {
+  const ranked = ads.filter(ad => drains(ad) && couldRun(block, ad).ok).map(ad => score(block, ad, around)).map(rank => ({ ...rank, because: `drains, but nobody else could; ${rank.because}` })).sort(byScore)
+  return { ranked, refused: refusals.filter(({ peer }) => !ranked.some(rank => rank.peer === peer)) }
 }
 
 export function byScore(a: Rank, b: Rank): number {

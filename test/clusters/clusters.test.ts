@@ -252,3 +252,25 @@ describe('around clusters', () => {
     assert.equal((await town.do(refusal(network.update({ policies: { add_node: 7 } })))).code, 'SPEC_INVALID')
   })
 })
+
+describe('hosts that drain all at once', () => {
+  it('still take in what dies when there is nobody else', async () => {
+    const town = await Town.started(3)
+    await town.component()
+    await town.do(town.peer(0).clusters.create({ id: 'lab' }))
+    await town.do(town.peer(0).clusters.join('lab'))
+    await town.do(town.peer(1).clusters.join(town.peer(0).clusters.invite('lab', 60_000).invite))
+    await town.do(town.peer(0).actions.createBlock({ blockId: 'wide', blockComponentURI: 'node.sample:1-stable', minInstances: 3, maxInstances: 3 }))
+    await town.until('each host runs one', () => new Set(town.hostsOf('wide')).size === 3)
+    town.world.crash(town.world.hosts[2]!)
+    await town.until('the others have taken in its own', () => town.hostsOf('wide').length === 3)
+    for (const peer of [1, 0]) await town.do(town.peer(0).clusters.removeNode('lab', town.id(peer)))
+    const draining = (peer: number): boolean => town.peer(0).view.ad(town.id(peer))?.labels['aios.draining'] !== undefined
+    await town.until('both drain, and neither can take from the other', () => draining(0) && draining(1))
+    await town.pass(5_000)
+    assert.deepEqual(new Set(town.hostsOf('wide')), new Set([town.id(0), town.id(1)]))
+    town.world.crash(town.world.hosts[1]!)
+    await town.until('the last one runs all', () => town.hostsOf('wide').filter(host => host === town.id(0)).length === 3)
+    assert.ok(draining(0))
+  })
+})
