@@ -114,7 +114,7 @@ describe("AIOS's parser, stores, tasks and registries over HTTP", function () {
     await publish('/mesh/policies', 'many', { 'policy.json': JSON.stringify({ name: 'many', version: '1.0', release_tag: 'stable' }), 'code/function.js': 'class AIOSv1PolicyRule { eval(parameters, { spec, template_data }) { if (!template_data.id) throw new Error("no template"); return { blockId: spec.id, blockComponentURI: spec.component, minInstances: 0, maxInstances: parameters.most } } }' })
     await data(0, 'POST', '/template', { templateName: 'quiet', templateVersion: { templateVersion: '1.0', tag: 'stable' }, templatePolicyRuleUri: 'many:1.0-stable', templateData: { id: { type: 'string', required: true, pattern: '^[a-z-]+$' }, component: { type: 'string', default: COMPONENT } } })
     assert.deepEqual(await data(0, 'POST', '/template/execute', { template_uri: 'quiet:1.0-stable', input_data: { id: 'q' }, parameters: { most: 2 } }), { blockId: 'q', blockComponentURI: COMPONENT, minInstances: 0, maxInstances: 2 })
-    assert.match(await failure(0, 'POST', '/template/execute', { template_uri: 'quiet:1.0-stable', input_data: { id: 'Q1' } }), /^400 SPEC_INVALID: values of template quiet:1\.0-stable: id: "Q1" must be text that matches/)
+    assert.match(await failure(0, 'POST', '/template/execute', { template_uri: 'quiet:1.0-stable', input_data: { id: 'Q1' } }), /^400 SPEC_INVALID: values of template quiet:1\.0-stable: values\.id: "Q1" must be text that matches/)
     const made = await act(0, '/api/createBlock', { header: { templateUri: 'quiet:1.0-stable', parameters: { most: 3 } }, body: { spec: { values: { id: 'by-template' } } } })
     assert.deepEqual([Object(made.result).block.maxInstances, Object(made.result).block.minInstances], [3, 0])
   })
