@@ -92,15 +92,18 @@ export function analyse(skeleton: Skeleton): ModelAnalysis {
   }
 }
 
+/** Operators that ONNX Runtime's CPU has no float16 kernels of. */
+const ARITHMETIC: ReadonlySet<string> = new Set(['Add', 'Sub', 'Mul', 'Div'])
+
 /**
- * What a boundary carries a value as: bfloat16 as float32, for ONNX Runtime takes none in or out, and so a float16 sum of plain
- * operators: the CPU has no such kernel, computes in float32 and drops the roundings between one sum and the next. Both fit
+ * What a boundary carries a value as: bfloat16 as float32, for ONNX Runtime takes none in or out, and so a float16 sum or product of
+ * plain operators: the CPU has no such kernel, computes in float32 and drops the roundings between one sum and the next. Both fit
  * float32 exactly.
  */
 export function boundaryTensor({ plan }: Pick<ModelAnalysis, 'plan'>, name: string): BoundaryTensor {
   const value = plan.values.get(name)
   const dataType = value?.dataType ?? ELEMENT.float32
-  const widened = dataType === ELEMENT.bfloat16 || (dataType === ELEMENT.float16 && source(plan, name)?.opType === 'Add')
+  const widened = dataType === ELEMENT.bfloat16 || (dataType === ELEMENT.float16 && ARITHMETIC.has(source(plan, name)?.opType ?? ''))
   return { name: widened ? `${name}/float32` : name, dtype: elementName(widened ? ELEMENT.float32 : dataType), rank: value?.rank, width: value?.width ?? 1 }
 }
 
