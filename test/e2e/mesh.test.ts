@@ -106,7 +106,7 @@ describe('a mesh of three real peers', function () {
       ['a template', client.send('POST', '/api/createvDAG', { header: { templateUri: 'mine:1-x' }, body: { spec: { values: vdag(['a'], []) } } }), /NOT_FOUND/, /template is called mine:1-x/],
       ['a graph to try on a block that is not there', client.send('POST', '/api/createvDAG', { vdagName: 'tried', mode: 'dryRun', nodes: [{ nodeLabel: 'a', manualBlockId: 'nowhere' }] }), /GRAPH_INVALID/, /node "a".*nowhere/],
       ['a request with an unknown field', client.send('POST', '/v1/infer', { model: 'triage-report', data: {}, sesion: 'x' }), /BAD_INPUT/, /sesion/],
-      ['a graph made up for one request that has no blocks', client.send('POST', '/v1/infer', { model: 'triage-report', data: {}, graph: {} }), /SPEC_INVALID/, /graph.*first-block/],
+      ['a graph made up for one request whose edges are no lists', client.send('POST', '/v1/infer', { model: 'triage-report', data: {}, graph: { 'triage-report': 'triage-rules' } }), /SPEC_INVALID/, /graph.*first-block/],
       ['no JSON object', client.send('POST', '/mesh/blocks', [1, 2]), /BAD_INPUT|SPEC_INVALID/, /./],
       ['traversal in a bundle path', published(client, join(dir, 'nowhere', '..', '..', 'etc')), /SPEC_INVALID|BAD_INPUT|NOT_FOUND/, /./],
     ]
