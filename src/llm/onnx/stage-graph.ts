@@ -290,7 +290,16 @@ function raggedness({ coupled, ownLengths, inputs }: ModelAnalysis): StageIo['ra
 
 /** Not where the head would round what it need not, or scale over fewer tokens than the whole model does. */
 function selectable(analysis: ModelAnalysis): boolean {
-  return !analysis.coupled && analysis.plan.segments.cuts[analysis.layers]!.every(name => boundaryTensor(analysis, name).name === name)
+  return !analysis.coupled && !headCountsTokens(analysis) && analysis.plan.segments.cuts[analysis.layers]!.every(name => boundaryTensor(analysis, name).name === name)
+}
+
+/** Whether the head puts what it gets in a shape that is worked out from what comes in: with fewer tokens it would not fit. */
+function headCountsTokens({ layers, plan: { graph, segments } }: ModelAnalysis): boolean {
+  const varies = (name: string): boolean => {
+    const by = graph.producer.get(name)
+    return by === undefined ? graph.inputs.has(name) : segments.of[by] === PREAMBLE && (readsShapeOnly(graph.nodes[by]!.opType) || graph.reads[by]!.some(varies))
+  }
+  return graph.nodes.some((_, at) => segments.of[at] === layers + 1 && graph.reads[at]!.some(varies))
 }
 
 /** Only where the shape is sure: a wrong declaration is an error, none is not. */

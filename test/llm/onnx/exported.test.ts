@@ -147,6 +147,18 @@ describe('a model as a public exporter writes it', () => {
     await same(directory)
   })
 
+  it('with a last norm that is put in the shape of all tokens: a stage gives the logits of all, not of chosen ones', async () => {
+    const directory = rewritten('viewed', { variant: 'plain' }, graph => {
+      const at = graph.node.findIndex(({ output }) => output.includes('logits'))
+      const head = graph.node[at]!
+      graph.initializer.push(integers('view/width', [64]))
+      graph.node.splice(at, 1, node('Shape', ['input_ids'], ['view/ids']), node('Concat', ['view/ids', 'view/width'], ['view/shape'], [intAttribute('axis', 0)]), node('Reshape', [head.input[0]!, 'view/shape'], ['view/state']), renamed(head, name => name === head.input[0] ? 'view/state' : name))
+    })
+    const { skeleton, analysis } = await openModel(directory)
+    assert.equal(stageGraph(skeleton, analysis, { first: 3, end: 6, select: true }).io.logits?.select, undefined)
+    await same(directory)
+  })
+
   it('with attention over a window in a buffer that turns over: a stage keeps every position instead', async () => {
     const graphs = await Promise.all([false, true].map(async turns => {
       const directory = rewritten(`window-${turns}`, { variant: 'fused' }, graph => {
