@@ -25,7 +25,8 @@ import type { Artefacts } from './registries/artefacts.ts'
 import type { Invoker } from './roles.ts'
 import { unwrap } from './specs/envelope.ts'
 import type { Templates } from './stores/templates.ts'
-import { keyName, type Keys } from './tasks/keys.ts'
+import { keyName } from './lib/key-name.ts'
+import type { Keys } from './tasks/keys.ts'
 import { isOpen, type TaskBook } from './tasks/task-book.ts'
 
 const COMMAND_MS: Millis = 30_000

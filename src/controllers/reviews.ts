@@ -9,7 +9,8 @@ import { foremost } from '../lib/rendezvous.ts'
 import type { Escalation } from '../policies/failures.ts'
 import type { Ports, Random, Registry } from '../ports.ts'
 import type { MeshView } from '../roles.ts'
-import { keyName, type Keys } from '../tasks/keys.ts'
+import { keyName } from '../lib/key-name.ts'
+import type { Keys } from '../tasks/keys.ts'
 
 /** Reviews that wait to be written; what is more is dropped and told. */
 const WAITING = 256

@@ -5,6 +5,7 @@ import type { GenerationEvent, GenerationRequest, SessionId, StagePlan } from '.
 import type { Millis, PeerId } from '../../protocols/ids.ts'
 import type { ModelFacts, ServedModel } from '../../protocols/model.ts'
 import { background } from '../lib/background.ts'
+import { keyName } from '../lib/key-name.ts'
 import { Lru } from '../lib/lru.ts'
 import type { Ports, Random } from '../ports.ts'
 import type { ContractBook, Generations, MeshView, Models } from '../roles.ts'
@@ -353,7 +354,7 @@ export class SplitGenerations implements Generations {
 function sessionOf(model: string, key: string | undefined, random: Random): SessionId {
   if (key === undefined) return `gen-${hex(random.bytes(16))}`
   if (key.length === 0 || key.length > 200) throw new MeshError('BAD_INPUT', 'an idempotency key has 1 to 200 characters')
-  return `gen-${hex(digest(utf8(`aios-generation\0${model}\0${key}`))).slice(0, 32)}`
+  return `gen-${keyName('generation', model, key)}`
 }
 
 function unfit({ prompt, stopTokens }: GenerationRequest, served: ServedModel, facts: ModelFacts): string | undefined {

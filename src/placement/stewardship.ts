@@ -149,8 +149,10 @@ export class Stewardship {
   }
 
   #forget({ contract, init, envelope }: Known, lost: boolean): void {
-    if (lost && this.#leaving.get(contract)?.how !== 'released') this.misses(contract, envelope)
-    if (lost && this.#leaving.get(contract)?.how !== 'released' && !this.#succeeded.has(contract)) this.bequeath(init)
+    if (lost && this.#leaving.get(contract)?.how !== 'released') {
+      this.misses(contract, envelope)
+      if (!this.#succeeded.has(contract)) this.bequeath(init)
+    }
     this.#known.delete(contract)
     this.#leaving.delete(contract)
   }

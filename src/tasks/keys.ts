@@ -1,4 +1,4 @@
-import { decode, digest, encode, hex, utf8 } from '../../protocols/codec.ts'
+import { decode, encode } from '../../protocols/codec.ts'
 import { asMeshError, MeshError } from '../../protocols/errors.ts'
 import type { Millis, PeerId } from '../../protocols/ids.ts'
 import { keyClaim, keyClaimBody, type KeyClaimBody } from '../../protocols/keys.ts'
@@ -148,9 +148,4 @@ export class Keys {
     for (const stands of this.#stands) if (await stands(what)) return true
     return false
   }
-}
-
-/** What a key is called between peers. */
-export function keyName(kind: string, key: string): string {
-  return hex(digest(utf8(`aios-${kind}\0${key}`))).slice(0, 32)
 }

@@ -1,9 +1,10 @@
-import { digest, encode, hex, utf8 } from '../../protocols/codec.ts'
+import { digest, encode, hex } from '../../protocols/codec.ts'
 import { isErrorCode, MeshError } from '../../protocols/errors.ts'
 import type { BlockId, Cid, Json, Millis, PeerId, RunId } from '../../protocols/ids.ts'
 import { packet as packetSchema, type Packet } from '../../protocols/invoke.ts'
 import type { RunEvent } from '../../protocols/runs.ts'
 import type { VdagSpec } from '../../protocols/specs.ts'
+import { keyName } from '../lib/key-name.ts'
 import type { Ports, Random } from '../ports.ts'
 import type { Catalogue, Invoker, MeshView, PolicyCalls } from '../roles.ts'
 import { Acquisition, isEnd, type Acquired } from './acquire.ts'
@@ -305,5 +306,5 @@ function fingerprint({ data, files }: Packet): string {
 function runIdOf({ vdagUri, key }: Submission, random: Random): RunId {
   if (key === undefined) return `run-${hex(random.bytes(16))}`
   if (key.length === 0 || key.length > 200) throw new MeshError('BAD_INPUT', 'an idempotency key has 1 to 200 characters')
-  return `run-${hex(digest(utf8(`aios-run\0${vdagUri}\0${key}`))).slice(0, 32)}`
+  return `run-${keyName('run', vdagUri, key)}`
 }

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import type { Json } from '../../protocols/ids.ts'
-import { keyName } from '../../src/tasks/keys.ts'
+import { keyName } from '../../src/lib/key-name.ts'
 import { Town } from '../clusters/town.ts'
 
 const NEVER = new AbortController().signal

@@ -55,7 +55,7 @@ export class Collector {
   }
 
   start(): void {
-    if ([...this.#letGo].length > 0) this.#later(this.#parts.graceMs)
+    if (this.#letGo.size > 0) this.#later(this.#parts.graceMs)
   }
 
   async stop(): Promise<void> {
@@ -65,7 +65,7 @@ export class Collector {
   }
 
   get reclaimed(): Reclaimed {
-    return { freedBytes: this.#freedBytes, freedBlocks: this.#freedBlocks, letGo: [...this.#letGo].length }
+    return { freedBytes: this.#freedBytes, freedBlocks: this.#freedBlocks, letGo: this.#letGo.size }
   }
 
   /** Nothing is removed until the answer is called: whoever fetches, adds or reads finds again what he has seen. */
@@ -116,7 +116,7 @@ export class Collector {
       this.#timer = undefined
       this.#working = this.#collect().catch(error => this.#parts.telemetry.event('warn', 'content.not-freed', { because: asMeshError(error).message })).finally(() => {
         this.#working = undefined
-        if ([...this.#letGo].length > 0) this.#later(Math.max(PATIENCE_MS, this.#parts.graceMs))
+        if (this.#letGo.size > 0) this.#later(Math.max(PATIENCE_MS, this.#parts.graceMs))
       })
     })
   }

@@ -15,6 +15,10 @@ export class Ledger implements Iterable<Cid> {
     this.#held = new Set(readdirSync(folder).filter(name => !name.endsWith('.tmp')))
   }
 
+  get size(): number {
+    return this.#held.size
+  }
+
   has(cid: Cid): boolean {
     return this.#held.has(cid)
   }

@@ -1,5 +1,6 @@
 import { toBinary, type DescField, type DescMessage } from '@bufbuild/protobuf'
 import { MeshError } from '../../../protocols/errors.ts'
+import { concat } from '../../lib/gather.ts'
 import { decodeModel, parsed } from './codec.ts'
 import { byteLength } from './element.ts'
 import { ModelProtoSchema, TensorProtoSchema, type GraphProto, type ModelProto, type NodeProto, type TensorProto } from './onnx-pb.js'
@@ -172,13 +173,7 @@ async function collect(pieces: AsyncIterable<Uint8Array>): Promise<Written> {
 }
 
 function joined({ chunks, length }: Written): Uint8Array {
-  const bytes = new Uint8Array(length)
-  let at = 0
-  for (const chunk of chunks) {
-    bytes.set(chunk, at)
-    at += chunk.length
-  }
-  return bytes
+  return concat(chunks, length)
 }
 
 function messageOf(field: DescField | undefined): DescMessage | undefined {
