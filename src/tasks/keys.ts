@@ -3,6 +3,7 @@ import { asMeshError, MeshError } from '../../protocols/errors.ts'
 import type { Millis, PeerId } from '../../protocols/ids.ts'
 import { keyClaim, keyClaimBody, type KeyClaimBody } from '../../protocols/keys.ts'
 import { foremost } from '../lib/rendezvous.ts'
+import { vote } from '../lib/vote.ts'
 import type { Ports } from '../ports.ts'
 import type { MeshView } from '../roles.ts'
 import { seal, unseal } from '../trust/seal.ts'
@@ -75,13 +76,10 @@ export class Keys {
     }
   }
 
-  /** The first registrar that answers decides among those who ask at once; the others must then agree by a majority of those that can be reached. */
+  /** Won where the registrars agree by a majority of those that can be reached. */
   async #round(body: KeyClaimBody): Promise<KeyResult> {
     const registrars = foremost(body.key, this.#view.live(), REGISTRARS)
-    const answers: Answer[] = []
-    let at = 0
-    for (; at < registrars.length && answers.length === 0; at += 1) answers.push(...await this.#ask(registrars[at]!, body))
-    if (answers[0]?.granted === true) answers.push(...(await Promise.all(registrars.slice(at).map(peer => this.#ask(peer, body)))).flat())
+    const answers = await vote(registrars, peer => this.#ask(peer, body), ({ granted }) => granted)
     const refusals = answers.filter(({ granted }) => !granted).map(({ held }) => held)
     const [refusal] = refusals.toSorted((a, b) => b.epoch - a.epoch)
     if (answers.length === 0) throw new MeshError('PEER_UNREACHABLE', 'no peer that would vouch for the key answers: ask again')

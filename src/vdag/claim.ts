@@ -2,6 +2,7 @@ import { asMeshError, MeshError } from '../../protocols/errors.ts'
 import type { PeerId, RunId } from '../../protocols/ids.ts'
 import { runClaim } from '../../protocols/runs.ts'
 import { foremost } from '../lib/rendezvous.ts'
+import { vote } from '../lib/vote.ts'
 import type { Ports } from '../ports.ts'
 import type { MeshView } from '../roles.ts'
 import { seal } from '../trust/seal.ts'
@@ -41,16 +42,13 @@ export class Claims {
   }
 
   /**
-   * One round. The first registrar that answers decides among those who ask at once; the others must then agree by a
-   * majority of those that can be reached. `also` are peers known to hold copies, who have a say as well.
+   * One round: won where the registrars agree by a majority of those that can be reached. `also` are peers known to hold
+   * copies, who have a say as well.
    */
   async claim(run: RunId, epoch: number, also: readonly PeerId[]): Promise<ClaimResult> {
     const registrars = registrarsOf(run, this.#view.live())
     const asked = [...registrars, ...also.filter(peer => !registrars.includes(peer))]
-    const answers: { readonly peer: PeerId; readonly answer: ClaimAnswer }[] = []
-    let at = 0
-    for (; at < asked.length && answers.length === 0; at += 1) answers.push(...await this.#ask(asked[at]!, run, epoch))
-    if (answers[0]?.answer.granted === true) answers.push(...(await Promise.all(asked.slice(at).map(peer => this.#ask(peer, run, epoch)))).flat())
+    const answers = [...await vote(asked, peer => this.#ask(peer, run, epoch), ({ answer }) => answer.granted)]
     const refusals = answers.filter(({ answer }) => !answer.granted)
     const higher = refusals.find(({ answer }) => answer.finished || answer.epoch > epoch) ?? (refusals.length * 2 >= answers.length ? refusals[0] : undefined)
     if (answers.length > 0 && higher === undefined) {
