@@ -41,8 +41,10 @@ export class Mirror {
   start(): void {
     this.#ports.network.handle(generationKeep, async (message, from) => this.#keep(message, from))
     this.#links.listen((frame, from) => {
-      // In the next turn: a step that came with it goes to its instance first.
-      if (frame.kind === 'log') this.#ports.clock.after(0, () => this.#log(frame, from))
+      if (frame.kind !== 'log') return
+      // Somebody waits for the first token. Later ones in the next turn: a step that came with it goes to its instance first.
+      if (frame.from === 0) this.#log(frame, from)
+      else this.#ports.clock.after(0, () => this.#log(frame, from))
     })
   }
 

@@ -17,6 +17,8 @@ import type { TokenLog } from './token-log.ts'
 /** Prompt positions of one step: a multiple of the prefix block, so that prefixes end where steps do. */
 export const CHUNK = 128
 const TOUCH_MS: Millis = 8_000
+/** The first step is so far ahead of what a mirror is told. */
+const BEGIN_MS: Millis = 1
 /** How long an ended session tries to tell its mirrors. */
 const LAST_WORDS_MS: Millis = 5_000
 
@@ -116,6 +118,8 @@ export class Session {
       this.#admission = admission.promise
       this.#mirrors.hold()
       void this.#drive()
+      // Behind the first step, so that its stage computes while the mirror reads.
+      await this.#parts.ports.clock.sleep(BEGIN_MS, signal)
       await this.#mirrors.begin()
     } catch (error) {
       this.#life.abort(new MeshError('CANCELLED', 'the session was not admitted'))

@@ -27,12 +27,12 @@ export function completionGenerations(by: Speaker, asked: CompletionRequest, see
     if (tokens.length === 0 && first === undefined) throw wrong('prompt', 'this model cannot begin with nothing: give a prompt')
     const unknown = typeof prompt === 'string' ? undefined : tokens.find(token => token >= by.manifest.facts.vocab)
     if (unknown !== undefined) throw wrong('prompt', `the model has no token ${unknown}; its vocabulary has ${by.manifest.facts.vocab}`)
-    return { tokens: tokens.length === 0 && first !== undefined ? [first] : tokens, text: typeof prompt === 'string' ? prompt : by.text.decode(prompt) }
+    return { tokens: tokens.length === 0 && first !== undefined ? [first] : tokens, text: asked.echo !== true ? '' : typeof prompt === 'string' ? prompt : by.text.decode(prompt) }
   })
   const all = prompts.flatMap(prompt => Array.from({ length: count }, (_, choice) => ({ ...prompt, choice })))
   return {
     requests: all.map(({ tokens, choice }) => generation(by, tokens, asked, { sampling: samplingOf(asked, by.manifest, seed + choice), maxTokens: asked.max_tokens ?? COMPLETION_TOKENS, form, topLogprobs: asked.logprobs ?? undefined })),
-    echoes: all.map(({ text }) => (asked.echo === true ? text : '')), prompts: prompts.length,
+    echoes: all.map(({ text }) => text), prompts: prompts.length,
   }
 }
 

@@ -1,4 +1,5 @@
 import type { KvLayout, KvPlane } from './kv-layout.ts'
+import { KvMemory } from './kv-memory.ts'
 
 /** Places to add at once, at most. */
 const MORE_SLOTS = 4
@@ -13,6 +14,7 @@ export type Seated = { readonly held: number }
 export class KvArena<Session extends Seated> {
   readonly #layout: KvLayout
   readonly #leastSlots: number
+  readonly #memory: KvMemory
   readonly #members: Session[] = []
   #planes: readonly KvPlane[] = []
   #bytes: readonly Uint8Array[] = []
@@ -21,10 +23,11 @@ export class KvArena<Session extends Seated> {
   /** Grows whenever the planes are others than before. */
   version = 0
 
-  /** There are `leastSlots` places at least, taken or not. */
-  constructor(layout: KvLayout, leastSlots = 1) {
+  /** There are `leastSlots` places at least, taken or not. What they lie in comes out of `memory` and goes back there. */
+  constructor(layout: KvLayout, leastSlots = 1, memory = new KvMemory(0)) {
     this.#layout = layout
     this.#leastSlots = leastSlots
+    this.#memory = memory
   }
 
   get members(): readonly Session[] {
@@ -97,8 +100,7 @@ export class KvArena<Session extends Seated> {
   }
 
   release(): void {
-    // Buffers that wait for the collector would count against the instance's memory.
-    for (const { data } of this.#planes) data.buffer.transfer(0)
+    for (const { data } of this.#planes) this.#memory.give(data.buffer)
     this.#planes = []
     this.#bytes = []
     this.#slots = 0
@@ -107,12 +109,12 @@ export class KvArena<Session extends Seated> {
   }
 
   #resize(slots: number, capacity: number): void {
-    const planes = this.#layout.planes(slots, capacity)
+    const planes = this.#layout.planes(slots, capacity, this.#memory)
     const bytes = planes.map(plane => plane.bytes)
     // Memory that was never written to is not there yet: one tensor at a time, little more than one copy of all is.
     for (const [index, { data }] of this.#planes.entries()) {
       for (const [slot, { held }] of this.#members.entries()) this.#layout.copyPlane(index, this.#bytes[index]!, slot, this.#capacity, 0, bytes[index]!, slot, capacity, 0, held)
-      data.buffer.transfer(0)
+      this.#memory.give(data.buffer)
     }
     this.version++
     this.#planes = planes

@@ -1,3 +1,5 @@
+import type { KvMemory } from './kv-memory.ts'
+
 /** How the keys and values of one position lie in a graph's tensors, and in the bytes that travel between instances. */
 
 /** One cache tensor: of each head a vector of `dim` elements a position. A cache that the graph takes token by token has one head here. */
@@ -22,12 +24,13 @@ export class KvLayout {
     this.kvBytes = tensors.reduce((sum, { heads }, index) => sum + heads * this.vector[index]!, 0)
   }
 
-  /** Zeroed planes for `slots` sessions of `capacity` positions. Throws RangeError when there is no memory for them. */
-  planes(slots: number, capacity: number): readonly KvPlane[] {
+  /** Planes for `slots` sessions of `capacity` positions: zeroed, or out of `memory` with anything in them. Throws RangeError when there is no memory for them. */
+  planes(slots: number, capacity: number, memory?: KvMemory): readonly KvPlane[] {
     return this.tensors.map(({ dtype, heads, dim }) => {
       const length = slots * heads * capacity * dim
-      const data = dtype === 'float32' ? new Float32Array(length) : new Uint16Array(length)
-      return { data, bytes: new Uint8Array(data.buffer) }
+      const bytes = length * (dtype === 'float32' ? 4 : 2)
+      const buffer = memory?.take(bytes) ?? new ArrayBuffer(bytes)
+      return { data: dtype === 'float32' ? new Float32Array(buffer, 0, length) : new Uint16Array(buffer, 0, length), bytes: new Uint8Array(buffer, 0, bytes) }
     })
   }
 

@@ -1,5 +1,6 @@
 import { KvArena } from './kv-arena.ts'
 import type { KvLayout, KvPlane } from './kv-layout.ts'
+import { KvMemory } from './kv-memory.ts'
 
 /** Rows that one run computes at most: beyond it a CPU gains nothing more (measured: 16 rows gave less than 8). */
 export const BATCH_ROWS = 16
@@ -36,22 +37,24 @@ export class KvStore {
   readonly layout: KvLayout
   readonly #leastClass: number
   readonly #leastRows: number
+  readonly #memory: KvMemory
   readonly #shared: { readonly arena: KvArena<KvSession>; readonly size: number; debt: number }[] = []
   readonly #alone = new Set<KvArena<KvSession>>()
 
   /**
    * `weightBytes`: what every run reads, however few its rows; padding is cheap until it costs as much. `leastRows`: of a run
-   * of those who sit together.
+   * of those who sit together. `spareBytes`: of memory that may be kept for sessions to come.
    */
-  constructor(layout: KvLayout, weightBytes: number, leastRows = 1) {
+  constructor(layout: KvLayout, weightBytes: number, leastRows = 1, spareBytes = 0) {
     this.layout = layout
+    this.#memory = new KvMemory(spareBytes)
     this.#leastRows = leastRows
     this.#leastClass = Math.max(LEAST_CLASS, Math.floor(weightBytes / layout.kvBytes / BATCH_ROWS))
   }
 
-  /** Bytes set aside for keys and values now. */
+  /** Bytes set aside for keys and values now, and kept for those to come. */
   get memoryBytes(): number {
-    let bytes = 0
+    let bytes = this.#memory.bytes
     for (const arena of this.#alone) bytes += arena.memoryBytes
     for (const { arena } of this.#shared) bytes += arena.memoryBytes
     return bytes
@@ -61,7 +64,7 @@ export class KvStore {
   reach(session: KvSession, end: number): void {
     const { arena, size } = session
     if (arena === undefined) {
-      const own = new KvArena<KvSession>(this.layout)
+      const own = new KvArena<KvSession>(this.layout, 1, this.#memory)
       own.add(session, capacityFor(end, session.reserved))
       this.#alone.add(own)
       session.arena = own
@@ -154,8 +157,9 @@ export class KvStore {
     const wasShared = session.size !== undefined
     const fromSlot = session.slot
     let shared = this.#shared.find(one => one.size === size && one.arena.members.length < BATCH_ROWS && one.arena !== from)
+    if (shared === undefined && from !== undefined && !wasShared && this.#leastRows === 1) return this.#share(session, from, size, end)
     if (shared === undefined) {
-      shared = { arena: new KvArena<KvSession>(this.layout, this.#leastRows), size, debt: 0 }
+      shared = { arena: new KvArena<KvSession>(this.layout, this.#leastRows, this.#memory), size, debt: 0 }
       this.#shared.push(shared)
     }
     const { arena } = shared
@@ -165,6 +169,14 @@ export class KvStore {
     session.slot = slot
     session.size = size
     if (from !== undefined) this.#leave(from, fromSlot, wasShared)
+  }
+
+  /** The first of its class: others come to where it is. */
+  #share(session: KvSession, arena: KvArena<KvSession>, size: number, end: number): void {
+    if (end > arena.capacity) arena.reach(capacityFor(end, session.reserved))
+    this.#alone.delete(arena)
+    this.#shared.push({ arena, size, debt: 0 })
+    session.size = size
   }
 
   #leave(arena: KvArena<KvSession>, slot: number, shared: boolean): void {

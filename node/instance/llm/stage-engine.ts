@@ -12,6 +12,8 @@ export const CHUNK = 128
 /** How much of a run's time the next one may wait for sessions that were in the last. */
 const LINGER_SHARE = 0.1
 const LINGER_MS = 2
+/** How much of the memory of all that may be held is kept for sessions to come. */
+const SPARE_SHARE = 0.25
 
 export type StageEngineOptions = {
   readonly file: StageFile
@@ -44,7 +46,7 @@ export class StageEngine {
 
   constructor(options: StageEngineOptions) {
     this.#options = options
-    this.#store = new KvStore(options.graph.layout, options.weightBytes, options.leastRows)
+    this.#store = new KvStore(options.graph.layout, options.weightBytes, options.leastRows, options.kvTokens * options.graph.layout.kvBytes * SPARE_SHARE)
     this.#sessions = new StageSessions(this.#store, { kvTokens: options.kvTokens, contextTokens: options.file.spec.contextTokens })
   }
 
