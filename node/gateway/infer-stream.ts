@@ -36,11 +36,10 @@ export function serveInferStream(connection: WebSocket, peer: Peer, parent: stri
       const trace = checked(typeof traceparent === 'string' ? traceparent : parent)
       const asked = check(inferRequest, { ...kept, ...fields }, 'request', 'BAD_INPUT')
       about = { session_id: asked.session_id, seq_no: asked.seq_no }
+      // Before anything is waited for: the next message may have arrived with this one.
+      if (connect === true) kept = { model: asked.model, graph: asked.graph, selection_query: asked.selection_query, session_id: asked.session_id }
       const target = await targetOf(asked, peer)
-      if (connect === true) {
-        kept = { model: asked.model, graph: asked.graph, selection_query: asked.selection_query, session_id: asked.session_id }
-        return say({ ...about, connected: true })
-      }
+      if (connect === true) return say({ ...about, connected: true })
       pending += 1
       try {
         if (asked.model !== undefined && (await peer.catalogue.block(asked.model))?.streaming === false) throw new MeshError('FORBIDDEN', `answers of ${asked.model} are not streamed: its executor's enable_streaming changes that`)

@@ -243,7 +243,7 @@ describe('the inference server of a real peer', function () {
     await done.promise
     socket.close()
     const first = heard.filter(message => message['seq_no'] === 1)
-    assert.deepEqual(first.map(({ data, last }) => last ?? Object(data).value), [2, 2, 2, true])
+    assert.deepEqual(first.map(({ data, last }) => last ?? Object(data).value), [2, 2, 2, true], JSON.stringify(heard))
     assert.match(JSON.stringify(heard.find(message => message['seq_no'] === 2)), /told to fail/)
   })
 
