@@ -1,6 +1,8 @@
 import * as dagCbor from '@ipld/dag-cbor'
 import { createOrbitDB, type LogEntry, type OrbitDB } from '@orbitdb/core'
 import assert from 'node:assert/strict'
+import { base58btc } from 'multiformats/bases/base58'
+import { CID } from 'multiformats/cid'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -225,6 +227,32 @@ describe('registry logs over OrbitDB', function () {
       }
       assert.deepEqual(printed, [])
       assert.deepEqual(told.heard, ['signer-true'])
+    })
+
+    it('one whose writer left while it was being opened is given up as soon as nobody wants it, not when its last block is', async function () {
+      this.timeout(10_000)
+      const [writer, reader] = [await orbit('w', one), await orbit('r', two)]
+      const own = await LogSegment.openOwn('log', { orbitdb: writer, helia: one, told: listener() })
+      // The manifest has come, and what it names (who may write) never will.
+      const manifest = CID.parse(own.address.slice('/orbitdb/'.length), base58btc)
+      const parts: Uint8Array[] = []
+      for await (const part of one.blockstore.get(manifest)) parts.push(part)
+      await two.blockstore.put(manifest, Buffer.concat(parts))
+      await own.close()
+      await two.libp2p.hangUp(one.libp2p.peerId)
+      await one.libp2p.stop()
+      const asked: string[] = []
+      const get = two.blockstore.get.bind(two.blockstore)
+      two.blockstore.get = (cid, options) => {
+        asked.push(cid.toString())
+        return get(cid, options)
+      }
+      const stopping = new AbortController()
+      const opening = LogSegment.openTheirs(own.address, { orbitdb: reader, helia: two, told: listener() }, stopping.signal)
+      const given = assert.rejects(opening, { code: 'CONTENT_UNAVAILABLE', message: /stopping/ })
+      await until(() => asked.some(cid => cid !== manifest.toString()))
+      stopping.abort(new MeshError('CANCELLED', 'this peer is stopping'))
+      await given
     })
 
     it('a log that never ends is left at twice the length of a segment', async () => {

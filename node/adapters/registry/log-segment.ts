@@ -95,7 +95,7 @@ export class LogSegment {
     let database: Database
     try {
       // Heads and index in memory: the view on disk holds what was read, and OrbitDB's copy would only repeat it.
-      database = await orbitdb.open(address, { sync: false, entryStorage: await entryStorage(helia, limit), headsStorage: await MemoryStorage(), indexStorage: await MemoryStorage(), signal })
+      database = await within(signal, orbitdb.open(address, { sync: false, entryStorage: await entryStorage(helia, limit), headsStorage: await MemoryStorage(), indexStorage: await MemoryStorage(), signal }))
     } catch (error) {
       throw new MeshError('CONTENT_UNAVAILABLE', `the registry log ${address} could not be opened: ${asMeshError(error).message}`, { cause: error })
     }
@@ -219,6 +219,22 @@ export class LogSegment {
       this.#told.failed('entry', asMeshError(error))
       return undefined
     }
+  }
+}
+
+/** OrbitDB fetches what a log refers to without asking the signal it was given: what opens too late is closed again. */
+async function within(signal: AbortSignal, opening: Promise<Database>): Promise<Database> {
+  const ended = Promise.withResolvers<never>()
+  const end = (): void => ended.reject(signal.reason)
+  signal.addEventListener('abort', end, { once: true })
+  if (signal.aborted) end()
+  try {
+    return await Promise.race([opening, ended.promise])
+  } catch (error) {
+    opening.then(late => late.close()).catch(() => undefined)
+    throw error
+  } finally {
+    signal.removeEventListener('abort', end)
   }
 }
 

@@ -1,7 +1,7 @@
 import { createOrbitDB, isValidAddress, type OrbitDB } from '@orbitdb/core'
 import { mkdirSync } from 'node:fs'
 import { join } from 'node:path'
-import { asMeshError } from '../../../protocols/errors.ts'
+import { asMeshError, MeshError } from '../../../protocols/errors.ts'
 import type { Millis, PeerId } from '../../../protocols/ids.ts'
 import { registryLog, registryLogTopic } from '../../../protocols/registry.ts'
 import type { Signed } from '../../../protocols/signed.ts'
@@ -43,6 +43,8 @@ export class RegistryLogs {
   readonly #followed = new Map<PeerId, Followed>()
   readonly #stops: (() => void)[] = []
   readonly #timers = new Set<() => void>()
+  /** Ends what waits for others when this peer stops. */
+  readonly #ending = new AbortController()
   #orbitdb: OrbitDB | undefined
   #own: LogSegment | undefined
   #segment = 0
@@ -83,6 +85,7 @@ export class RegistryLogs {
 
   async stop(): Promise<void> {
     this.#stopped = true
+    this.#ending.abort(new MeshError('CANCELLED', 'this peer is stopping'))
     for (const stop of this.#stops.splice(0)) stop()
     for (const cancel of this.#timers) cancel()
     await this.#draining
@@ -215,7 +218,7 @@ export class RegistryLogs {
   async #open(writer: PeerId, address: string): Promise<LogSegment | undefined> {
     if (this.#orbitdb === undefined || this.#stopped) return undefined
     try {
-      return await LogSegment.openTheirs(address, this.#segmentOf(this.#orbitdb, writer), this.#ports.clock.deadline(OPEN_MS))
+      return await LogSegment.openTheirs(address, this.#segmentOf(this.#orbitdb, writer), this.#ports.clock.deadline(OPEN_MS, this.#ending.signal))
     } catch (error) {
       this.#fail('open', error)
       return undefined
