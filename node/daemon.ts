@@ -21,10 +21,12 @@ import { otlpOptions } from './adapters/otlp.ts'
 import { createOutside } from './adapters/side-car-url.ts'
 import { QuickjsSandbox } from './adapters/quickjs.ts'
 import { createRegistryStore } from './adapters/registry/store.ts'
+import { sweepDeadScratch } from './adapters/scratch.ts'
 import { SystemClock, SystemRandom } from './adapters/system.ts'
 import { createTelemetry } from './adapters/telemetry.ts'
 import { createAuthoring } from './authoring/authoring.ts'
 import { daemonFile } from './cli/daemon-client.ts'
+import { compiledFolder } from './compiled.ts'
 import { openGrpcDoor } from './gateway/grpc-door.ts'
 import { openGateway } from './gateway/server.ts'
 import { openOciDoor } from './oci/door.ts'
@@ -130,7 +132,7 @@ async function assemble(options: UpOptions, startedAt: number, closers: Closers,
   closers.add('sandbox', () => sandbox[Symbol.asyncDispose]())
   const token = randomBytes(24).toString('base64url')
   const others = openOtherRuntimes({ dir: dataDir, containers: readContainers(options.containers), external: readExternal(options.external), token, machine, clock, telemetry: sink, ports: { content: store.content, journal, registries: registries.store } })
-  const backend = createBackend({ dir: join(dataDir, 'instances'), content: store.content, clock, telemetry: sink, machine, isolation: options.isolation, others: others.runtimes })
+  const backend = createBackend({ dir: join(dataDir, 'instances'), content: store.content, clock, telemetry: sink, machine, isolation: options.isolation, compileCache: compiledFolder(), others: others.runtimes })
   const ports: Ports = { clock, random, identity, network: far(mesh.network), content: store.content, registries: registries.store, journal, backend, sandbox, machine, telemetry: sink }
 
   const peer = createPeer(ports, { membership, bearerKey: joining ? invitation.bearerKey : undefined, onGranted: remember, clusterId: identity.peer, labels: options.labels, outside: createOutside(readExternal(options.external)), door: () => seen.door })
@@ -160,6 +162,8 @@ async function assemble(options: UpOptions, startedAt: number, closers: Closers,
   // Measuring takes seconds of every core: after the doors are open, and only when this hardware was not measured before.
   void others.found.then(() => peer.view.measured()).catch(error => sink.event('warn', 'containers.not-offered', { because: asMeshError(error).message }))
   void machine.refine().then(() => peer.view.measured()).catch(error => sink.event('warn', 'machine.not-measured', { because: asMeshError(error).message }))
+  // Housekeeping: what it cannot take away stays.
+  setImmediate(() => sweepDeadScratch(clock.unix()))
   process.on('unhandledRejection', error => sink.event('error', 'unhandled', { because: asMeshError(error).message, stack: error instanceof Error ? error.stack : undefined }))
 
   return {

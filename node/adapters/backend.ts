@@ -20,6 +20,8 @@ export type BackendOptions = {
   readonly machine: Pick<Machine, 'probe'>
   /** L1: behind the fence, or not at all. L0: unfenced, by the operator's choice. */
   readonly isolation: Isolation
+  /** Where what V8 compiled of our own code is kept, see `warmCompileCache`; below `dir` by default. */
+  readonly compileCache?: string | undefined
   /** Runtimes whose instances are no fenced processes. */
   readonly others?: readonly OtherRuntime[]
 }
@@ -38,7 +40,7 @@ export function createBackend(options: BackendOptions): Backend {
   const dir = join(options.dir, 'instances')
   rmSync(dir, { recursive: true, force: true })
   mkdirSync(dir, { recursive: true, mode: 0o700 })
-  const compileCache = join(options.dir, 'compile-cache')
+  const compileCache = options.compileCache ?? join(options.dir, 'compile-cache')
   warmCompileCache(compileCache)
   const shelf = new BundleShelf(options.content, join(dir, 'files'))
   const require = createRequire(import.meta.url)

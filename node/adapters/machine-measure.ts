@@ -2,12 +2,13 @@
  * Runs as a process of its own: loads one provider of one runtime and measures it, so that a driver which crashes takes
  * nobody with it. Arguments: `onnx PROVIDER`, `tfjs BACKEND` or `memory`. Prints one JSON line.
  */
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
-import { setPriority, tmpdir } from 'node:os'
+import { rmSync, writeFileSync } from 'node:fs'
+import { setPriority } from 'node:os'
 import { join } from 'node:path'
 import { openOnnx } from '../instance/onnx-model.ts'
 import { tensorflow } from '../instance/tensorflow-model.ts'
 import { matmulModel } from './machine-model.ts'
+import { makeScratch } from './scratch.ts'
 
 export type Measured = { readonly provider: string; readonly figure: number; readonly notes: readonly string[] }
 
@@ -35,7 +36,7 @@ function memory(): Measured {
 
 async function onnx(provider: string, cores: number): Promise<Measured> {
   const size = provider === 'cpu' ? SIZE : GPU_SIZE
-  const folder = mkdtempSync(join(tmpdir(), 'aios-probe-'))
+  const folder = makeScratch('probe')
   try {
     const file = join(folder, 'matmul.onnx')
     writeFileSync(file, matmulModel(size))

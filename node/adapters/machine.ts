@@ -8,6 +8,7 @@ import { fileURLToPath } from 'node:url'
 import { z } from 'zod'
 import { runtime, type Gpu, type Runtime } from '../../protocols/resources.ts'
 import type { GpuUsage, Machine, MachineReport, MachineUsage } from '../../src/ports.ts'
+import { compiledFolder } from '../compiled.ts'
 import { checkFence } from './fence.ts'
 import { gpuNotes, listGpus, readGpus, type GpuReading } from './gpu.ts'
 import { HostCounter } from './host-counters.ts'
@@ -95,7 +96,7 @@ export function createMachine({ dir }: { readonly dir: string }): MeasuredMachin
 /** Runs one measurement in a process of its own. */
 export function measureOne(args: readonly string[]): Promise<{ readonly ok: true; readonly measured: Measured } | { readonly ok: false; readonly because: string }> {
   return new Promise(resolve => {
-    execFile(process.execPath, ['--disable-warning=ExperimentalWarning', SCRIPT, ...args], { timeout: MEASURE_MS, killSignal: 'SIGKILL', maxBuffer: 1_048_576 }, (error, stdout, stderr) => {
+    execFile(process.execPath, ['--disable-warning=ExperimentalWarning', SCRIPT, ...args], { timeout: MEASURE_MS, killSignal: 'SIGKILL', maxBuffer: 1_048_576, env: { ...process.env, NODE_COMPILE_CACHE: compiledFolder() } }, (error, stdout, stderr) => {
       const line = stdout.trim().split('\n').at(-1) ?? ''
       if (error === null && line.startsWith('{')) resolve({ ok: true, measured: JSON.parse(line) as Measured })
       else resolve({ ok: false, because: error?.killed === true ? `no answer in ${MEASURE_MS / 1_000} s` : (stderr.split('\n').findLast(text => /error/i.test(text)) ?? error?.message ?? 'it printed nothing').trim().slice(0, 300) })

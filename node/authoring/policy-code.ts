@@ -1,6 +1,5 @@
 import { Buffer } from 'node:buffer'
-import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
+import { mkdir, rm, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { MeshError } from '../../protocols/errors.ts'
 import type { Json } from '../../protocols/ids.ts'
@@ -8,6 +7,7 @@ import type { PolicyRule } from '../../protocols/specs.ts'
 import type { ContentStore } from '../../src/ports.ts'
 import type { ArtefactCatalogue } from '../../src/registries/catalogue.ts'
 import { WASM_SOURCE } from '../adapters/sandbox/wasm-guest.ts'
+import { makeScratch } from '../adapters/scratch.ts'
 import { bundlePolicy, bundlePolicyText } from './bundle.ts'
 import { RULE_ENTRIES } from './policy-directory.ts'
 import { unzip } from './unzip.ts'
@@ -57,7 +57,7 @@ async function archive(bytes: Buffer): Promise<string> {
   const entry = RULE_ENTRIES.find(path => files.has(path))
   const python = [...files.keys()].find(path => path.endsWith('.py'))
   if (entry === undefined) throw invalid(python === undefined ? `holds no ${RULE_ENTRIES.slice(0, 2).join(' or ')}` : `${python} ${NOT_PYTHON}`)
-  const directory = await mkdtemp(join(tmpdir(), 'aios-policy-'))
+  const directory = makeScratch('policy')
   try {
     for (const [path, content] of files) {
       await mkdir(dirname(join(directory, path)), { recursive: true })

@@ -5,6 +5,7 @@ import { recordCid, utf8 } from '../../protocols/codec.ts'
 import type { Json } from '../../protocols/ids.ts'
 import type { Packet } from '../../protocols/invoke.ts'
 import { blockRecord, componentManifest, type ComponentManifest } from '../../protocols/specs.ts'
+import { compiledFolder } from '../../node/compiled.ts'
 import { createBackend, type BackendOptions } from '../../node/adapters/backend.ts'
 import { MeshError } from '../../protocols/errors.ts'
 import type { Backend, Clock, InstanceStart, MachineReport, Telemetry } from '../../src/ports.ts'
@@ -39,7 +40,7 @@ export async function openBench(more: Partial<BackendOptions> & { readonly repor
   const telemetry: Telemetry = { count() {}, gauge() {}, observe() {}, event: (_level, name, fields) => void events.push({ name, fields }) }
   const report: MachineReport = { total: { cpuMilli: 2_000, memoryMb: 4_096, diskMb: 1_000, gpus: [] }, runtimes: [], memoryGBs: 0, os: 'test', cpuModel: 'test', isolation: ['L1'], notes: [], ...more.report }
   const backend = createBackend({
-    dir, clock: realClock, telemetry, isolation: 'L1',
+    dir, clock: realClock, telemetry, isolation: 'L1', compileCache: compiledFolder(),
     content: {
       async *cat(cid) {
         const bytes = stored.get(cid)

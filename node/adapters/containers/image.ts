@@ -1,8 +1,8 @@
-import { mkdtemp, rm, writeFile } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
+import { rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { MeshError } from '../../../protocols/errors.ts'
 import { ociDigest, repositoryName, tagName } from '../../../protocols/image.ts'
+import { makeScratch } from '../scratch.ts'
 import type { Engine } from './engine.ts'
 
 /** Where images may come from: the mesh's own registry, what the engine has already, other registries. */
@@ -56,7 +56,7 @@ async function fromMesh(engine: Engine, name: string, mesh: MeshImages, signal: 
   else {
     if (engine.name === 'docker') throw new MeshError('RUNTIME_UNAVAILABLE', 'docker takes images from this peer over loopback only: open the door with --oci 127.0.0.1:0')
     // The token goes through a file: arguments are anybody's to read.
-    const dir = await mkdtemp(join(tmpdir(), 'aios-auth-'))
+    const dir = makeScratch('auth')
     try {
       const file = join(dir, 'auth.json')
       await writeFile(file, JSON.stringify({ auths: { [door.address]: { auth: Buffer.from(`aios:${door.token}`).toString('base64') } } }), { mode: 0o600 })
