@@ -1,9 +1,10 @@
 import { spawn, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
 import { createWriteStream } from 'node:fs'
-import { mkdir, readFile } from 'node:fs/promises'
+import { mkdir, readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { z } from 'zod'
 import { MeshError } from '../../protocols/errors.ts'
@@ -12,8 +13,15 @@ import { DaemonClient, daemonFile } from '../cli/daemon-client.ts'
 const CLI = fileURLToPath(new URL('../cli/main.ts', import.meta.url))
 const READY_MS = 30_000
 const STOP_MS = 15_000
+const MET_MS = 20_000
+const LOOK_MS = 50
+/** Where a peer keeps what it measured. It says for which hardware and versions, so it can do no harm elsewhere. */
+const MACHINE = 'machine.json'
+let measured: string | undefined
 
 const readyLine = z.object({ ready: z.literal(true), peer: z.string(), http: z.string(), grpc: z.string(), oci: z.string(), addresses: z.array(z.string()), readyMs: z.number(), network: z.string() })
+
+const known = z.array(z.object({ state: z.string(), ad: z.unknown() }))
 
 /** One real daemon process of a devnet. */
 export type DevPeer = {
@@ -41,13 +49,17 @@ export class Devnet implements AsyncDisposable {
     this.#dir = dir
   }
 
-  /** A mesh of `count` peers: the first makes the network, the others enter by its invite. */
+  /** A mesh of `count` peers: the first makes the network, the others enter by its invite, at the same time. Each knows all when it is there. */
   static async start(dir: string, count: number, labels: (index: number) => Readonly<Record<string, string>> = () => ({})): Promise<Devnet> {
     const net = new Devnet(dir)
     try {
       const first = await net.up(0, { labels: labels(0) })
       const invite = await net.invite(first)
-      for (let index = 1; index < count; index += 1) await net.up(index, { join: invite, labels: labels(index) })
+      const others = Array.from({ length: count - 1 }, (_, at) => at + 1)
+      // All settled, so that none is still starting when the devnet is taken down.
+      const failed = (await Promise.allSettled(others.map(index => net.up(index, { join: invite, labels: labels(index) })))).find(({ status }) => status === 'rejected')
+      if (failed?.status === 'rejected') throw failed.reason
+      await net.met()
       return net
     } catch (error) {
       await net[Symbol.asyncDispose]()
@@ -69,10 +81,23 @@ export class Devnet implements AsyncDisposable {
     return z.object({ invite: z.string() }).loose().parse(await peer.client.send('POST', '/mesh/invite', {})).invite
   }
 
+  /** Resolves when each that runs knows all that run, and what they have. Throws DEADLINE. */
+  async met(): Promise<void> {
+    const running = this.running()
+    const ends = performance.now() + MET_MS
+    for (const peer of running) {
+      while (known.parse(await peer.client.get('/mesh/peers')).filter(({ state, ad }) => state === 'alive' && ad !== null).length < running.length) {
+        if (performance.now() > ends) throw new MeshError('DEADLINE', `peer ${peer.index} did not meet the others within ${MET_MS} ms`)
+        await sleep(LOOK_MS)
+      }
+    }
+  }
+
   /** Starts (or restarts, on the same folder) one daemon and waits until it says it is ready. Throws with its last words. */
   async up(index: number, options: UpOptions = {}): Promise<DevPeer> {
     const dataDir = join(this.#dir, `peer-${index}`)
     await mkdir(dataDir, { recursive: true })
+    await this.#shareMeasured(dataDir)
     const labels = Object.entries(options.labels ?? {}).flatMap(([key, value]) => ['--label', `${key}=${value}`])
     const child = spawn(process.execPath, [
       CLI, 'up', '--json', '--data', dataDir, '--listen', options.listen ?? '/ip4/127.0.0.1/tcp/0', '--http', options.http ?? '127.0.0.1:0', '--no-mdns',
@@ -107,6 +132,13 @@ export class Devnet implements AsyncDisposable {
     const peer: DevPeer = { index, dataDir, peer: ready.peer, http: ready.http, grpc: ready.grpc, oci: ready.oci, readyMs: ready.readyMs, pid: file.pid, client: new DaemonClient(file, this.#interrupt.signal), process: child }
     this.#peers[index] = peer
     return peer
+  }
+
+  /** All are on this host, so what one has measured of it holds for those that start later: they need not take its cores for that again. */
+  async #shareMeasured(dataDir: string): Promise<void> {
+    for (const { dataDir: other } of this.running()) measured ??= await readFile(join(other, MACHINE), 'utf8').catch(() => undefined)
+    // One that was here before has its own.
+    if (measured !== undefined) await writeFile(join(dataDir, MACHINE), measured, { flag: 'wx' }).catch(() => undefined)
   }
 
   /** Pulls the plug: SIGKILL, no goodbye. */
