@@ -3,6 +3,7 @@ import type { Json, Millis } from '../../protocols/ids.ts'
 import { modelManifest, type ServedStage } from '../../protocols/model.ts'
 import { componentManifest } from '../../protocols/specs.ts'
 import { createPeer, type Peer } from '../../src/peer.ts'
+import type { Ports } from '../../src/ports.ts'
 import { simulatedAnswers } from '../answers.ts'
 import { NOTHING_TO_SEE, queuesBounded, viewsConverge, type Checker, type Inspection } from '../checkers.ts'
 import { drawFaults, type FaultPlan } from '../faults.ts'
@@ -68,7 +69,7 @@ export function drawShape(random: SeededRandom, stages = 2 + random.below(3)): L
   return { stages, standbys: 1 + random.below(2), model, askEveryMs: 150 + random.below(500), prompt: 1 + random.below(300), tokens: 16 + random.below(100) }
 }
 
-export function llmWorld({ seed, peers, bug }: Pick<ScenarioOptions, 'seed' | 'peers' | 'bug'>, shape: LlmShape, faults: Pick<FaultPlan, 'weather'>): LlmWorld {
+export function llmWorld({ seed, peers, bug, corrupt }: Pick<ScenarioOptions, 'seed' | 'peers' | 'bug'> & { /** Of every host. What fails then may end a generation, when it says why. */ readonly corrupt?: (ports: Ports) => Ports }, shape: LlmShape, faults: Pick<FaultPlan, 'weather'>): LlmWorld {
   const random = new SeededRandom(`llm ${seed}`)
   const planted = plantedInStages(bug)
   let members: ReturnType<typeof foundMesh> = []
@@ -79,7 +80,7 @@ export function llmWorld({ seed, peers, bug }: Pick<ScenarioOptions, 'seed' | 'p
     weather: faults.weather,
     checkEveryMs: 100,
     checkers: [viewsConverge(), queuesBounded(), epochsOnlyRise(), { name: 'tokens are those of an unfailed run', safety: observed => clients?.checker().safety(observed), pending: observed => clients?.checker().pending(observed) }, seatsAreGivenBack(() => clients)],
-    ...(planted === undefined ? {} : { corrupt: PLANTED_IN_STAGES[planted] }),
+    ...(planted === undefined ? corrupt === undefined ? {} : { corrupt } : { corrupt: PLANTED_IN_STAGES[planted] }),
     factory: async (ports, host) => {
       const membership = members[host.index]
       if (membership === undefined) throw new Error(`host ${host.index} is no member`)
@@ -94,7 +95,7 @@ export function llmWorld({ seed, peers, bug }: Pick<ScenarioOptions, 'seed' | 'p
   })
   members = foundMesh(world.hosts, random.fork('network'), world.kernel.clock().unix())
   const doors = (): readonly Door[] => [...world.peers].map(([peer, { peer: { generations } }]) => ({ peer, generations, alive: () => world.peers.get(peer)?.peer.generations === generations }))
-  clients = new Clients(world.kernel, random.fork('clients'), shape.model, SERVICE, doors)
+  clients = new Clients(world.kernel, random.fork('clients'), shape.model, SERVICE, doors, corrupt !== undefined)
   return { world, clients, shape, random, prepare: () => serve(world, shape) }
 }
 

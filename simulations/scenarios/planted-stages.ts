@@ -17,7 +17,8 @@ export function plantedInStages(name: string | undefined): PlantedInStages | und
   return Object.keys(PLANTED_IN_STAGES).find((known): known is PlantedInStages => known === name)
 }
 
-function withStages(ports: Ports, change: (stage: StageRunner) => StageRunner): Ports {
+/** Changes every stage of a host. */
+export function withStages(ports: Ports, change: (stage: StageRunner) => StageRunner): Ports {
   const { backend } = ports
   const changed = (instance: RunningInstance): RunningInstance => (instance.stage === undefined ? instance : replacing(instance, { stage: change(instance.stage) }))
   return { ...ports, backend: { ...backend, start: async (request, signal) => changed(await backend.start(request, signal)) } }

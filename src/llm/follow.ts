@@ -41,7 +41,7 @@ export class Follow {
     this.#parts.ports.network.accept(generationStream, stream => this.#serve(stream))
   }
 
-  /** Events from number `after` on, each once, across takeovers. Throws NOT_FOUND, and the signal's reason. */
+  /** Events from number `after` on, each once, across takeovers. Throws NOT_FOUND, PEER_UNREACHABLE, and the signal's reason. */
   async * read(session: SessionId, after: number, signal: AbortSignal): AsyncGenerator<GenerationEvent> {
     const { clock } = this.#parts.ports
     const backoff = new Backoff(this.#parts.random, { firstMs: 20, maxMs: 500, retries: Infinity })
@@ -69,7 +69,9 @@ export class Follow {
         if (failure.code === 'INTERNAL') throw failure
       }
       signal.throwIfAborted()
-      if (clock.monotonic() - lastNews > (seen ? PATIENCE_MS : UNKNOWN_MS)) throw new MeshError('NOT_FOUND', `no peer in reach has ${session}`)
+      const waitedMs = clock.monotonic() - lastNews
+      if (seen && waitedMs > PATIENCE_MS) throw new MeshError('PEER_UNREACHABLE', `nobody in reach has gone on with ${session} for ${PATIENCE_MS} ms`)
+      if (!seen && waitedMs > UNKNOWN_MS) throw new MeshError('NOT_FOUND', `no peer in reach has ${session}`)
       await clock.sleep(backoff.next() ?? 500, signal)
     }
   }

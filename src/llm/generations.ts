@@ -258,6 +258,11 @@ export class SplitGenerations implements Generations {
   /** Goes on with a session whose origin is gone, from its log. */
   async #resume(entry: Entry): Promise<void> {
     const { session, request, log, epoch, plan, endsAt } = entry
+    if (this.#ports.clock.monotonic() >= endsAt) {
+      log.append({ kind: 'end', reason: 'error', text: '', promptTokens: request.prompt.length, cachedTokens: 0, tokens: log.length, failure: { code: 'DEADLINE', message: 'nobody could go on with it in the time that it was given' } })
+      log.release(log.length)
+      return this.#book.touch(entry)
+    }
     const { served, facts } = await this.#model(request.model, this.#stopped.signal)
     const answer = await this.#parts.answers.answer(served, facts, request, this.#stopped.signal)
     if (this.#driven.has(session) || entry.epoch !== epoch || log.ended) return

@@ -2,18 +2,22 @@ import { asMeshError, MeshError } from '../../protocols/errors.ts'
 import type { StagePlan } from '../../protocols/generation.ts'
 import type { InstanceId, Millis, PeerId } from '../../protocols/ids.ts'
 import type { ServedModel } from '../../protocols/model.ts'
-import { stageOpen, type StageFrame, type StageOpen } from '../../protocols/stage.ts'
+import type { StageFrame, StageOpen } from '../../protocols/stage.ts'
 import type { Ports } from '../ports.ts'
 import { epochOf, restartFrom, roundOf, type Holding } from './chain.ts'
+import { Overtaken } from './overtaken.ts'
+import { askForSeat } from './seat-request.ts'
 import type { Place, Seating } from './seating.ts'
 import type { StageHost } from './stage-host.ts'
 import type { StageLinks } from './stage-links.ts'
 
-/** A host that does not answer an open by then is as good as gone. */
-const OPEN_MS: Millis = 1_500
 const LOOK_AGAIN_MS: Millis = 100
 const LONGEST_LOOK_MS: Millis = 2_000
+/** A standby has so long to say that it has room. */
+const GUARD_MS: Millis = 3_000
 const GUARD_AGAIN_MS: Millis = 1_000
+/** How long a session waits for an instance of a stage that has none: those of the dead are placed anew. */
+const WITHOUT_MS: Millis = 120_000
 
 export type ChainParts = {
   readonly ports: Pick<Ports, 'clock' | 'network' | 'telemetry'>
@@ -52,18 +56,6 @@ type Link = {
 /** A standby that lacks no more has what it takes to go on at once. */
 const CLOSE = 3
 
-/** Somebody else generates this session now. */
-export class Overtaken extends Error {
-  readonly origin: PeerId
-  readonly epoch: number
-
-  constructor(origin: PeerId, epoch: number) {
-    super(`${origin} has taken the session over`)
-    this.origin = origin
-    this.epoch = epoch
-  }
-}
-
 /** The stages of one session: which instance serves and which stands by at each, opened anew under a higher epoch whenever one is lost. */
 export class SessionChain {
   epoch: number
@@ -74,6 +66,8 @@ export class SessionChain {
   readonly #guarding = new Set<number>()
   /** Instances without room for this session, in the attempt under way. */
   readonly #full = new Set<InstanceId>()
+  /** Hosts and instances that may be gone: with a standby elsewhere nobody waits to find out. */
+  readonly #doubted = new Set<PeerId | InstanceId>()
   #open = false
   #closed = false
 
@@ -106,9 +100,16 @@ export class SessionChain {
     return this.#links.some(({ primary, standby }) => primary?.host === peer || standby?.host === peer)
   }
 
-  /** Is one of the instances that serve now on this peer? */
-  dependsOn(peer: PeerId): boolean {
-    return this.#links.some(({ primary }) => primary?.host === peer)
+  /** Frames to or from `host` may be lost, and it be gone. Says whether that matters to the chain. */
+  doubt(host: PeerId): boolean {
+    const matters = this.#links.some(({ primary }) => primary?.host === host)
+    if (matters) this.#doubted.add(host)
+    return matters
+  }
+
+  /** One of the instances that serve now does not answer, and none says that it is it. */
+  doubtAll(): void {
+    for (const { primary } of this.#links) if (primary !== undefined) this.#doubted.add(primary.instance)
   }
 
   /** Is the instance of a stage gone? Standbys that are, are replaced; those of instances that are to go are hurried. */
@@ -142,7 +143,11 @@ export class SessionChain {
   /** The standby, where a session may go on at it. */
   #ready({ block, standby }: Link): Place | undefined {
     const { seating } = this.#parts
-    return standby !== undefined && seating.state(block, standby) === 'ready' && !seating.shunned(standby) ? standby : undefined
+    return standby !== undefined && seating.state(block, standby) === 'ready' && !seating.shunned(standby) && !this.#doubts(standby) ? standby : undefined
+  }
+
+  #doubts({ host, instance }: Place): boolean {
+    return this.#doubted.has(host) || this.#doubted.has(instance)
   }
 
   #hurry(stage: number, link: Link): void {
@@ -168,8 +173,8 @@ export class SessionChain {
 
   /**
    * Opens every stage under a new epoch, in place of what is gone its standby or another instance; waits for one where
-   * there is none, unless `fresh`. Gives the position from which each stage needs its input. Throws Overtaken, NO_CAPACITY,
-   * NO_INSTANCE, the signal's reason.
+   * there is none, unless `fresh`, for a while. Gives the position from which each stage needs its input. Throws Overtaken,
+   * NO_CAPACITY, NO_INSTANCE, the signal's reason.
    */
   async restart(fresh: boolean, signal: AbortSignal): Promise<readonly number[]> {
     this.#open = false
@@ -178,6 +183,7 @@ export class SessionChain {
     const opened = new Map<number, Holding>()
     let pauseMs = LOOK_AGAIN_MS
     let refusal: MeshError | undefined
+    const until = this.#parts.ports.clock.monotonic() + (fresh ? 0 : WITHOUT_MS)
     for (;;) {
       signal.throwIfAborted()
       const tried = await Promise.all(this.#links.map(async (link, stage) => (opened.has(stage) ? undefined : this.#seat(link, stage, signal))))
@@ -191,13 +197,14 @@ export class SessionChain {
       }
       if (opened.size === this.#links.length) break
       if (this.#links.every((link, stage) => opened.has(stage) || link.primary !== undefined)) continue
-      if (fresh) this.#full.clear()
-      if (fresh && refusal !== undefined) throw refusal.code === 'NO_CAPACITY' ? refusal : new MeshError('NO_INSTANCE', refusal.message, { cause: refusal })
+      this.#full.clear()
+      this.#doubted.clear()
+      if (refusal !== undefined && this.#parts.ports.clock.monotonic() >= until) throw refusal.code === 'NO_CAPACITY' ? refusal : new MeshError('NO_INSTANCE', refusal.message, { cause: refusal })
       await this.#parts.ports.clock.sleep(pauseMs, signal)
       pauseMs = Math.min(LONGEST_LOOK_MS, pauseMs * 2)
-      this.#full.clear()
     }
     this.#full.clear()
+    this.#doubted.clear()
     this.#open = true
     const holdings = this.#links.map((_, stage) => opened.get(stage) ?? { have: 0, logFrom: 0 })
     return restartFrom(holdings, this.#of.known())
@@ -272,7 +279,8 @@ export class SessionChain {
     const state = primary === undefined || seating.shunned(primary) || this.#full.has(primary.instance) ? 'gone' : seating.state(link.block, primary)
     const ready = this.#ready(link)
     // One that drains serves until a standby has what it has.
-    if (state === 'ready' || (state === 'draining' && ready === undefined)) return
+    if (state !== 'gone' && ready === undefined) return
+    if (state === 'ready' && primary !== undefined && !this.#doubts(primary)) return
     const others = { instances: new Set([...this.#full, ...(primary === undefined ? [] : [primary.instance])]), hosts: new Set<PeerId>() }
     const successor = ready ?? seating.pick(link.block, others, this.#of.prefix[0])
     if (primary !== undefined) {
@@ -313,7 +321,7 @@ export class SessionChain {
     }
     const { standby } = link
     try {
-      const { have } = await this.#ask(link, stage, 'standby', standby, ports.clock.deadline(2 * OPEN_MS))
+      const { have } = await this.#ask(link, stage, 'standby', standby, ports.clock.deadline(GUARD_MS))
       if (this.#closed || epoch !== this.epoch || link.standby !== standby) return link.standby === standby
       this.#tell(primary.host, stage, { kind: 'guard', position: have, host: standby.host })
       link.guarded = true
@@ -330,20 +338,9 @@ export class SessionChain {
   }
 
   async #ask(link: Link, stage: number, role: 'primary' | 'standby', place: Place, signal: AbortSignal): Promise<Holding> {
-    const { network, clock } = this.#parts.ports
     const { session, reserve, prefix, known, trace } = this.#of
     const request: StageOpen = { session, epoch: this.epoch, stage, role, block: link.block, instance: place.instance, contractEpoch: place.contractEpoch, reserve, known: known(), prefix: [...prefix], ...(trace === undefined ? {} : { trace }) }
-    if (place.host === network.self) return this.#unlessOver(stage, place, await this.#parts.host.open(request, network.self))
-    const giveUp = new AbortController()
-    const cancel = clock.after(OPEN_MS, () => giveUp.abort(new MeshError('DEADLINE', `${place.host} did not open stage ${stage} within ${OPEN_MS} ms`)))
-    const follow = (): void => giveUp.abort(signal.reason)
-    signal.addEventListener('abort', follow, { once: true })
-    try {
-      return this.#unlessOver(stage, place, await network.request(place.host, stageOpen, request, giveUp.signal))
-    } finally {
-      cancel()
-      signal.removeEventListener('abort', follow)
-    }
+    return this.#unlessOver(stage, place, await askForSeat(this.#parts, place.host, request, signal))
   }
 
   /** A seat that was given after the session had ended is given back. */

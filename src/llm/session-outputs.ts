@@ -1,4 +1,5 @@
 import { MeshError } from '../../protocols/errors.ts'
+import type { Millis } from '../../protocols/ids.ts'
 import type { StageFrame } from '../../protocols/stage.ts'
 import type { Clock } from '../ports.ts'
 import { StepTimes } from './step-times.ts'
@@ -13,6 +14,10 @@ export class SessionOutputs {
   readonly #waiting: Output[] = []
   #wake: (() => void) | undefined
   #interruption: MeshError | undefined
+  /** Positions that the chain has answered for, at any time. */
+  reached = 0
+  /** How long the last step that nobody answered was waited for. */
+  waitedMs: Millis = 0
 
   constructor(clock: Pick<Clock, 'monotonic' | 'after'>, life: AbortSignal) {
     this.#clock = clock
@@ -22,6 +27,7 @@ export class SessionOutputs {
 
   push(output: Output): void {
     this.#waiting.push(output)
+    this.reached = Math.max(this.reached, output.position + output.count)
     this.#wake?.()
   }
 
@@ -64,6 +70,7 @@ export class SessionOutputs {
         if (output !== undefined) return output
         if (late) {
           this.#times.strike()
+          this.waitedMs = patience
           throw new MeshError('DEADLINE', `no output within ${patience} ms`)
         }
         await new Promise<void>(resolve => {

@@ -4,11 +4,14 @@ import type { ModelFacts, ServedModel } from '../../protocols/model.ts'
 import type { Millis, PeerId } from '../../protocols/ids.ts'
 import type { StageFrame } from '../../protocols/stage.ts'
 import { traceSpan } from '../lib/trace-span.ts'
+import type { Clock } from '../ports.ts'
 import type { MeshView } from '../roles.ts'
 import type { Answer, Drawn } from './answer.ts'
 import type { Draft } from './draft.ts'
+import { Overtaken } from './overtaken.ts'
 import { prefixHashes } from './prefix.ts'
-import { Overtaken, SessionChain, type ChainParts } from './session-chain.ts'
+import { Recoveries } from './recoveries.ts'
+import { SessionChain, type ChainParts } from './session-chain.ts'
 import { SessionMirrors } from './session-mirrors.ts'
 import { SessionOutputs, type Output } from './session-outputs.ts'
 import { Speculation } from './speculation.ts'
@@ -19,6 +22,8 @@ export const CHUNK = 128
 const TOUCH_MS: Millis = 8_000
 /** The first step is so far ahead of what a mirror is told. */
 const BEGIN_MS: Millis = 1
+/** What guesses does so no more when it takes longer: the first time it reads the whole prompt. */
+const DRAFT_MS: Millis = 20_000
 /** How long an ended session tries to tell its mirrors. */
 const LAST_WORDS_MS: Millis = 5_000
 
@@ -53,6 +58,7 @@ export class Session {
   readonly #chain: SessionChain
   readonly #mirrors: SessionMirrors
   readonly #speculation = new Speculation()
+  readonly #recoveries = new Recoveries()
   readonly #life = new AbortController()
   readonly #endsAt: Millis
   readonly #reserve: number
@@ -181,7 +187,7 @@ export class Session {
 
   /** Frames to or from a peer may be lost. */
   lost(peer: PeerId): void {
-    if (this.#chain.dependsOn(peer)) this.#outputs.interrupt(new MeshError('PEER_UNREACHABLE', `the connection to ${peer} was lost`))
+    if (this.#chain.doubt(peer)) this.#outputs.interrupt(new MeshError('PEER_UNREACHABLE', `the connection to ${peer} was lost`))
   }
 
   /** Something about a peer of the chain is news: is everybody still there? */
@@ -202,11 +208,13 @@ export class Session {
     this.#driving = true
     let ready = this.#starts.length > 0
     while (!signal.aborted) {
+      let opened = ready
       try {
         if (!ready) {
           // Of two that begin at once one takes the other's seats: whose it is the mirrors say, not whoever comes last.
           await this.#admission
           this.#starts = await this.#chain.restart(false, signal)
+          opened = true
         }
         ready = false
         this.#outputs.clear()
@@ -216,7 +224,11 @@ export class Session {
         if (signal.aborted) return
         if (error instanceof Overtaken) return this.#yield(error)
         const failure = asMeshError(error)
-        if (failure.code === 'INTERNAL' || failure.code === 'BAD_INPUT') return this.#end({ reason: 'error', failure: { code: failure.code, message: failure.message } })
+        const now = this.#parts.ports.clock.monotonic()
+        const last = opened ? this.#recoveries.broke(failure, this.#outputs.reached, this.#chain.stages, now, this.#outputs.waitedMs) : failure
+        if (last !== undefined) return this.#end({ reason: 'error', failure: { code: last.code, message: last.message } })
+        // Once is chance. Who does not answer twice is left where somebody else can go on, though nobody says what is wrong with it.
+        if (this.#recoveries.silences > 1) this.#chain.doubtAll()
         this.#parts.ports.telemetry.count('llm_recoveries_total', { code: failure.code })
       }
     }
@@ -239,7 +251,7 @@ export class Session {
       if (guesses.length > 0) this.#speculation.verified(guesses.length, right, stepMs, draftMs)
       if (this.#chain.mayMove) throw new MeshError('STALE', 'the session moves to the standby of an instance that is to go')
       const began = clock.monotonic()
-      guesses = await this.#guess()
+      guesses = await this.#guess(clock)
       const drafted = clock.monotonic()
       const position = this.#tokens.length - 1
       // Somebody waits for the first token: its mirrors hear of it before anything else. From then on the next step goes first.
@@ -279,11 +291,11 @@ export class Session {
   }
 
   /** Guesses to go with the next step, none of them beyond what may be said. */
-  async #guess(): Promise<readonly number[]> {
+  async #guess(clock: Pick<Clock, 'deadline'>): Promise<readonly number[]> {
     const { draft } = this.#making
     const room = Math.min(this.request.maxTokens - this.log.length, this.#reserve - this.#tokens.length) - 1
     const width = draft === undefined ? 0 : Math.min(this.#speculation.width(), room)
-    return width <= 0 || draft === undefined ? [] : (await draft.propose(this.#tokens, width, this.#life.signal)).slice(0, width)
+    return width <= 0 || draft === undefined ? [] : (await draft.propose(this.#tokens, width, clock.deadline(DRAFT_MS, this.#life.signal))).slice(0, width)
   }
 
   /** Steps for positions from `from` on; resolves with what the last of them gave. A few are under way at once, so that all stages work. */

@@ -1,4 +1,5 @@
 import { MeshError } from '../../protocols/errors.ts'
+import { abortable } from '../lib/abortable.ts'
 import type { StageRunner } from '../ports.ts'
 import type { Draft } from './draft.ts'
 
@@ -12,6 +13,7 @@ export class StageDraft implements Draft {
   /** Tokens whose KV it has. */
   #held: number[] = []
   #open = false
+  #silent = false
 
   /** `session`: a name of its own at that instance. */
   constructor(runner: StageRunner, session: string, reserve: number) {
@@ -20,13 +22,13 @@ export class StageDraft implements Draft {
     this.#reserve = reserve
   }
 
-  /** Proposes nothing, from then on, when its instance fails or is full. */
+  /** Proposes nothing when its instance fails or is full; from the time that it did not answer before `signal`, never again. */
   async propose(tokens: readonly number[], most: number, signal: AbortSignal): Promise<readonly number[]> {
-    if (tokens.length + most > this.#reserve) return []
+    if (this.#silent || tokens.length + most > this.#reserve) return []
     try {
       if (!this.#open) {
         this.#held = []
-        await this.#runner.open(this.#session, this.#reserve, [])
+        await abortable(this.#runner.open(this.#session, this.#reserve, []), signal)
         this.#open = true
       }
       let position = 0
@@ -44,6 +46,7 @@ export class StageDraft implements Draft {
     } catch (error) {
       if (!(error instanceof MeshError)) throw error
       this.#open = false
+      this.#silent = error.code === 'DEADLINE'
       return []
     }
   }

@@ -145,9 +145,9 @@ export class StageHost {
       return
     }
     if (frame.kind === 'failed') {
-      // The next stage told us, since it does not know whose session it is.
+      // The next stage told us, since it does not know whose session it is. What the origin tells itself it has heard.
       const before = this.#seats.get(keyOf(frame.session, frame.stage - 1))
-      if (before?.epoch === frame.epoch && before.next?.host === from && before.origin !== from) before.accuse(frame.blame, new MeshError('INSTANCE_FAILED', frame.message))
+      if (before?.epoch === frame.epoch && before.next?.host === from && (before.origin !== from || from !== this.#around.self)) before.accuse(frame.blame, new MeshError('INSTANCE_FAILED', frame.message))
       return
     }
     if (frame.kind === 'close') {
