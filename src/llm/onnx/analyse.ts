@@ -3,7 +3,7 @@ import { findCaches, type CacheChain } from './caches.ts'
 import { byteLength, ELEMENT, elementName, type ElementName } from './element.ts'
 import { flatten } from './flatten.ts'
 import { wireGraph, type WiredGraph } from './wired-graph.ts'
-import { attributeOf, describe, integerOf, shapeOf } from './node.ts'
+import { attributeOf, describe, integerOf, shapeOf, type Shape } from './node.ts'
 import type { NodeProto, TensorProto } from './onnx-pb.js'
 import { takesOneByOne } from './one-by-one.ts'
 import { inputRoles, type InputRole } from './roles.ts'
@@ -54,12 +54,17 @@ export type SplitPlan = {
   readonly segments: Segments
   /** For each initializer, the segments that need it, ascending. */
   readonly users: ReadonlyMap<string, readonly number[]>
+  /** What the model says of the shapes of values within it. */
+  readonly declared: ReadonlyMap<string, Shape>
 }
 
 /** Finds a decoder's layers and what lies between them. Throws SPEC_INVALID, naming the node, for a model that cannot be split. */
 export function analyse(skeleton: Skeleton): ModelAnalysis {
   const flat = flatten(skeleton.model)
-  const declared = new Map([...flat.valueInfo, ...flat.output].map(info => [info.name, shapeOf(info)]))
+  const declared = new Map([...flat.valueInfo, ...flat.output].flatMap(info => {
+    const shape = shapeOf(info)
+    return shape === undefined ? [] : [[info.name, shape] as const]
+  }))
   const whole = wireGraph(flat)
   const wholeCaches = cacheNames(findCaches(whole))
   const types = inferValues(whole, declared, wholeCaches)
@@ -72,7 +77,7 @@ export function analyse(skeleton: Skeleton): ModelAnalysis {
   const logits = findLogits(graph, caches, values)
   const segments = segment(graph, chain, roles, values, logits)
   const users = initializerUsers(graph, segments)
-  const plan: SplitPlan = { graph, halves, chain, values, segments, users }
+  const plan: SplitPlan = { graph, halves, chain, values, segments, users, declared }
   const costs = segmentCosts(graph, segments, users, chain.layers.length)
   return {
     layers: chain.layers.length,

@@ -3,6 +3,7 @@ import { MeshError } from '../../../protocols/errors.ts'
 import { boundaryTensor, type BoundaryTensor, type CacheShape, type ModelAnalysis } from './analyse.ts'
 import { CacheRows, rowsLast, type CacheNames } from './cache-rows.ts'
 import { readsShapeOnly, type CachePair } from './caches.ts'
+import { choosable, loneNorm } from './chosen-tokens.ts'
 import { encodeModel } from './codec.ts'
 import { ELEMENT, elementName } from './element.ts'
 import { CONTRIB, describe, intAttribute, integerOf, integers, node, readsOf, shapeOf, valueInfo } from './node.ts'
@@ -59,7 +60,7 @@ class StageWriter {
     this.#analysis = analysis
     this.#range = range
     this.#received = first === 0 ? [] : analysis.plan.segments.cuts[first]!
-    this.#selected = new Set(this.#last && range.select === true && selectable(analysis) ? analysis.plan.segments.cuts[analysis.layers] : [])
+    this.#selected = new Set(this.#last && range.select === true ? choosable(analysis) : [])
     const layout = cacheLayout(analysis)
     this.#caches = analysis.plan.chain.layers.slice(first, end).flatMap((layer, place) => layer.caches.map((cache, at) => {
       const shape = analysis.caches[first + place]![at]!
@@ -227,12 +228,12 @@ class StageWriter {
     }
     const inputs = [
       ...[io.ids, io.mask, io.positions].flatMap(one => one === undefined ? [] : [graph.inputs.get(one.name)!]),
-      ...io.receives.filter(({ used }) => used).map(declared),
+      ...io.receives.filter(({ used }) => used).map(tensor => this.#declared(tensor)),
       ...this.#caches.map(({ shape, names }) => valueInfo(names.past, ELEMENT[shape.dtype], cacheDims(shape, names.layout, names.layout === 'heads' ? 'capacity' : 'past'))),
       ...logits?.select === undefined ? [] : [valueInfo(logits.select, ELEMENT.int64, ['batch', 'selected'])],
     ]
     const outputs = [
-      ...io.sends.filter(({ from }) => from === 'graph').map(declared),
+      ...io.sends.filter(({ from }) => from === 'graph').map(tensor => this.#declared(tensor)),
       ...this.#caches.map(({ shape, names }) => valueInfo(names.rows, ELEMENT[shape.dtype], cacheDims(shape, names.layout, 'new'))),
       ...logits === undefined ? [] : [valueInfo(logits.name, ELEMENT[logits.dtype], ['batch', 'given', logits.vocab])],
       ...logits?.greedy === undefined ? [] : [valueInfo(logits.greedy, ELEMENT.int64, ['batch', 'given'])],
@@ -240,10 +241,37 @@ class StageWriter {
     const { initializers, names } = this.#weights(read)
     const given = new Set([...inputs, ...initializers].map(({ name }) => name))
     const onnx = encodeModel(wrap(this.#skeleton.model, create(GraphProtoSchema, {
-      name: `layers-${first}-${end}`, node: [...rowsLast(inOrder(this.#nodes, name => given.has(name)), io.caches.filter(({ layout }) => layout === 'heads').map(({ rows }) => rows))], initializer: initializers, input: inputs, output: outputs,
+      name: `layers-${first}-${end}`, node: [...rowsLast(inOrder(this.#nodes, name => given.has(name)), io.caches.filter(({ layout }) => layout === 'heads').map(({ rows }) => rows))], initializer: initializers, input: inputs, output: outputs, valueInfo: this.#told(),
       quantizationAnnotation: this.#skeleton.model.graph?.quantizationAnnotation.filter(({ tensorName }) => read.has(tensorName)) ?? [],
     })))
     return { onnx, pieces: names, io }
+  }
+
+  /**
+   * The shapes of what a sum before a norm adds, where the model tells them: ONNX Runtime makes one operator of the two where it
+   * knows that they are the same, and has to do so here where it does in the whole. More that a model says is not repeated: it may be
+   * wrong and do no harm there.
+   */
+  #told(): ValueInfoProto[] {
+    const { declared, graph } = this.#analysis.plan
+    const [batch, sequence] = this.#idsDims()
+    const added = this.#nodes.filter(({ opType, output }) => opType === 'Add' && loneNorm(graph, output[0] ?? '') !== undefined).flatMap(({ input }) => input)
+    return [...new Set(added)].filter(name => graph.producer.has(name) && this.#owns(graph.producer.get(name)!)).flatMap(name => {
+      const { dataType = 0, dims = [] } = declared.get(name) ?? {}
+      return dims.length === 3 && dims[0] === batch && dims[1] === sequence && typeof dims[2] === 'number' ? [valueInfo(name, dataType, dims)] : []
+    })
+  }
+
+  /** What the model calls batch and length of its token ids. */
+  #idsDims(): readonly string[] {
+    const { inputs, plan: { graph } } = this.#analysis
+    const ids = shapeOf(graph.inputs.get([...inputs].find(([, role]) => role === 'ids')?.[0] ?? ''))?.dims ?? []
+    return ['batch', 'sequence'].map((otherwise, at) => typeof ids[at] === 'string' && ids[at] !== '' ? ids[at] : otherwise)
+  }
+
+  /** A boundary's shape, where it is sure: a wrong declaration is an error, none is not. */
+  #declared({ name, dtype, rank, width }: BoundaryTensor): ValueInfoProto {
+    return valueInfo(name, ELEMENT[dtype], rank === 3 ? [...this.#idsDims(), width] : undefined)
   }
 
   #logits(): StageLogits | undefined {
@@ -286,25 +314,6 @@ function raggedness({ coupled, ownLengths, inputs }: ModelAnalysis): StageIo['ra
   if (coupled) return 'none'
   if (ownLengths) return 'lengths'
   return roles.has('mask') && roles.has('positions') ? 'mask' : 'none'
-}
-
-/** Not where the head would round what it need not, or scale over fewer tokens than the whole model does. */
-function selectable(analysis: ModelAnalysis): boolean {
-  return !analysis.coupled && !headCountsTokens(analysis) && analysis.plan.segments.cuts[analysis.layers]!.every(name => boundaryTensor(analysis, name).name === name)
-}
-
-/** Whether the head puts what it gets in a shape that is worked out from what comes in: with fewer tokens it would not fit. */
-function headCountsTokens({ layers, plan: { graph, segments } }: ModelAnalysis): boolean {
-  const varies = (name: string): boolean => {
-    const by = graph.producer.get(name)
-    return by === undefined ? graph.inputs.has(name) : segments.of[by] === PREAMBLE && (readsShapeOnly(graph.nodes[by]!.opType) || graph.reads[by]!.some(varies))
-  }
-  return graph.nodes.some((_, at) => segments.of[at] === layers + 1 && graph.reads[at]!.some(varies))
-}
-
-/** Only where the shape is sure: a wrong declaration is an error, none is not. */
-function declared({ name, dtype, rank, width }: BoundaryTensor): ValueInfoProto {
-  return valueInfo(name, ELEMENT[dtype], rank === 3 ? ['batch', 'sequence', width] : undefined)
 }
 
 function cacheDims({ rank, heads, headDim }: CacheShape, layout: CacheNames['layout'], length: string): readonly (number | string)[] {

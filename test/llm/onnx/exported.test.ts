@@ -159,6 +159,26 @@ describe('a model as a public exporter writes it', () => {
     await same(directory)
   })
 
+  it('with shapes told that the runtime cannot work out, of a last sum and norm: it makes one operator of them in a stage as in the whole', async () => {
+    // PyTorch's newer exporter computes products on tokens without their batch, puts them back in shape, and says what every value's shape is.
+    const directory = rewritten('told', { variant: 'plain', shape: { family: 'neox' } }, graph => {
+      const [ids] = graph.input.filter(({ name }) => name === 'input_ids')
+      const sums = graph.node.filter(({ opType, output }) => opType === 'Add' && graph.node.some(reader => reader.opType === 'LayerNormalization' && reader.input[0] === output[0]))
+      assert.equal(sums.length > 0, true)
+      const last = sums.at(-1)!
+      const dims = [...shapeOf(ids)!.dims!, 64]
+      graph.initializer.push(integers('told/rows', [-1, 64]), integers('told/width', [64]))
+      graph.node = graph.node.flatMap(one => one === last
+        ? [
+            ...one.input.flatMap((name, at) => [node('Reshape', [name, 'told/rows'], [`told/flat.${at}`]), node('Shape', ['input_ids'], [`told/ids.${at}`]), node('Concat', [`told/ids.${at}`, 'told/width'], [`told/shape.${at}`], [intAttribute('axis', 0)]), node('Reshape', [`told/flat.${at}`, `told/shape.${at}`], [`told/back.${at}`])]),
+            { ...one, input: one.input.map((_, at) => `told/back.${at}`) },
+          ]
+        : [one])
+      graph.valueInfo.push(...[...last.input.map((_, at) => `told/back.${at}`), ...last.output].map(name => valueInfo(name, ELEMENT.float32, dims)))
+    })
+    await same(directory)
+  })
+
   it('with attention over a window in a buffer that turns over: a stage keeps every position instead', async () => {
     const graphs = await Promise.all([false, true].map(async turns => {
       const directory = rewritten(`window-${turns}`, { variant: 'fused' }, graph => {
