@@ -18,6 +18,7 @@ export class ModelText {
   readonly ends: readonly number[]
   readonly #tokenizer: Tokenizer
   readonly #file: TokenizerFile
+  readonly #unknownInBytes: boolean
   #known: readonly (Uint8Array | undefined)[] | undefined
   #vocabulary: Vocabulary | undefined
   readonly #constraints = new Lru<string, Constraint>(FORMS)
@@ -26,11 +27,15 @@ export class ModelText {
   constructor(files: TextFiles) {
     const setup = readTextFiles(files)
     try {
-      this.#tokenizer = new Tokenizer(setup.tokenizer, setup.config)
+      this.#tokenizer = new Tokenizer(setup.tokenizer, { ...setup.config, unk_token: setup.config.unk_token ?? setup.tokenizer.model.unk_token })
     } catch (cause) {
       throw new MeshError('SPEC_INVALID', `tokenizer.json cannot be read: ${cause instanceof Error ? cause.message : String(cause)}`, { cause })
     }
     this.#file = setup.tokenizer
+    const { type, byte_fallback: inBytes } = setup.tokenizer.model
+    this.#unknownInBytes = type === 'Unigram' && inBytes === true
+    // The library reads most of a run of unknown characters away, where each has to become its bytes.
+    if (this.#unknownInBytes && this.#tokenizer.model !== null) this.#tokenizer.model.fuse_unk = false
     this.chat = new ChatTemplate(setup)
     const eos = typeof setup.config.eos_token === 'string' ? this.#tokenizer.token_to_id(setup.config.eos_token) : undefined
     this.ends = [...new Set([...setup.ends, ...(eos === undefined ? [] : [eos])])]
@@ -48,7 +53,16 @@ export class ModelText {
 
   /** `special`: with what the tokenizer puts around a text of its own (a first token, say). Markers in the text become special tokens either way. */
   encode(text: string, special: boolean): readonly number[] {
-    return text === '' && !special ? [] : this.#tokenizer.encode(text, { add_special_tokens: special }).ids
+    if (text === '' && !special) return []
+    const { ids, tokens }: { readonly ids: readonly number[]; readonly tokens: readonly string[] } = this.#tokenizer.encode(text, { add_special_tokens: special })
+    return this.#unknownInBytes ? ids.flatMap((id, at) => this.#tokenizer.token_to_id(tokens[at] ?? '') === undefined ? this.#inBytes(tokens[at] ?? '', id) : [id]) : ids
+  }
+
+  /** The tokens of a text's bytes, where there is one for each; else the one for what is unknown. */
+  #inBytes(text: string, unknown: number): readonly number[] {
+    const ids = [...new TextEncoder().encode(text)].map(byte => this.#tokenizer.token_to_id(`<0x${byte.toString(16).toUpperCase().padStart(2, '0')}>`))
+    const known = ids.filter(id => id !== undefined)
+    return known.length === ids.length ? known : [unknown]
   }
 
   /** The text of tokens that others come before; special tokens give none. */

@@ -1,27 +1,19 @@
 import { z } from 'zod'
 import { check } from '../../../protocols/codec.ts'
-import { json, type Json } from '../../../protocols/ids.ts'
-import { isJsonObject } from '../../lib/json.ts'
+import { json } from '../../../protocols/ids.ts'
 import { genaiDocuments } from './genai-config.ts'
+import { spelledNormalizer, spelledPreTokenizer } from './spelled-out.ts'
 
-const REMOVED = String.raw`[\u0001-\u0008\u000B\u000E-\u001F\u007F\u008F\u009F]`
-const SPACES = String.raw`[\u0009\u000A\u000C\u000D\u1680\u200B-\u200F\u2028\u2029\u2581\uFEFF\uFFFD]`
-
-/** `Nmt`, which tokenizers trained by Hugging Face's library on SentencePiece's pattern name, in words that the library here knows (as their code has it). */
-function spelledOut(normalizer: Json | undefined): Json | undefined {
-  if (normalizer === undefined || !isJsonObject(normalizer)) return normalizer
-  const inner = normalizer['normalizers']
-  if (Array.isArray(inner)) return { ...normalizer, normalizers: inner.map(one => spelledOut(one) ?? null) }
-  if (normalizer['type'] !== 'Nmt') return normalizer
-  return { type: 'Sequence', normalizers: [{ type: 'Replace', pattern: { Regex: REMOVED }, content: '' }, { type: 'Replace', pattern: { Regex: SPACES }, content: ' ' }] }
-}
+/** Those that Hugging Face's library has; files from before these were named go by their parts. */
+const MODELS = ['BPE', 'Unigram', 'WordPiece', 'WordLevel'] as const
 
 /** The part of Hugging Face's `tokenizer.json` that we read ourselves; the library reads the rest. */
 export const tokenizerFile = z.looseObject({
-  model: z.looseObject({}),
+  model: z.looseObject({ type: z.enum(MODELS).optional(), unk_token: z.string().nullish(), byte_fallback: z.boolean().nullish() }),
   added_tokens: z.array(z.looseObject({ id: z.int().nonnegative(), content: z.string(), special: z.boolean().default(false) })).default([]),
   decoder: json.optional(),
-  normalizer: json.optional().transform(spelledOut),
+  normalizer: json.optional().transform(spelledNormalizer),
+  pre_tokenizer: json.optional().transform(spelledPreTokenizer),
 })
 export type TokenizerFile = z.infer<typeof tokenizerFile>
 
