@@ -15,7 +15,6 @@ import type { RandomAccess } from '../../src/llm/onnx/random-access.ts'
 import { readSkeleton, tensorsOf, type Skeleton } from '../../src/llm/onnx/skeleton.ts'
 import { isReferenced, tensorRef } from '../../src/llm/onnx/tensor-ref.ts'
 import { genaiDocuments } from '../../src/llm/text/genai-config.ts'
-import { readTextFiles } from '../../src/llm/text/tokenizer-files.ts'
 import type { ContentStore, Journal } from '../../src/ports.ts'
 import type { ArtefactCatalogue } from '../../src/registries/catalogue.ts'
 import { parseComponent } from '../../src/specs/component.ts'
@@ -23,6 +22,7 @@ import { makeUri, parseUri, type VersionedUri } from '../../src/specs/uri.ts'
 import type { PublishProgress } from './authoring.ts'
 import { FileAccess } from './file-access.ts'
 import { externalFile, findModel, readTexts, type ModelLayout } from './model-layout.ts'
+import { checkTexts, textNotes } from './model-texts.ts'
 
 export type ModelImportPorts = {
   readonly content: Pick<ContentStore, 'add' | 'has' | 'pin'>
@@ -43,7 +43,19 @@ export type ImportOptions = {
   readonly progress?: (progress: PublishProgress) => void
 }
 
-export type ImportedModel = { readonly uri: string; readonly cid: Cid; readonly kind: 'decoder' | 'encoder'; readonly layers: number; readonly parameters: number; readonly files: number; readonly bytes: number }
+/** `graph`: the file that was taken; `others`: graphs beside it that were not. `notes`: what is worth knowing before it is served. */
+export type ImportedModel = {
+  readonly uri: string
+  readonly cid: Cid
+  readonly kind: 'decoder' | 'encoder'
+  readonly layers: number
+  readonly parameters: number
+  readonly files: number
+  readonly bytes: number
+  readonly graph: string
+  readonly others: readonly string[]
+  readonly notes: readonly string[]
+}
 
 type Source = {
   readonly path: string
@@ -52,6 +64,7 @@ type Source = {
   /** The same as long as the same places of unchanged files are meant. Absent for what is too small to remember. */
   readonly mark?: string
 }
+const ONE_BY_ONE = 'its graph was made for one token at a time (nothing in it keeps a token from seeing those after it), so prompts are computed token by token: an export as one model.onnx, without use_cache_branch, takes them in one go'
 const MEMORY = 'import/'
 const MARK_BYTES = 256
 
@@ -70,16 +83,17 @@ export async function importModel(ports: ModelImportPorts, path: string, options
   }
   const skeleton = await readSkeleton(await files.file(layout.graph), open)
   const texts = await readTexts(layout)
-  if (isEncoder(skeleton) && options.activations !== undefined) throw new MeshError('BAD_INPUT', 'activations are rounded in decoders only; a sentence encoder is published as it is')
-  if (isEncoder(skeleton)) return importEncoder(ports, named, layout, skeleton, texts, options)
+  if (isEncoder(skeleton, layout) && options.activations !== undefined) throw new MeshError('BAD_INPUT', 'activations are rounded in decoders only; a sentence encoder is published as it is')
+  if (isEncoder(skeleton, layout)) return importEncoder(ports, named, layout, skeleton, texts, options)
 
   if (options.activations === 'int8') roundActivationsToInt8(skeleton.model)
   const analysis = analyse(skeleton)
+  const text = await checkTexts(layout, texts)
   const weights = pieces(analysis)
   const graph = encodeModel(skeleton.model)
   const instead = texts.has('genai_config.json') ? genaiDocuments(texts.get('genai_config.json')) : undefined
   const generation = texts.get('generation_config.json') ?? instead?.generation
-  const facts = modelFacts(analysis, weights, { config: texts.get('config.json') ?? instead?.config, generation, ends: endsOf(texts) })
+  const facts = modelFacts(analysis, weights, { config: texts.get('config.json') ?? instead?.config, generation, ends: text.ends })
   const reopened = async (location: string): Promise<RandomAccess> => {
     const file = location === '' ? await files.file(layout.graph) : await open(location)
     if (file === undefined) throw new MeshError('NOT_FOUND', `the model's weights file ${location} is gone`)
@@ -99,13 +113,14 @@ export async function importModel(ports: ModelImportPorts, path: string, options
   }
   const { uri, cid } = await ports.catalogue.publishModel(manifest)
   await storing.forget()
-  return { uri, cid, kind: 'decoder', layers: analysis.layers, parameters: facts.parameters, files: rest.length + 1, bytes: storing.bytes }
+  const notes = [...analysis.oneByOne ? [ONE_BY_ONE] : [], ...textNotes(text, facts.vocab)]
+  return { uri, cid, kind: 'decoder', layers: analysis.layers, parameters: facts.parameters, files: rest.length + 1, bytes: storing.bytes, graph: layout.file, others: layout.others, notes }
 }
 
 /** An encoder needs no cut: it is a component like any ONNX model, with its tokenizer, marked as giving embeddings. */
 async function importEncoder(ports: ModelImportPorts, named: VersionedUri, layout: ModelLayout, skeleton: Skeleton, texts: ReadonlyMap<string, unknown>, options: ImportOptions): Promise<ImportedModel> {
   if (!texts.has('tokenizer.json')) throw new MeshError('SPEC_INVALID', `${layout.name} takes no keys and values, so it is an encoder; one needs its tokenizer.json beside it (a plain ONNX model is published as a component: \`aios component publish\`)`)
-  readTextFiles({ 'tokenizer.json': texts.get('tokenizer.json'), 'tokenizer_config.json': texts.get('tokenizer_config.json') })
+  await checkTexts(layout, texts)
   const locations = [...new Set([...tensorsOf(skeleton.model)].filter(isReferenced).map(tensor => tensorRef(tensor).location).filter(location => location !== ''))].sort()
   const sources = [await fileSource('model.onnx', layout.graph)]
   for (const location of locations) {
@@ -123,7 +138,7 @@ async function importEncoder(ports: ModelImportPorts, named: VersionedUri, layou
     tags: ['embeddings'],
   }, { author: ports.author, files: stored.map(({ path }) => path) })
   const { uri, cid } = await ports.catalogue.publishComponent({ ...draft, files: [...stored] })
-  return { uri, cid, kind: 'encoder', layers: 0, parameters: 0, files: stored.length, bytes: storing.bytes }
+  return { uri, cid, kind: 'encoder', layers: 0, parameters: 0, files: stored.length, bytes: storing.bytes, graph: layout.file, others: layout.others, notes: [] }
 }
 
 /** Puts files into the content store one after another and tells how far it is. */
@@ -191,22 +206,15 @@ async function markOf({ name, entries }: Piece, layout: ModelLayout): Promise<st
 }
 
 /** No input holds keys and values: nothing has more than a batch and a length. */
-function isEncoder({ model }: Skeleton): boolean {
+function isEncoder({ model }: Skeleton, { file, others }: ModelLayout): boolean {
   const graph = model.graph
   if (graph === undefined) throw new MeshError('SPEC_INVALID', 'the file holds no graph')
   const weights = new Set(graph.initializer.map(({ name }) => name))
   const takesCaches = graph.input.some(input => !weights.has(input.name) && (shapeOf(input)?.dims?.length ?? 0) >= 3)
+  const other = others.find(name => name === file.replace(/decoder_model(?=[^/]*$)/, 'decoder_with_past_model'))
+  if (!takesCaches && other !== undefined) throw new MeshError('BAD_INPUT', `${file} is the half of the model that begins a prompt and takes no keys and values: import the other half, which does both, with --file ${other}`)
   if (!takesCaches && graph.output.some(({ name }) => name === 'logits')) throw new MeshError('SPEC_INVALID', 'the model gives logits but takes no keys and values: export it with its cache (with optimum: `--task text-generation-with-past`)')
   return !takesCaches
-}
-
-function endsOf(texts: ReadonlyMap<string, unknown>): readonly number[] {
-  if (!texts.has('tokenizer.json')) throw new MeshError('NOT_FOUND', 'the model has no tokenizer.json: put it beside the graph')
-  const template = texts.get('chat_template.jinja')
-  return readTextFiles({
-    'tokenizer.json': texts.get('tokenizer.json'), 'tokenizer_config.json': texts.get('tokenizer_config.json'), 'special_tokens_map.json': texts.get('special_tokens_map.json'),
-    'generation_config.json': texts.get('generation_config.json'), 'config.json': texts.get('config.json'), 'genai_config.json': texts.get('genai_config.json'), ...(typeof template === 'string' ? { 'chat_template.jinja': template } : {}),
-  }).ends
 }
 
 function nameOf(said: string | undefined, { name }: ModelLayout): VersionedUri {

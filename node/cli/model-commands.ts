@@ -5,7 +5,7 @@ import { follow } from './artefact-commands.ts'
 import { arg, list, text, UsageError, type Command, type Context, type Option } from './command.ts'
 import { bytes, pretty, shortId, table } from './output.ts'
 
-const imported = z.object({ uri: z.string(), cid: z.string(), kind: z.string(), layers: z.int(), parameters: z.number(), bytes: z.number() })
+const imported = z.object({ uri: z.string(), cid: z.string(), kind: z.string(), layers: z.int(), parameters: z.number(), bytes: z.number(), graph: z.string(), others: z.array(z.string()), notes: z.array(z.string()) })
 const row = z.object({ uri: z.string(), kind: z.string(), layers: z.int().nullable(), parameters: z.number().nullable(), weights: z.string().nullable(), contextTokens: z.int().nullable(), bytes: z.number().nullable(), services: z.array(z.string()) })
 const plan = z.object({
   model: z.string(), aim: z.string(), contextTokens: z.int(), sessions: z.int(), latencyMs: z.number(), bottleneckMs: z.number(), tokensPerSecond: z.number(), throughput: z.number(), exact: z.boolean(),
@@ -38,9 +38,12 @@ export const modelCommands: readonly Command[] = [
         if (value !== undefined) body[name] = value
       }
       const result = imported.parse(await follow(context, (await context.daemon()).lines('POST', '/mesh/models', body), 'importing'))
-      context.out.result(result, () => (result.kind === 'encoder'
-        ? `imported ${result.uri}, a sentence encoder (${bytes(result.bytes)})\nserve it with: aios model serve ${result.uri}`
-        : `imported ${result.uri}: ${result.layers} layers, ${millions(result.parameters)} parameters, ${bytes(result.bytes)}\nserve it with: aios model serve ${result.uri}`))
+      context.out.result(result, () => [
+        result.kind === 'encoder' ? `imported ${result.uri}, a sentence encoder (${bytes(result.bytes)})` : `imported ${result.uri}: ${result.layers} layers, ${millions(result.parameters)} parameters, ${bytes(result.bytes)}`,
+        ...result.others.length === 0 ? [] : [`taken: ${result.graph}; left: ${result.others.join(', ')} (--file NAME takes another, --name N:V-TAG gives it a name of its own)`],
+        ...result.notes.map(note => `note: ${note}`),
+        `serve it with: aios model serve ${result.uri}`,
+      ].join('\n'))
     },
   },
   {

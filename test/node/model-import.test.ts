@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { cp, mkdir, mkdtemp, rename, rm, symlink, unlink, writeFile } from 'node:fs/promises'
+import { cp, mkdir, mkdtemp, readFile, rename, rm, symlink, unlink, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { check, digest, encode, hex, recordCid, type Schema } from '../../protocols/codec.ts'
@@ -7,7 +7,8 @@ import { granted, MeshError } from '../../protocols/errors.ts'
 import type { Cid } from '../../protocols/ids.ts'
 import type { ContentStore } from '../../src/ports.ts'
 import { analyse } from '../../src/llm/onnx/analyse.ts'
-import { decodeModel } from '../../src/llm/onnx/codec.ts'
+import { decodeModel, encodeModel } from '../../src/llm/onnx/codec.ts'
+import { intAttribute, shapeOf as infoShape, valueInfo } from '../../src/llm/onnx/node.ts'
 import { stageComponent } from '../../src/llm/serve/stage-component.ts'
 import { ArtefactCatalogue } from '../../src/registries/catalogue.ts'
 import { Registries } from '../../src/registries/store.ts'
@@ -21,6 +22,7 @@ import { makeIdentity } from '../registries/ed25519.ts'
 import { realClock, recording } from '../registries/loopback.ts'
 import { cells } from './cells.ts'
 
+const shape = (info: Parameters<typeof infoShape>[0]): readonly (string | number)[] => infoShape(info)?.dims ?? []
 const hasCode = (code: string, pattern = /./) => (error: unknown): boolean => error instanceof MeshError && error.code === code && pattern.test(error.message)
 
 describe('importing a model', function () {
@@ -105,6 +107,47 @@ describe('importing a model', function () {
     assert.equal((await catalogue.model((await run(path, { file: 'q4', name: 'hub-q4:1.0.0-stable' })).uri)).manifest.facts.weights, 'int4')
     assert.equal((await catalogue.model((await run(join(path, 'onnx', 'model_q4.onnx'), { name: 'by-file' })).uri)).manifest.facts.weights, 'int4')
     await assert.rejects(run(path, { file: 'fp16' }), hasCode('NOT_FOUND', /model_q4\.onnx/))
+  })
+
+  it('tells which graph it took, which it left, and what is slow or missing', async () => {
+    const path = join(dir, 'halves')
+    makeModel(path, { variant: 'plain' })
+    await rename(join(path, 'model.onnx'), join(path, 'decoder_with_past_model.onnx'))
+    // As the halves of older exports are: one takes no keys and values, the other was traced with a token at a time.
+    const half = decodeModel(await readFile(join(path, 'decoder_with_past_model.onnx')))
+    half.graph!.input = half.graph!.input.filter(({ name }) => !name.startsWith('past'))
+    await writeFile(join(path, 'decoder_model.onnx'), encodeModel(half))
+    const imported = await run(path)
+    assert.deepEqual([imported.graph, imported.others, imported.notes], ['decoder_with_past_model.onnx', ['decoder_model.onnx'], []])
+    await assert.rejects(run(path, { file: 'decoder_model.onnx' }), hasCode('BAD_INPUT', /--file decoder_with_past_model\.onnx/))
+
+    const slow = makeModel(join(dir, 'slow'), { variant: 'fused-rotary', shape: { kvHeads: 4 } }).directory
+    const model = decodeModel(await readFile(join(slow, 'model.onnx')))
+    for (const one of model.graph!.node) {
+      if (one.opType !== 'GroupQueryAttention') continue
+      Object.assign(one, { opType: 'MultiHeadAttention', input: [...one.input.slice(0, 3), '', '', '', ...one.input.slice(3, 5)], attribute: [intAttribute('num_heads', 4)] })
+    }
+    model.graph!.output = model.graph!.output.map(output => output.name.startsWith('present') ? valueInfo(output.name, 1, [shape(output)[0]!, shape(output)[1]!, `${shape(model.graph!.input.find(({ name }) => name.startsWith('past'))!)[2]} + 1`, shape(output)[3]!]) : output)
+    await writeFile(join(slow, 'model.onnx'), encodeModel(model))
+    for (const name of ['generation_config.json', 'config.json', 'tokenizer_config.json', 'special_tokens_map.json']) {
+      const { eos_token_id: _, eos_token: __, ...rest } = JSON.parse(await readFile(join(slow, name), 'utf8'))
+      await writeFile(join(slow, name), JSON.stringify(rest))
+    }
+    const { notes } = await run(slow)
+    assert.match(notes.join('\n'), /token by token.*\n.*by which token an answer ends/s)
+  })
+
+  it('refuses a tokenizer that nobody could read later, and says how to get one', async () => {
+    const path = makeModel(join(dir, 'unread'), { variant: 'fused' }).directory
+    const tokenizer = JSON.parse(await readFile(join(path, 'tokenizer.json'), 'utf8'))
+    for (const wrong of [{ ...tokenizer, model: { ...tokenizer.model, type: 'Unheard' } }, { ...tokenizer, pre_tokenizer: { type: 'Unheard' } }, { ...tokenizer, model: { type: 'BPE' } }]) {
+      await writeFile(join(path, 'tokenizer.json'), JSON.stringify(wrong))
+      await assert.rejects(run(path), hasCode('SPEC_INVALID', /tokenizer\.json/))
+    }
+    await unlink(join(path, 'tokenizer.json'))
+    await writeFile(join(path, 'vocab.json'), '{}')
+    await writeFile(join(path, 'merges.txt'), '')
+    await assert.rejects(run(path), hasCode('NOT_FOUND', /merges\.txt, vocab\.json are there: AutoTokenizer/))
   })
 
   it('stores nothing twice: a model with the same layers and another head shares all but that', async () => {
