@@ -1,3 +1,4 @@
+import { connect } from 'node:net'
 import { BrokenStream, gaps, LlmNet, promptOf, type Service, type Streamed } from './llm-net.ts'
 import { quantile, rounded } from './peers.ts'
 
@@ -9,13 +10,14 @@ const LONG = 1_024
 const LONG_ROUNDS = 5
 const ROLES = ['stage', 'standby', 'origin'] as const
 
-type Story = { readonly identical: boolean; readonly stallMs: number; readonly tokenMs: number }
+type Story = { readonly role: (typeof ROLES)[number]; readonly identical: boolean; readonly stallMs: number; readonly tokenMs: number; readonly detectMs: number }
 
 /**
  * kill -9 of a peer at a random token: one that computes a stage, one that stands by, or the one that the client talks to, which then
  * reads on from another with the id of its answer. A model of two stages with a standby each on four daemons; each answer is
  * compared with that of the same prompt unharmed. `stall`: the longest silence after the kill, in the times that a token takes
- * otherwise. Then at 1,024 tokens: the stall against computing 1,024 tokens from nothing.
+ * otherwise. `detect`: until a connection to the dead, of somebody who does nothing else, is seen to close: the system frees a
+ * process's memory before it closes its sockets. Then at 1,024 tokens: the stall against computing 1,024 tokens from nothing.
  */
 export async function run(): Promise<Record<string, number>> {
   await using net = await LlmNet.start(PEERS)
@@ -30,7 +32,10 @@ export async function run(): Promise<Record<string, number>> {
   const stalls = stories.map(({ stallMs, tokenMs }) => stallMs / tokenMs)
   return {
     runs: RUNS, identical: stories.filter(({ identical }) => identical).length, stall_p50_tokens: rounded(quantile(stalls, 0.5), 1), stall_p99_tokens: rounded(quantile(stalls, 0.99), 1),
-    stall_p50_ms: rounded(quantile(stories.map(({ stallMs }) => stallMs), 0.5), 1), token_ms: rounded(quantile(stories.map(({ tokenMs }) => tokenMs), 0.5), 2), ...long,
+    stall_p50_ms: rounded(quantile(stories.map(({ stallMs }) => stallMs), 0.5), 1), detect_p50_ms: rounded(quantile(stories.map(({ detectMs }) => detectMs), 0.5), 1),
+    beyond_detection_p50_tokens: rounded(quantile(stories.map(({ stallMs, detectMs, tokenMs }) => (stallMs - detectMs) / tokenMs), 0.5), 1),
+    ...Object.fromEntries(ROLES.map(role => [`${role}_p50_tokens`, rounded(quantile(stories.filter(each => each.role === role).map(({ stallMs, tokenMs }) => stallMs / tokenMs), 0.5), 1)])),
+    token_ms: rounded(quantile(stories.map(({ tokenMs }) => tokenMs), 0.5), 2), ...long,
   }
 }
 
@@ -41,13 +46,14 @@ async function story(net: LlmNet, at: number): Promise<Story> {
   const origin = pick(net.net.running())
   const unharmed = await net.stream(origin, 'model', { prompt, maxTokens: TOKENS })
   const victim = role === 'origin' ? origin.index : hostOf(net, service, origin.index)
-  const { text, stallMs } = await harmed(net, origin.index, prompt, TOKENS, victim, 1 + Math.floor(Math.random() * (TOKENS - 2)))
+  const seen = watch(net.net.peer(victim).http)
+  const { text, stallMs, killedAt } = await harmed(net, origin.index, prompt, TOKENS, victim, 1 + Math.floor(Math.random() * (TOKENS - 2)))
   await net.net.up(victim)
-  return { identical: text === unharmed.text, stallMs, tokenMs: quantile(gaps(unharmed), 0.5) }
+  return { role, identical: text === unharmed.text, stallMs, tokenMs: quantile(gaps(unharmed), 0.5), detectMs: await seen - killedAt }
 }
 
 /** Streams from `origin`, kills `victim` at token `at`, and reads on elsewhere where it has to. */
-async function harmed(net: LlmNet, origin: number, prompt: readonly number[], maxTokens: number, victim: number, at: number): Promise<{ readonly text: string; readonly stallMs: number }> {
+async function harmed(net: LlmNet, origin: number, prompt: readonly number[], maxTokens: number, victim: number, at: number): Promise<{ readonly text: string; readonly stallMs: number; readonly killedAt: number }> {
   let killedAt = Infinity
   const kill = (count: number): void => {
     if (count !== at) return
@@ -64,7 +70,17 @@ async function harmed(net: LlmNet, origin: number, prompt: readonly number[], ma
   const arrivals = parts.flatMap(part => part.arrivals)
   const after = arrivals.filter(time => time >= killedAt)
   const stallMs = Math.max(...after.map((time, index) => time - (after[index - 1] ?? killedAt)), 0)
-  return { text: parts.map(({ text }) => text).join(''), stallMs }
+  return { text: parts.map(({ text }) => text).join(''), stallMs, killedAt }
+}
+
+/** When a connection to a peer is seen to close. */
+function watch(http: string): Promise<number> {
+  const { hostname, port } = new URL(http)
+  const socket = connect(Number(port), hostname)
+  return new Promise(resolve => {
+    socket.on('error', () => undefined)
+    socket.once('close', () => resolve(performance.now()))
+  })
 }
 
 /** What a death costs late in a long answer, beside what it would cost to begin again. */

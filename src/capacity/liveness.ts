@@ -54,6 +54,7 @@ const RUMOUR_MS = 100
 /** What a sign of life of one given up makes us do, we do within this time: the first to do it saves the others the work. */
 const RECONSIDER_MS = 1_000
 const RETRY_MS = 500
+const GONE_MS: Millis = 20
 
 /** Notices who died, tells others, and refutes what is wrongly said of us. What others say is believed only of peers we cannot ask. */
 export class Liveness {
@@ -91,7 +92,8 @@ export class Liveness {
     network.handle(probe, (request, from, signal) => this.#answer(request, from, signal))
     this.#stops.push(network.subscribe(livenessTopic, envelope => this.#hear(envelope)))
     this.#stops.push(network.onPeer((peer, event) => {
-      if (event === 'gone') this.#background(this.#check(peer, true))
+      // First those whose work hangs on it: whether it is dead takes a dial to find out.
+      if (event === 'gone') this.#ports.clock.after(GONE_MS, () => this.#background(this.#check(peer, true)))
       else if (this.#beliefs.of(peer)?.state === 'dead') this.#background(this.#check(peer, false))
     }))
     this.#next()

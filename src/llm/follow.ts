@@ -32,6 +32,8 @@ export type FollowParts = {
 /** Reads sessions wherever they are generated, and lets others read those that are generated here. */
 export class Follow {
   readonly #parts: FollowParts
+  /** Readers that look for whoever generates a session. */
+  readonly #looking = new Map<SessionId, Set<() => void>>()
 
   constructor(parts: FollowParts) {
     this.#parts = parts
@@ -39,6 +41,11 @@ export class Follow {
 
   start(): void {
     this.#parts.ports.network.accept(generationStream, stream => this.#serve(stream))
+  }
+
+  /** Somebody generates it now: who looks for it looks again. */
+  news(session: SessionId): void {
+    for (const look of this.#looking.get(session) ?? []) look()
   }
 
   /** Events from number `after` on, each once, across takeovers. Throws NOT_FOUND, PEER_UNREACHABLE, and the signal's reason. */
@@ -72,8 +79,21 @@ export class Follow {
       const waitedMs = clock.monotonic() - lastNews
       if (seen && waitedMs > PATIENCE_MS) throw new MeshError('PEER_UNREACHABLE', `nobody in reach has gone on with ${session} for ${PATIENCE_MS} ms`)
       if (!seen && waitedMs > UNKNOWN_MS) throw new MeshError('NOT_FOUND', `no peer in reach has ${session}`)
-      await clock.sleep(backoff.next() ?? 500, signal)
+      await this.#pause(session, backoff.next() ?? 500)
     }
+  }
+
+  /** Until there is news of the session, at most so long. */
+  async #pause(session: SessionId, patienceMs: Millis): Promise<void> {
+    const looking = this.#looking.get(session) ?? new Set()
+    this.#looking.set(session, looking)
+    const { promise, resolve } = Promise.withResolvers<void>()
+    looking.add(resolve)
+    const cancel = this.#parts.ports.clock.after(patienceMs, resolve)
+    await promise
+    cancel()
+    looking.delete(resolve)
+    if (looking.size === 0) this.#looking.delete(session)
   }
 
   /** Who generates a session, or has the whole of it; undefined when nobody in reach says so. */

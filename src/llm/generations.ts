@@ -88,6 +88,7 @@ export class SplitGenerations implements Generations {
     this.#stages = new StageHost(ports, { links: this.#links, instances: parts.instances, book: parts.book, may: parts.may }, this.#config.stages)
     this.#mirror = new Mirror(ports, view, this.#book, this.#links, {
       drives: session => (this.#driven.has(session) ? 'driving' : this.#beginning.has(session) ? 'beginning' : undefined),
+      moved: session => this.#follow.news(session),
       giveUp: (session, to, epoch) => this.#driven.get(session)?.giveWay(to, epoch),
       kept: entry => {
         background(ports.telemetry, 'llm.log_not_written', this.#book.save(entry), 'warn')
@@ -253,6 +254,7 @@ export class SplitGenerations implements Generations {
       this.#ports.telemetry.count('llm_sessions_total', { how })
     })
     driven.run()
+    this.#follow.news(driven.id)
   }
 
   /** Goes on with a session whose origin is gone, from its log. */

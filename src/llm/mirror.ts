@@ -14,6 +14,8 @@ import { TokenLog } from './token-log.ts'
 export type Driven = {
   /** Is this peer the origin of it, or about to begin it? */
   readonly drives: (session: SessionId) => 'driving' | 'beginning' | undefined
+  /** It has another origin than before. */
+  readonly moved: (session: SessionId) => void
   /** Another origin goes on with it in a higher epoch. */
   readonly giveUp: (session: SessionId, to: PeerId, epoch: number) => void
   /** This peer may have to go on with it some time: it needs what that takes before whoever has it is gone. */
@@ -60,9 +62,11 @@ export class Mirror {
     const now = this.#ports.clock.monotonic()
     const news = decodeEvents(events, 0)
     if (entry !== undefined) {
+      const moved = entry.origin !== from
       Object.assign(entry, { origin: from, epoch, plan, endsAt: now + leftMs, heardAt: now, headDirty: true })
       if (news.length > 0) this.#take(entry, 0, news)
       this.#book.touch(entry)
+      if (moved) this.#driven.moved(session)
       return { have: entry.log.length }
     }
     if (request === undefined) return {}

@@ -151,9 +151,9 @@ export class Session {
       this.#mirrors.push()
       again = clock.after(TOUCH_MS, touch)
     }
+    if (!this.#driving) void this.#drive()
     touch()
     this.#stops.push(() => again())
-    if (!this.#driving) void this.#drive()
   }
 
   /** Called when tokens, plan or epoch have changed. */
@@ -212,7 +212,7 @@ export class Session {
       try {
         if (!ready) {
           // Of two that begin at once one takes the other's seats: whose it is the mirrors say, not whoever comes last.
-          await this.#admission
+          if (this.#admission !== undefined) await this.#admission
           this.#starts = await this.#chain.restart(false, signal)
           opened = true
         }

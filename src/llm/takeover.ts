@@ -132,9 +132,14 @@ export class Takeover {
     await clock.sleep(Math.max(0, order.indexOf(view.self)) * this.#times.turnMs, stopped)
     const settled = (): boolean => entry.endedAt !== undefined || entry.epoch !== epoch || this.#parts.drives(session) || this.#parts.book.get(session) !== entry
     if (settled()) return this.#trust(entry)
-    if (origin !== view.self && await this.generates(origin, session, stopped)) return this.#trust(entry)
+    // A client waits: all are asked at once.
     const others = order.filter(peer => peer !== view.self).slice(0, ASKED)
-    const found = (await Promise.all(others.map(async peer => ({ peer, copy: await this.ask(peer, session, stopped) })))).flatMap(({ peer, copy }) => (copy === undefined ? [] : [{ peer, ...copy }]))
+    const [alive, ...copies] = await Promise.all([
+      origin !== view.self && this.generates(origin, session, stopped),
+      ...others.map(async peer => ({ peer, copy: await this.ask(peer, session, stopped) })),
+    ])
+    if (alive) return this.#trust(entry)
+    const found = copies.flatMap(({ peer, copy }) => (copy === undefined ? [] : [{ peer, ...copy }]))
     if (settled()) return
     const active = found.find(copy => copy.peer === copy.origin && copy.epoch >= epoch)
     if (active !== undefined && !active.ended) {

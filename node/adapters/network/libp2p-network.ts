@@ -10,6 +10,7 @@ import type { Clock, Network, Random, Stream, Telemetry } from '../../../src/por
 import { directHost, isAddress, parseAddress, peerIn, unreachable } from './addresses.ts'
 import { Acquaintances } from './acquaintances.ts'
 import { Bans } from './bans.ts'
+import { Dials } from './dials.ts'
 import { OpenDoor } from './door.ts'
 import { FastLanes } from './fast-lanes.ts'
 import { GossipWatch } from './gossip-watch.ts'
@@ -39,7 +40,7 @@ export class Libp2pNetwork implements Network {
   readonly #lanes: FastLanes | undefined
   readonly #keep: KeepConnected
   readonly #sessions = new Map<PeerId, Session>()
-  readonly #dials = new Map<PeerId, Promise<Session>>()
+  readonly #dials: Dials
   readonly #door: OpenDoor
   readonly #onConnection: Hears<[PeerId, 'inbound' | 'outbound']>
   readonly #onPeer: Hears<[PeerId, 'joined' | 'gone']>
@@ -54,6 +55,7 @@ export class Libp2pNetwork implements Network {
     this.#clock = options.clock
     this.#telemetry = options.telemetry
     this.#bans = options.bans
+    this.#dials = new Dials(options.libp2p, options.clock, options.bans)
     this.self = options.libp2p.peerId.toString()
     this.#door = new OpenDoor(this.self, options.telemetry, peer => this.#sessions.get(peer))
     this.#onConnection = new Hears(error => this.#door.bug(error, 'listener'))
@@ -222,22 +224,8 @@ export class Libp2pNetwork implements Network {
     return session.mux
   }
 
-  #reach(to: PeerId, signal: AbortSignal): Promise<Session> {
-    const known = this.#dials.get(to)
-    if (known !== undefined) return known
-    const dialling = this.#dialPeer(to, signal).finally(() => this.#dials.delete(to))
-    this.#dials.set(to, dialling)
-    return dialling
-  }
-
-  async #dialPeer(to: PeerId, signal: AbortSignal): Promise<Session> {
-    const banned = this.#bans.because(to)
-    if (banned !== undefined) throw new MeshError('NETWORK_REFUSED', `${to} is banned here: ${banned}`)
-    try {
-      await this.#libp2p.dial(peerIdFromString(to), { signal })
-    } catch (error) {
-      throw unreachable(error, [to], signal)
-    }
+  async #reach(to: PeerId, signal: AbortSignal): Promise<Session> {
+    await this.#dials.reach(to, signal)
     const session = this.#sessions.get(to)
     if (session === undefined) throw new MeshError('PEER_UNREACHABLE', `${to} closed the connection at once: it may have refused this peer`)
     return session
@@ -334,6 +322,11 @@ export class Libp2pNetwork implements Network {
     }
     if (which === 'fast') {
       this.#seekLane(session)
+      return
+    }
+    // The connection under it is gone, too: whoever counts on the peer hears of it now, not when all is tidied up.
+    if ([...session.connections].every(({ status }) => status !== 'open')) {
+      this.#end(session, because)
       return
     }
     // Its connection may have been one of several (a relay that gave way to a direct one): try another.
