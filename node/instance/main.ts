@@ -24,9 +24,15 @@ pipe.on('data', chunk => {
     else (pool ?? server).take(order, body)
   }
 })
-// Without its daemon an instance has nobody to answer.
-pipe.on('close', () => process.exit(0))
-pipe.on('error', () => process.exit(0))
+pipe.on('close', leave)
+pipe.on('error', leave)
+
+/** Without its daemon an instance has nobody to answer. At once: to take a runtime down in order takes twice the time, and on this host others go on with its work. */
+function leave(): void {
+  process.kill(process.pid, 'SIGKILL')
+  // The first process of a container cannot kill itself.
+  process.exit(0)
+}
 
 function configOf(config: InstanceConfig): InstanceConfig {
   return overStdio ? inImage(config) : config

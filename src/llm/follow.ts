@@ -4,6 +4,7 @@ import type { GenerationEvent, SessionId } from '../../protocols/generation.ts'
 import type { Millis, PeerId } from '../../protocols/ids.ts'
 import { rendezvous } from '../lib/rendezvous.ts'
 import { Backoff } from '../lib/backoff.ts'
+import { Pause } from '../lib/pause.ts'
 import type { Ports, Random, Stream } from '../ports.ts'
 import type { MeshView } from '../roles.ts'
 import type { GenerationBook } from './generation-book.ts'
@@ -33,7 +34,7 @@ export type FollowParts = {
 export class Follow {
   readonly #parts: FollowParts
   /** Readers that look for whoever generates a session. */
-  readonly #looking = new Map<SessionId, Set<() => void>>()
+  readonly #looking = new Map<SessionId, Pause>()
 
   constructor(parts: FollowParts) {
     this.#parts = parts
@@ -45,7 +46,7 @@ export class Follow {
 
   /** Somebody generates it now: who looks for it looks again. */
   news(session: SessionId): void {
-    for (const look of this.#looking.get(session) ?? []) look()
+    this.#looking.get(session)?.news()
   }
 
   /** Events from number `after` on, each once, across takeovers. Throws NOT_FOUND, PEER_UNREACHABLE, and the signal's reason. */
@@ -79,21 +80,19 @@ export class Follow {
       const waitedMs = clock.monotonic() - lastNews
       if (seen && waitedMs > PATIENCE_MS) throw new MeshError('PEER_UNREACHABLE', `nobody in reach has gone on with ${session} for ${PATIENCE_MS} ms`)
       if (!seen && waitedMs > UNKNOWN_MS) throw new MeshError('NOT_FOUND', `no peer in reach has ${session}`)
-      await this.#pause(session, backoff.next() ?? 500)
+      await this.#pause(session, backoff.next() ?? 500, signal)
     }
   }
 
   /** Until there is news of the session, at most so long. */
-  async #pause(session: SessionId, patienceMs: Millis): Promise<void> {
-    const looking = this.#looking.get(session) ?? new Set()
-    this.#looking.set(session, looking)
-    const { promise, resolve } = Promise.withResolvers<void>()
-    looking.add(resolve)
-    const cancel = this.#parts.ports.clock.after(patienceMs, resolve)
-    await promise
-    cancel()
-    looking.delete(resolve)
-    if (looking.size === 0) this.#looking.delete(session)
+  async #pause(session: SessionId, mostMs: Millis, signal: AbortSignal): Promise<void> {
+    const pause = this.#looking.get(session) ?? new Pause()
+    this.#looking.set(session, pause)
+    try {
+      await pause.wait(this.#parts.ports.clock, mostMs, signal)
+    } finally {
+      if (pause.idle) this.#looking.delete(session)
+    }
   }
 
   /** Who generates a session, or has the whole of it; undefined when nobody in reach says so. */

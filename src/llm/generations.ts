@@ -273,7 +273,7 @@ export class SplitGenerations implements Generations {
     for (const token of own.tokens()) answer.tell(token)
     const fresh = this.#book.replace(entry, own, this.#ports.identity.peer)
     const leftMs = Math.max(0, endsAt - this.#ports.clock.monotonic())
-    this.#drive(new Session(this.#session, { session, request, log: own, epoch, plan, leftMs }, { served, facts, answer, mark: this.#mark, ...(draft === undefined ? {} : { draft }) }), fresh)
+    this.#drive(new Session(this.#session, { session, request, log: own, epoch, plan, leftMs, ...(entry.origin === this.#parts.view.self ? {} : { gone: entry.origin }) }, { served, facts, answer, mark: this.#mark, ...(draft === undefined ? {} : { draft }) }), fresh)
   }
 
   /** Brings here what an answer of this model takes, once. */

@@ -3,6 +3,7 @@ import type { StagePlan } from '../../protocols/generation.ts'
 import type { InstanceId, Millis, PeerId } from '../../protocols/ids.ts'
 import type { ServedModel } from '../../protocols/model.ts'
 import type { StageFrame, StageOpen } from '../../protocols/stage.ts'
+import { Pause } from '../lib/pause.ts'
 import type { Ports } from '../ports.ts'
 import { epochOf, restartFrom, roundOf, type Holding } from './chain.ts'
 import { Overtaken } from './overtaken.ts'
@@ -68,6 +69,7 @@ export class SessionChain {
   readonly #full = new Set<InstanceId>()
   /** Hosts and instances that may be gone: with a standby elsewhere nobody waits to find out. */
   readonly #doubted = new Set<PeerId | InstanceId>()
+  readonly #pause = new Pause()
   #open = false
   #closed = false
 
@@ -102,9 +104,9 @@ export class SessionChain {
 
   /** Frames to or from `host` may be lost, and it be gone. Says whether that matters to the chain. */
   doubt(host: PeerId): boolean {
-    const matters = this.#links.some(({ primary }) => primary?.host === host)
-    if (matters) this.#doubted.add(host)
-    return matters
+    if (!this.#links.some(({ primary }) => primary?.host === host)) return false
+    this.#doubted.add(host)
+    return true
   }
 
   /** One of the instances that serve now does not answer, and none says that it is it. */
@@ -143,11 +145,7 @@ export class SessionChain {
   /** The standby, where a session may go on at it. */
   #ready({ block, standby }: Link): Place | undefined {
     const { seating } = this.#parts
-    return standby !== undefined && seating.state(block, standby) === 'ready' && !seating.shunned(standby) && !this.#doubts(standby) ? standby : undefined
-  }
-
-  #doubts({ host, instance }: Place): boolean {
-    return this.#doubted.has(host) || this.#doubted.has(instance)
+    return standby !== undefined && seating.state(block, standby) === 'ready' && !seating.shunned(standby) && !this.#doubted.has(standby.host) && !this.#doubted.has(standby.instance) ? standby : undefined
   }
 
   #hurry(stage: number, link: Link): void {
@@ -200,14 +198,18 @@ export class SessionChain {
       this.#full.clear()
       this.#doubted.clear()
       if (refusal !== undefined && this.#parts.ports.clock.monotonic() >= until) throw refusal.code === 'NO_CAPACITY' ? refusal : new MeshError('NO_INSTANCE', refusal.message, { cause: refusal })
-      await this.#parts.ports.clock.sleep(pauseMs, signal)
+      await this.#pause.wait(this.#parts.ports.clock, pauseMs, signal)
       pauseMs = Math.min(LONGEST_LOOK_MS, pauseMs * 2)
     }
     this.#full.clear()
     this.#doubted.clear()
     this.#open = true
-    const holdings = this.#links.map((_, stage) => opened.get(stage) ?? { have: 0, logFrom: 0 })
-    return restartFrom(holdings, this.#of.known())
+    return restartFrom(this.#links.map((_, stage) => opened.get(stage) ?? { have: 0, logFrom: 0 }), this.#of.known())
+  }
+
+  /** Instances somewhere are others than they were: who waits for one looks again. */
+  wake(): void {
+    this.#pause.news()
   }
 
   /** Tells the chain of itself, and gives it standbys. */
@@ -280,7 +282,7 @@ export class SessionChain {
     const ready = this.#ready(link)
     // One that drains serves until a standby has what it has.
     if (state !== 'gone' && ready === undefined) return
-    if (state === 'ready' && primary !== undefined && !this.#doubts(primary)) return
+    if (state === 'ready' && primary !== undefined && !this.#doubted.has(primary.host) && !this.#doubted.has(primary.instance)) return
     const others = { instances: new Set([...this.#full, ...(primary === undefined ? [] : [primary.instance])]), hosts: new Set<PeerId>() }
     const successor = ready ?? seating.pick(link.block, others, this.#of.prefix[0])
     if (primary !== undefined) {

@@ -38,6 +38,8 @@ export type SessionState = {
   readonly plan: readonly StagePlan[]
   /** Milliseconds it may still take. */
   readonly leftMs: Millis
+  /** Whoever had it before and is gone. */
+  readonly gone?: PeerId
 }
 
 export type Making = { readonly served: ServedModel; readonly facts: ModelFacts; readonly answer: Answer; readonly mark: number; /** Guesses what comes next, so that one step may give several tokens. */ readonly draft?: Draft }
@@ -96,6 +98,7 @@ export class Session {
       this.#mirrors.replan()
       this.#changed('plan')
     })
+    if (state.gone !== undefined) this.#chain.doubt(state.gone)
     this.#mirrors = new SessionMirrors(parts.ports, parts.view, parts.links, {
       session: this.id, request: state.request, log: this.log, epoch: () => this.#chain.epoch, plan: () => this.#chain.plan(), leftMs: () => this.leftMs,
     }, (origin, epoch) => void this.#challenged(origin, epoch))
@@ -192,6 +195,7 @@ export class Session {
 
   /** Something about a peer of the chain is news: is everybody still there? */
   look(peer: PeerId): void {
+    this.#chain.wake()
     if (!this.#chain.uses(peer)) return
     if (this.#chain.broken()) this.#outputs.interrupt(new MeshError('INSTANCE_FAILED', 'an instance of the chain is gone'))
   }

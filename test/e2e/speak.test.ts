@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { execFile } from 'node:child_process'
-import { mkdirSync, mkdtempSync, readFileSync, writeFileSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -133,15 +133,25 @@ describe('a split model speaks', function () {
   it('on, when a stage\'s host dies in the middle of a sentence', async () => {
     const words = await expected()
     await standbysBack()
-    // One that hosts both stages would compute them itself, and nobody else could die of it.
-    const hosts = (await stagesOf()).flatMap(({ instances }) => instances.map(({ host }) => host))
-    const asked = net.running().toSorted((a, b) => hosts.filter(host => host === a.peer).length - hosts.filter(host => host === b.peer).length)[0]!
-    const victim = await killMidway(asked, async peer => {
-      const plan = await planOf(peer)
-      return plan.map(({ host }) => host).find(host => host !== peer.peer)
-    })
+    const victim = await strikeMidway(({ index }) => net.kill(index))
     assert.equal(victim.text, words)
     await net.up(victim.index)
+  })
+
+  it('on, when the instances of a stage\'s host answer nothing any more and do not die', async () => {
+    const words = await expected()
+    await standbysBack()
+    let stopped: readonly number[] = []
+    try {
+      const { text: said } = await strikeMidway(async ({ pid }) => {
+        stopped = descendants(pid)
+        assert.ok(stopped.length > 0)
+        for (const each of stopped) process.kill(each, 'SIGSTOP')
+      })
+      assert.equal(said, words)
+    } finally {
+      for (const each of stopped) process.kill(each, 'SIGCONT')
+    }
   })
 
   it('on, when the peer that its client talks to dies: the answer is fetched from another by its id', async () => {
@@ -199,7 +209,11 @@ describe('a split model speaks', function () {
     return first?.plan ?? assert.fail('the peer drives nothing')
   }
 
-  async function killMidway(peer: DevPeer, choose: (peer: DevPeer) => Promise<string | undefined>): Promise<{ readonly text: string; readonly index: number }> {
+  /** Does something to the host of a stage when the answer has begun; gives the answer, and which peer it was. */
+  async function strikeMidway(strike: (victim: DevPeer) => Promise<void>): Promise<{ readonly text: string; readonly index: number }> {
+    // One that hosts both stages would compute them itself, and nobody else could die of it.
+    const hosts = (await stagesOf()).flatMap(({ instances }) => instances.map(({ host }) => host))
+    const peer = net.running().toSorted((a, b) => hosts.filter(host => host === a.peer).length - hosts.filter(host => host === b.peer).length)[0]!
     let said = ''
     let index: number | undefined
     let pieces = 0
@@ -207,9 +221,10 @@ describe('a split model speaks', function () {
       said += chunk.choices[0]?.delta.content ?? ''
       pieces += 1
       if (pieces !== 4) continue
-      const host = await choose(peer)
-      index = net.running().find(running => running.peer === host)?.index ?? assert.fail(`nobody is ${host}`)
-      await net.kill(index)
+      const host = (await planOf(peer)).map(stage => stage.host).find(each => each !== peer.peer)
+      const victim = net.running().find(running => running.peer === host) ?? assert.fail(`nobody is ${host}`)
+      index = victim.index
+      await strike(victim)
     }
     return { text: said, index: index ?? assert.fail('the answer was over before anybody died') }
   }
@@ -229,3 +244,9 @@ describe('a split model speaks', function () {
     }
   }
 })
+
+/** Processes that a process started, and those that they started. */
+function descendants(pid: number): readonly number[] {
+  const children = readdirSync(`/proc/${pid}/task`).flatMap(task => readFileSync(`/proc/${pid}/task/${task}/children`, 'utf8').split(' ').filter(Boolean).map(Number))
+  return [...children, ...children.flatMap(descendants)]
+}

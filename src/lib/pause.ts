@@ -1,0 +1,26 @@
+import type { Millis } from '../../protocols/ids.ts'
+import type { Clock } from '../ports.ts'
+
+/** Waits that news end early. */
+export class Pause {
+  readonly #waiting = new Set<() => void>()
+
+  get idle(): boolean {
+    return this.#waiting.size === 0
+  }
+
+  /** Until there is news, at most so long. Throws the signal's reason. */
+  async wait(clock: Pick<Clock, 'sleep'>, mostMs: Millis, signal: AbortSignal): Promise<void> {
+    const { promise, resolve } = Promise.withResolvers<void>()
+    this.#waiting.add(resolve)
+    try {
+      await Promise.race([promise, clock.sleep(mostMs, signal)])
+    } finally {
+      this.#waiting.delete(resolve)
+    }
+  }
+
+  news(): void {
+    for (const wake of this.#waiting) wake()
+  }
+}
