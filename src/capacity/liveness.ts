@@ -29,7 +29,7 @@ export type LivenessConfig = {
 
 /**
  * A silent death is noticed within period + probe + relay + suspicion + a last probe: 2.35 s. A broken connection starts the same
- * sequence at once, and a refused redial that every relay confirms ends it at once.
+ * sequence a moment later, and a refused redial that every relay confirms ends it at once.
  */
 export const LIVENESS: LivenessConfig = { periodMs: 900, probeMs: 400, dialMs: 800, relayMs: 300, suspectMs: 250, watched: 3, relays: 3, retryDeadPeriods: 5, deferMs: 250, skewMs: 60_000 }
 
@@ -54,7 +54,8 @@ const RUMOUR_MS = 100
 /** What a sign of life of one given up makes us do, we do within this time: the first to do it saves the others the work. */
 const RECONSIDER_MS = 1_000
 const RETRY_MS = 500
-const GONE_MS: Millis = 20
+/** What was under way at a peer whose connection broke goes on elsewhere first: to bury it, and to start others in its place, takes the time of the same hosts. */
+const GONE_MS: Millis = 150
 
 /** Notices who died, tells others, and refutes what is wrongly said of us. What others say is believed only of peers we cannot ask. */
 export class Liveness {
@@ -92,7 +93,6 @@ export class Liveness {
     network.handle(probe, (request, from, signal) => this.#answer(request, from, signal))
     this.#stops.push(network.subscribe(livenessTopic, envelope => this.#hear(envelope)))
     this.#stops.push(network.onPeer((peer, event) => {
-      // First those whose work hangs on it: whether it is dead takes a dial to find out.
       if (event === 'gone') this.#ports.clock.after(GONE_MS, () => this.#background(this.#check(peer, true)))
       else if (this.#beliefs.of(peer)?.state === 'dead') this.#background(this.#check(peer, false))
     }))

@@ -132,14 +132,18 @@ export class Takeover {
     await clock.sleep(Math.max(0, order.indexOf(view.self)) * this.#times.turnMs, stopped)
     const settled = (): boolean => entry.endedAt !== undefined || entry.epoch !== epoch || this.#parts.drives(session) || this.#parts.book.get(session) !== entry
     if (settled()) return this.#trust(entry)
-    // A client waits: all are asked at once.
-    const others = order.filter(peer => peer !== view.self).slice(0, ASKED)
-    const [alive, ...copies] = await Promise.all([
-      origin !== view.self && this.generates(origin, session, stopped),
-      ...others.map(async peer => ({ peer, copy: await this.ask(peer, session, stopped) })),
-    ])
+    // A client waits: all are asked at once, and whoever is slow is waited for only where the next in order, the other mirror, knows nothing.
+    const found: (Found & { readonly peer: PeerId })[] = []
+    const asked = order.filter(peer => peer !== view.self).slice(0, ASKED).map(async peer => {
+      const copy = await this.ask(peer, session, stopped)
+      if (copy !== undefined) found.push({ peer, ...copy })
+      return copy
+    })
+    const all = Promise.all(asked)
+    background(telemetry, 'llm.takeover_failed', all, 'warn')
+    const [alive, next] = await Promise.all([origin !== view.self && this.generates(origin, session, stopped), asked[0]])
     if (alive) return this.#trust(entry)
-    const found = copies.flatMap(({ peer, copy }) => (copy === undefined ? [] : [{ peer, ...copy }]))
+    if (next === undefined) await all
     if (settled()) return
     const active = found.find(copy => copy.peer === copy.origin && copy.epoch >= epoch)
     if (active !== undefined && !active.ended) {
