@@ -44,6 +44,9 @@ export type ErrorCode = keyof typeof ERRORS
 
 export type ErrorDetails = Readonly<Record<string, string | number | boolean | null | undefined>>
 
+/** What happens all the time in a large mesh, and is nobody's mistake. */
+const EVERYDAY: ReadonlySet<ErrorCode> = new Set(['DEADLINE', 'PEER_UNREACHABLE', 'CANCELLED', 'RATE_LIMITED'])
+
 /** A failure with a stable code and a message its reader can act on. Bugs are assertions, never this. */
 export class MeshError extends Error {
   readonly code: ErrorCode
@@ -51,7 +54,11 @@ export class MeshError extends Error {
   readonly retryable: boolean
 
   constructor(code: ErrorCode, message: string, options: { details?: ErrorDetails; cause?: unknown; retryable?: boolean } = {}) {
+    const frames = Error.stackTraceLimit
+    // Where a peer did not answer says nothing, and walking the stack costs more than all the rest of a lost question.
+    if (EVERYDAY.has(code)) Error.stackTraceLimit = 0
     super(message, options.cause === undefined ? undefined : { cause: options.cause })
+    Error.stackTraceLimit = frames
     this.name = 'MeshError'
     this.code = code
     this.details = options.details ?? {}

@@ -15,7 +15,7 @@ export type Connection = {
   admitted: boolean
   rtt: Millis
   /** What must be told when the connection is lost. */
-  readonly pending: Set<(failure: MeshError) => void>
+  readonly pending: Set<{ fail(failure: MeshError): void }>
   readonly streams: Set<{ sever(failure: MeshError): void; readonly closed: boolean }>
   /** Calls off the end of a connection that nobody admits. */
   welcome: () => void
@@ -114,7 +114,7 @@ export class Connections {
     connection.admitted = false
     if (wasAdmitted) this.#net.topologyChanged()
     const failure = new MeshError('PEER_UNREACHABLE', `the connection to ${peer} was lost`)
-    for (const fail of connection.pending) fail(failure)
+    for (const waiting of connection.pending) waiting.fail(failure)
     for (const stream of connection.streams) stream.sever(failure)
     for (const wake of connection.waiting) wake()
     if (wasAdmitted) for (const hear of this.#peerEars) hear(peer, 'gone')
@@ -157,6 +157,26 @@ export class Connections {
     }
     const cancel = this.#net.kernel.after(patienceMs, done, this.#life)
     connection.waiting.add(done)
+  }
+
+  /** We spoke to an earlier life of a host that is up again: it knows nothing of the connection, and says so. */
+  restarted({ host, port }: Connection): void {
+    if (host.port === undefined) return
+    const { kernel, links } = this.#net
+    kernel.after(links.delay(host.index, this.#host.index), () => {
+      if (!links.severed(host.index, this.#host.index)) this.lose(host.peer, port)
+    }, this.#life)
+  }
+
+  /** Somebody speaks over a connection that we have given up: as TCP does, we say so. */
+  reset(from: PeerId): void {
+    const other = this.#net.host(from)
+    const port = other?.port
+    if (other === undefined || port === undefined) return
+    const { kernel, links } = this.#net
+    kernel.after(links.delay(this.#host.index, other.index), () => {
+      if (!links.severed(this.#host.index, other.index)) port.connections.lose(this.#host.peer, this.#port)
+    }, port.life)
   }
 
   /** Hangs up; the other side hears it a little later. */

@@ -8,7 +8,29 @@ import { setTraps, sprungTrap } from './traps.ts'
 /** One stay of a peer in memory. What it scheduled dies with it. */
 export type Life = { alive: boolean }
 
-type Task = { run: (() => void) | undefined; readonly life: Life }
+/** Something to be done at an instant, unless the life it belongs to has ended by then. */
+export interface Step {
+  readonly life: Life | undefined
+  run(): void
+}
+
+class Task implements Step {
+  readonly life: Life
+  #run: (() => void) | undefined
+
+  constructor(life: Life, run: () => void) {
+    this.life = life
+    this.#run = run
+  }
+
+  run(): void {
+    this.#run?.()
+  }
+
+  cancel(): void {
+    this.#run = undefined
+  }
+}
 
 /** Work kept doing zero-length steps: virtual time would never move again. */
 const TASKS_PER_INSTANT = 5_000_000
@@ -47,7 +69,7 @@ export class Kernel {
   readonly random: SeededRandom
   readonly #instants = new Heap<Millis>((a, b) => a < b)
   readonly #reasons = new Map<Millis, MeshError>()
-  readonly #due = new Map<Millis, Task[]>()
+  readonly #due = new Map<Millis, Step[]>()
   #now: Millis = 0
   #tasksRun = 0
   #running = false
@@ -67,16 +89,19 @@ export class Kernel {
 
   /** Runs `run` after `duration` of virtual time, unless cancelled or its life has ended by then. */
   after(duration: Millis, run: () => void, life: Life = ETERNAL): () => void {
+    const task = new Task(life, run)
+    this.enter(duration, task)
+    return () => task.cancel()
+  }
+
+  /** The same for a step that is an object already, and that nobody cancels here. */
+  enter(duration: Millis, step: Step): void {
     const when = this.#now + Math.max(0, Math.round(duration))
-    const task: Task = { run, life }
-    const tasks = this.#due.get(when)
-    if (tasks === undefined) {
-      this.#due.set(when, [task])
+    const steps = this.#due.get(when)
+    if (steps === undefined) {
+      this.#due.set(when, [step])
       this.#instants.push(when)
-    } else tasks.push(task)
-    return () => {
-      task.run = undefined
-    }
+    } else steps.push(step)
   }
 
   /** The Clock port of one life. `skewMs` shifts its wall clock against the others'. */
@@ -157,12 +182,12 @@ export class Kernel {
     if (when === undefined) return
     this.#now = when
     // Tasks that schedule more for this very instant append to the same list.
-    const tasks = this.#due.get(when) ?? []
-    for (let at = 0; at < tasks.length; at += 1) {
-      const task = tasks[at]!
-      if (task.run !== undefined && task.life.alive) {
+    const steps = this.#due.get(when) ?? []
+    for (let at = 0; at < steps.length; at += 1) {
+      const step = steps[at]!
+      if (step.life?.alive !== false) {
         this.#tasksRun += 1
-        task.run()
+        step.run()
       }
       if (at > TASKS_PER_INSTANT) throw new Error(`more than ${TASKS_PER_INSTANT} steps at ${when} ms: something schedules itself without waiting`)
     }

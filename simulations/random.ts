@@ -7,7 +7,7 @@ import type { Random } from '../src/ports.ts'
  */
 export class SeededRandom implements Random {
   readonly #path: string
-  readonly #forks = new Map<string, number>()
+  #forks: Map<string, number> | undefined
   #a: number
   #b: number
   #c: number
@@ -57,6 +57,7 @@ export class SeededRandom implements Random {
 
   /** The n-th fork of a label is always the same stream, whatever was drawn or forked otherwise. */
   fork(label: string): SeededRandom {
+    this.#forks ??= new Map<string, number>()
     const count = this.#forks.get(label) ?? 0
     this.#forks.set(label, count + 1)
     return new SeededRandom(`${this.#path}/${label}${count === 0 ? '' : `#${count}`}`)

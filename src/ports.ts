@@ -51,8 +51,8 @@ export interface Network {
   addresses(): readonly string[]
   /** Dials until one address answers; resolves to the peer reached. Throws PEER_UNREACHABLE or NETWORK_REFUSED. */
   dial(addresses: readonly string[], signal: AbortSignal): Promise<PeerId>
-  /** Throws the remote handler's MeshError, DEADLINE, CANCELLED, PEER_UNREACHABLE, PROTOCOL_UNSUPPORTED. */
-  request<Q, R>(to: PeerId, protocol: Protocol<Q, R>, request: Q, signal?: AbortSignal): Promise<R>
+  /** `until`: when the asker no longer waits, or for how long it does, which is cheaper. Throws the remote handler's MeshError, DEADLINE, CANCELLED, PEER_UNREACHABLE, PROTOCOL_UNSUPPORTED. */
+  request<Q, R>(to: PeerId, protocol: Protocol<Q, R>, request: Q, until?: AbortSignal | Millis): Promise<R>
   handle<Q, R>(protocol: Protocol<Q, R>, answer: (request: Q, from: PeerId, signal: AbortSignal) => Promise<R>): void
   open<F>(to: PeerId, protocol: StreamProtocol<F>, signal: AbortSignal): Promise<Stream<F>>
   accept<F>(protocol: StreamProtocol<F>, serve: (stream: Stream<F>, from: PeerId) => Promise<void>): void

@@ -22,6 +22,8 @@ export interface MeshView {
   /** Instances of a block on live peers, sorted by host then instance. */
   instancesOf(block: BlockId): readonly { readonly host: PeerId; readonly ad: InstanceAd }[]
   onChange(hear: (peer: PeerId, what: 'ad' | 'alive' | 'suspect' | 'dead' | 'left') => void): () => void
+  /** The same without the ads, of which a large mesh brings very many: for those who care only who is there. */
+  onLife(hear: (peer: PeerId, what: 'alive' | 'suspect' | 'dead' | 'left') => void): () => void
 }
 
 /** blocks/: the instances that run on this host. */

@@ -11,9 +11,9 @@ export function farNetwork(network: Network, delayMs: number): Network {
     addresses: () => network.addresses(),
     dial: (addresses, signal) => network.dial(addresses, signal),
     // The answer's way back is waited for here, so that the other side need not know.
-    request: async (to, protocol, request, signal) => {
+    request: async (to, protocol, request, until) => {
       await late()
-      const answer = await network.request(to, protocol, request, signal)
+      const answer = await network.request(to, protocol, request, until)
       await late()
       return answer
     },

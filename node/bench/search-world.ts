@@ -65,6 +65,7 @@ export async function searchWorld(blocks: number): Promise<{ readonly inventory:
       hearers.add(hear)
       return () => hearers.delete(hear)
     },
+    onLife: () => () => undefined,
   }
   const known = (id: string): JsonObject => ({ blockId: id, instances: view.instancesOf(id).map(({ host, ad }) => ({ instanceId: ad.instance, nodeId: host, latency: ad.latencyMs, queue_length: ad.queued })) })
   const metrics: Measured = {

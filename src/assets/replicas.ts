@@ -62,8 +62,8 @@ export class Replicas {
 
   start(): void {
     this.#stops.push(this.#wishes.onChange(() => this.#soon(SOON_MS)))
-    this.#stops.push(this.#view.onChange((_, what) => {
-      if (what !== 'ad' && this.#wanted) this.#soon(SOON_MS)
+    this.#stops.push(this.#view.onLife(() => {
+      if (this.#wanted) this.#soon(SOON_MS)
     }))
     this.#soon(SOON_MS)
   }
@@ -97,11 +97,11 @@ export class Replicas {
   }
 
   async #holders(content: Cid): Promise<readonly PeerId[]> {
-    const { clock, content: store, network } = this.#ports
+    const { content: store, network } = this.#ports
     const asked = foremost(content, this.#view.live(), ASKED)
     const held = await Promise.all(asked.map(async peer => {
       if (peer === this.#view.self) return (await store.has(content)) ? [peer] : []
-      const answer = await network.request(peer, contentHave, { roots: [content] }, clock.deadline(ASK_MS)).catch(() => undefined)
+      const answer = await network.request(peer, contentHave, { roots: [content] }, ASK_MS).catch(() => undefined)
       return answer?.held[0] === true ? [peer] : []
     }))
     return held.flat().sort()

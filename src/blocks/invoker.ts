@@ -74,7 +74,7 @@ export class BlockInvoker implements Invoker {
     this.#catalogue = catalogue
     this.#policies = policies
     this.#metrics = metrics
-    view.onChange((peer, what) => {
+    view.onLife((peer, what) => {
       // A host that lost its power closes nothing: its calls would wait for their deadlines.
       if (what === 'dead' || what === 'left') for (const call of this.#away.get(peer) ?? []) call.fail(new MeshError('PEER_UNREACHABLE', `${peer} is ${what === 'dead' ? 'dead' : 'gone'}`))
     })

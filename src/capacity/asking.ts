@@ -14,12 +14,12 @@ const AGAIN_MS: Millis = 60
  * Probes a peer for `windowMs`. Loss must not look like death: a question without an answer is asked again, at most
  * `times` in all, each when an answer could have come. Throws what `Network.request` throws.
  */
-export function reach(ports: Pick<Ports, 'clock' | 'network'>, peer: PeerId, request: ProbeRequest, windowMs: Millis, times: number, signal?: AbortSignal): Promise<ProbeAnswer> {
+export function reach(ports: Pick<Ports, 'clock' | 'network'>, peer: PeerId, request: ProbeRequest, windowMs: Millis, times: number): Promise<ProbeAnswer> {
   const { clock, network } = ports
-  const deadline = clock.deadline(windowMs, signal)
+  const until = clock.monotonic() + windowMs
   const evenly = Math.floor(windowMs / times)
   const againMs = Math.min(evenly, Math.max(AGAIN_MS, 2 * (network.rtt(peer) ?? evenly)))
-  return hedge(clock, { againMs, times }, () => network.request(peer, probe, request, deadline))
+  return hedge(clock, { againMs, times }, () => network.request(peer, probe, request, Math.max(1, until - clock.monotonic())))
 }
 
 /** Is nobody there, or is nothing to be heard? */
@@ -30,7 +30,7 @@ export function verdictOf(error: unknown): 'refused' | 'silent' {
 /** Asks a relay about another peer. `absent`: the relay itself is gone and says nothing about it. */
 export async function reachThrough(ports: Pick<Ports, 'clock' | 'network'>, relay: PeerId, of: PeerId, incarnation: number, windowMs: Millis): Promise<'alive' | 'refused' | 'silent' | 'absent'> {
   try {
-    const answer = await ports.network.request(relay, probe, { of, incarnation }, ports.clock.deadline(windowMs))
+    const answer = await ports.network.request(relay, probe, { of, incarnation }, windowMs)
     return answer.alive ? 'alive' : 'refused'
   } catch (error) {
     return verdictOf(error) === 'refused' ? 'absent' : 'silent'

@@ -49,7 +49,8 @@ const SETTLE_MOST_MS = 10_000
 const UNPROVED_BYTES = 16_384
 const AD_BYTES = capacityTopic.limits.messageBytes
 
-type Hearer = (peer: PeerId, what: 'ad' | 'alive' | 'suspect' | 'dead' | 'left') => void
+type Hearer = (peer: PeerId, what: 'ad' | LifeState) => void
+type LifeHearer = (peer: PeerId, what: LifeState) => void
 
 /** What this peer believes of the mesh, and what it tells the mesh of itself. */
 export class Capacity implements MeshView {
@@ -61,6 +62,7 @@ export class Capacity implements MeshView {
   readonly #liveness: Liveness
   readonly #advertiser: Advertiser
   readonly #hearers = new Set<Hearer>()
+  readonly #lifeHearers = new Set<LifeHearer>()
   readonly #exchange: AdExchange
   readonly #unproved = new Lru<PeerId, Signed>(256)
   readonly #stops: (() => void)[] = []
@@ -175,8 +177,14 @@ export class Capacity implements MeshView {
   }
 
   ads(): readonly CapacityAd[] {
-    this.#ads ??= this.live().flatMap(peer => this.ad(peer) ?? [])
-    return this.#ads
+    if (this.#ads !== undefined) return this.#ads
+    const ads: CapacityAd[] = []
+    for (const peer of this.live()) {
+      const ad = this.#view.ad(peer)
+      if (ad !== undefined) ads.push(this.#config.resolve(ad))
+    }
+    this.#ads = ads
+    return ads
   }
 
   ad(peer: PeerId): CapacityAd | undefined {
@@ -202,6 +210,11 @@ export class Capacity implements MeshView {
   onChange(hear: Hearer): () => void {
     this.#hearers.add(hear)
     return () => this.#hearers.delete(hear)
+  }
+
+  onLife(hear: LifeHearer): () => void {
+    this.#lifeHearers.add(hear)
+    return () => this.#lifeHearers.delete(hear)
   }
 
   #isLive(peer: PeerId): boolean {
@@ -292,6 +305,7 @@ export class Capacity implements MeshView {
       this.#grewAt = this.#ports.clock.monotonic()
     }
     for (const hear of this.#hearers) hear(peer, what)
+    if (what !== 'ad') for (const hear of this.#lifeHearers) hear(peer, what)
   }
 
   #background(work: Promise<unknown>): void {

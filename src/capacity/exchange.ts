@@ -6,7 +6,8 @@ import { background } from '../lib/background.ts'
 import { hedge } from '../lib/hedge.ts'
 import { Lru } from '../lib/lru.ts'
 import type { Ports, Random } from '../ports.ts'
-import { isNewer, readMarks, type AdView, type Version } from './view.ts'
+import { Marks } from './marks.ts'
+import { isNewer, type AdView, type Version } from './view.ts'
 
 export type ExchangeConfig = {
   readonly pullDeadlineMs: Millis
@@ -106,7 +107,8 @@ export class AdExchange {
   missing(peer: PeerId, version: Version = { incarnation: 0, sequence: 0 }): void {
     const { view } = this.#parts
     if (!isNewer(version, view.ad(peer)) || this.#missing.size >= MISSING_BOUND || this.#missing.has(peer)) return
-    if (view.size <= SMALL_MESH) {
+    // A peer that is not connected costs a connection first: those who know it say it for less.
+    if (view.size <= SMALL_MESH && this.#ports.network.peers().includes(peer)) {
       this.#pullOne(peer)
       return
     }
@@ -182,7 +184,7 @@ export class AdExchange {
     this.#pulledAt.set(peer, clock.monotonic())
     try {
       const held = request.of === undefined && view.size > 1 ? { held: view.marks(VERSIONS_A_PULL) } : {}
-      const { ads } = await network.request(peer, capacityPull, { ...request, ...held }, clock.deadline(this.#config.pullDeadlineMs))
+      const { ads } = await network.request(peer, capacityPull, { ...request, ...held }, this.#config.pullDeadlineMs)
       for (const envelope of ads) hearOne(hear, envelope)
     } finally {
       this.#pulls.delete(peer)
@@ -192,7 +194,7 @@ export class AdExchange {
   #passOn(of: readonly PeerId[] | undefined, held: Uint8Array | undefined, from: PeerId): Signed[] {
     const { view, live, isLive } = this.#parts
     const { peer: self } = this.#ports.identity
-    const asker = held === undefined ? undefined : readMarks(held)
+    const asker = held === undefined ? undefined : new Marks(held)
     const others = (): readonly PeerId[] => {
       if (asker === undefined) return live().filter(peer => peer !== self)
       const { lacking, unknown } = view.compared(asker)

@@ -90,7 +90,7 @@ export class Liveness {
 
   start(): void {
     const { network } = this.#ports
-    network.handle(probe, (request, from, signal) => this.#answer(request, from, signal))
+    network.handle(probe, (request, from) => this.#answer(request, from))
     this.#stops.push(network.subscribe(livenessTopic, envelope => this.#hear(envelope)))
     this.#stops.push(network.onPeer((peer, event) => {
       if (event === 'gone') this.#ports.clock.after(GONE_MS, () => this.#background(this.#check(peer, true)))
@@ -217,7 +217,7 @@ export class Liveness {
     return Promise.all(direct === 'silent' ? [...relayed, this.#ask(peer, false, windowMs)] : relayed)
   }
 
-  async #answer(request: { readonly of?: PeerId | undefined; readonly incarnation: number; readonly believed?: 'suspect' | 'dead' | undefined }, from: PeerId, signal: AbortSignal): Promise<ProbeAnswer> {
+  async #answer(request: { readonly of?: PeerId | undefined; readonly incarnation: number; readonly believed?: 'suspect' | 'dead' | undefined }, from: PeerId): Promise<ProbeAnswer> {
     if (request.of === undefined || request.of === this.#ports.identity.peer) {
       if (request.believed !== undefined && this.#parts.isMember(from)) this.#refute(request.incarnation)
       return { alive: true, ...this.#parts.own() }
@@ -228,7 +228,7 @@ export class Liveness {
     if (belief === undefined || belief.state === 'left' || this.#relaying >= RELAYING_BOUND) return { alive: false, incarnation: belief?.incarnation ?? 0 }
     this.#relaying += 1
     try {
-      const answer = await reach(this.#ports, of, { incarnation: belief.incarnation }, this.#config.relayMs, ASKED, signal)
+      const answer = await reach(this.#ports, of, { incarnation: belief.incarnation }, this.#config.relayMs, ASKED)
       this.#set(of, 'alive', answer.incarnation)
       return { alive: true, incarnation: answer.incarnation }
     } catch (error) {

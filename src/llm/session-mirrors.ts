@@ -235,7 +235,7 @@ class Copy {
     this.stale = false
     const message: GenerationKeep = { session, epoch: epoch(), fresh, leftMs: leftMs(), plan: [...plan()], events: encodeEvents(log.slice(0, events)), ...(this.#knows ? {} : { request }) }
     try {
-      const answer = await this.#ports.network.request(this.#peer, generationKeep, message, this.#ports.clock.deadline(ACK_MS))
+      const answer = await this.#ports.network.request(this.#peer, generationKeep, message, ACK_MS)
       this.#busy = false
       if (answer.origin !== undefined) {
         if (!fresh) this.#told.fenced(answer.origin, answer.epoch ?? 0)

@@ -55,9 +55,9 @@ export class Takeover {
     const gone = (peer: PeerId): void => {
       for (const entry of book.open()) if (entry.origin === peer) this.#consider(entry)
     }
-    const deaf = view.onChange((peer, what) => {
+    const deaf = view.onLife((peer, what) => {
       // One that is back after its death does not remember.
-      if (what !== 'ad' && what !== 'suspect') gone(peer)
+      if (what !== 'suspect') gone(peer)
     })
     const hung = network.onPeer((peer, state) => {
       if (state === 'gone') gone(peer)

@@ -215,10 +215,10 @@ export class Allocation {
   }
 
   async #askOne({ block, epoch, action, at }: Wish, host: PeerId, dryRun: boolean, holdMs: Millis = this.#config.holdMs): Promise<Verdict<Bid>> {
-    const { clock, identity, network } = this.#ports
+    const { identity, network } = this.#ports
     const ask: Ask = { id: `ask-${hex(this.#random.bytes(8))}`, block, needs: block.needs, steward: identity.peer, epoch, holdMs, action, dryRun, ...(at === undefined || at.gpus.length === 0 ? {} : { gpus: [...at.gpus] }) }
     try {
-      const answer = host === identity.peer ? await this.#bidder.ask(ask, host) : await network.request(host, askForBid, ask, clock.deadline(this.#config.askMs))
+      const answer = host === identity.peer ? await this.#bidder.ask(ask, host) : await network.request(host, askForBid, ask, this.#config.askMs)
       if ('refusal' in answer) return refused(answer.refusal.because, answer.refusal.retryable)
       const { value, signer } = unseal(identity, 'bid', bidSchema, answer.bid, askForBid.limits.responseBytes)
       if (signer !== host || value.host !== host || value.ask !== ask.id) return refused('it answered with a bid for something else')
@@ -261,7 +261,7 @@ export class Allocation {
     const body = { ask: bid.ask, hold: bid.hold, block: wish.block, instance: `in-${hex(this.#random.bytes(6))}`, epoch: wish.epoch, leaseMs: this.#config.leaseMs, issuedAt: clock.unix(), ...(wish.init === undefined ? {} : { init: wish.init }) }
     const envelope = seal(identity, 'award', body)
     const send = async (): Promise<Verdict<Placed>> => {
-      const answer = bid.host === identity.peer ? await this.#bidder.award(envelope, identity.peer) : await network.request(bid.host, award, envelope, clock.deadline(this.#config.awardMs))
+      const answer = bid.host === identity.peer ? await this.#bidder.award(envelope, identity.peer) : await network.request(bid.host, award, envelope, this.#config.awardMs)
       if ('refusal' in answer) return refused(answer.refusal.because, answer.refusal.retryable)
       const { value, signer } = unseal(identity, 'contract', contractSchema, answer.contract, award.limits.responseBytes)
       const asAwarded = signer === bid.host && value.host === bid.host && value.instance === body.instance && value.block === wish.block.blockId && value.epoch >= wish.epoch
@@ -290,7 +290,7 @@ export class Allocation {
   #release({ block, epoch }: Wish, host: PeerId, what: string, because: string): void {
     const { clock, identity, network } = this.#ports
     const envelope = seal(identity, 'lease', { do: 'release', block: block.blockId, contract: what, epoch, leaseMs: 0, because, issuedAt: clock.unix() })
-    const sent = host === identity.peer ? this.#bidder.lease(envelope, identity.peer) : network.request(host, lease, envelope, clock.deadline(this.#config.askMs))
+    const sent = host === identity.peer ? this.#bidder.lease(envelope, identity.peer) : network.request(host, lease, envelope, this.#config.askMs)
     sent.catch(unreachable)
   }
 }

@@ -9,6 +9,7 @@ import type { Signed } from '../../protocols/signed.ts'
 import type { BlockRecord } from '../../protocols/specs.ts'
 import { isJsonObject, toJson } from '../lib/json.ts'
 import { Lru } from '../lib/lru.ts'
+import { sameBytes } from '../lib/same-bytes.ts'
 import type { Ports, Random } from '../ports.ts'
 import type { MeshView, MetricsSource, PolicyCalls } from '../roles.ts'
 import { seal, unseal } from '../trust/seal.ts'
@@ -277,8 +278,4 @@ function clamp(value: number): number {
 
 function same(a: unknown, b: unknown): boolean {
   return sameBytes(encode(a), encode(b))
-}
-
-function sameBytes(a: Uint8Array, b: Uint8Array): boolean {
-  return a.byteLength === b.byteLength && a.every((byte, at) => byte === b[at])
 }

@@ -86,7 +86,7 @@ export class Deeds {
     try {
       const body = { do: what, block, contract: target.contract, epoch, leaseMs: this.#config.leaseMs, because: because.slice(0, 300), issuedAt: clock.unix() }
       const envelope = seal(identity, 'lease', body)
-      const answer = target.host === identity.peer ? await this.#parts.bidder.lease(envelope, identity.peer) : await network.request(target.host, lease, envelope, clock.deadline(this.#config.leaseDeadlineMs))
+      const answer = target.host === identity.peer ? await this.#parts.bidder.lease(envelope, identity.peer) : await network.request(target.host, lease, envelope, this.#config.leaseDeadlineMs)
       if ('contract' in answer) {
         const { value, signer } = unseal(identity, 'contract', contractSchema, answer.contract, lease.limits.responseBytes)
         if (signer !== target.host || value.id !== target.contract || value.block !== block || value.host !== target.host) throw new MeshError('MESSAGE_INVALID', `${target.host} answered with a contract for something else`)

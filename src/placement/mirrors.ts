@@ -89,7 +89,7 @@ export class Mirrors {
       ...(desired === undefined ? {} : { desired }), ...(scaledAt === undefined ? {} : { scaledAgoMs: Math.max(0, Math.round(clock.monotonic() - scaledAt)) }),
     })
     try {
-      const { highestEpoch } = await network.request(peer, stewardMirror, envelope, clock.deadline(this.#config.leaseDeadlineMs))
+      const { highestEpoch } = await network.request(peer, stewardMirror, envelope, this.#config.leaseDeadlineMs)
       if (highestEpoch > epoch) this.#parts.onOutranked(stewardship, highestEpoch)
     } catch (error) {
       if (!(error instanceof MeshError)) throw error

@@ -196,6 +196,7 @@ export class Steward {
     // Whether one that was able still has the right to it is looked at now and then.
     const able = what === 'ad' && this.#succession.has(peer) ? ad !== undefined && ad.stewards !== false : this.#isAble(ad)
     if (this.#succession.note(peer, able)) this.#survey()
+    if (this.#stewardships.size === 0) return
     // New room may be what a block has been waiting for.
     if (what === 'alive') for (const stewardship of this.#stewardships.values()) stewardship.retryAt = Math.min(stewardship.retryAt, this.#ports.clock.monotonic() + this.#config.retryMs.first)
     if (what === 'ad') for (const { block } of ad?.instances ?? []) if (this.#stewardships.has(block)) this.#kick(block)

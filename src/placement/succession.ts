@@ -48,8 +48,8 @@ export class Succession {
   update(able: Iterable<PeerId>): boolean {
     const now = new Set(able)
     for (const peer of this.#able) if (!now.has(peer)) this.#noted.set(peer, false)
-    for (const peer of now) this.#noted.set(peer, true)
-    for (const peer of this.#noted.keys()) if (!now.has(peer)) this.#noted.set(peer, false)
+    for (const peer of this.#noted.keys()) this.#noted.set(peer, now.has(peer))
+    for (const peer of now) if (!this.#able.has(peer)) this.#noted.set(peer, true)
     return this.settle()
   }
 

@@ -96,7 +96,7 @@ export class Functions {
       this.#obey(entry.value)
       this.#beat.wake()
     })
-    this.#unhear = this.#view.onChange((_, what) => {
+    this.#unhear = this.#view.onLife((_, what) => {
       if (what === 'dead' || what === 'left') this.#look()
     })
     background(this.#ports.telemetry, 'policy.functions-not-read', this.#records.list().then(entries => {

@@ -82,7 +82,7 @@ export class Jobs {
       if (request.do === 'list') return this.#page(request.after)
       return { known: (await this.#heard(readJob(this.#ports.identity, request.state))).state }
     })
-    this.#unhear = this.#view.onChange((_, what) => {
+    this.#unhear = this.#view.onLife((_, what) => {
       if (what === 'dead' || what === 'left') this.#look()
     })
     this.#look()

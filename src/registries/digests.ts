@@ -1,3 +1,4 @@
+import { digest } from '../../protocols/codec.ts'
 import { assert } from '../lib/assert.ts'
 import { BUCKETS } from './record.ts'
 
@@ -10,22 +11,23 @@ const WIDTH = 32
 export class BucketDigests {
   readonly #bytes = new Uint8Array(BUCKETS * WIDTH)
   #all: readonly Uint8Array[] | undefined
+  #root: Uint8Array | undefined
 
   /** Adds the record hash to its bucket, or takes it out again. */
   toggle(bucket: number, hash: Uint8Array): void {
     assert(hash.byteLength === WIDTH, 'record hashes are sha2-256')
-    this.#all = undefined
+    this.#changed()
     const at = bucket * WIDTH
     for (let i = 0; i < WIDTH; i++) this.#bytes[at + i]! ^= hash[i]!
   }
 
-  set(bucket: number, digest: Uint8Array): void {
-    this.#all = undefined
-    this.#bytes.set(digest, bucket * WIDTH)
+  set(bucket: number, value: Uint8Array): void {
+    this.#changed()
+    this.#bytes.set(value, bucket * WIDTH)
   }
 
   clear(): void {
-    this.#all = undefined
+    this.#changed()
     this.#bytes.fill(0)
   }
 
@@ -35,20 +37,34 @@ export class BucketDigests {
 
   /** The same array as long as nothing has changed. */
   all(): readonly Uint8Array[] {
-    this.#all ??= Array.from({ length: BUCKETS }, (_, bucket) => this.of(bucket))
+    if (this.#all !== undefined) return this.#all
+    // One copy that all of them share: a large mesh holds very many.
+    const copy = this.#bytes.slice()
+    this.#all = Array.from({ length: BUCKETS }, (_, bucket) => copy.subarray(bucket * WIDTH, (bucket + 1) * WIDTH))
     return this.#all
+  }
+
+  /** sha2-256 of all of them, one after the other. */
+  root(): Uint8Array {
+    this.#root ??= digest(this.#bytes)
+    return this.#root
   }
 
   /** Buckets in which another view, by its digests, is not the same as this one. */
   differing(theirs: readonly Uint8Array[]): number[] {
     const out: number[] = []
-    for (const [bucket, ours] of this.all().entries()) if (!equal(ours, theirs[bucket])) out.push(bucket)
+    for (let bucket = 0; bucket < BUCKETS; bucket += 1) if (!this.#agrees(bucket, theirs[bucket])) out.push(bucket)
     return out
   }
-}
 
-function equal(a: Uint8Array, b: Uint8Array | undefined): boolean {
-  if (a.byteLength !== b?.byteLength) return false
-  for (let i = 0; i < a.byteLength; i++) if (a[i] !== b[i]) return false
-  return true
+  #agrees(bucket: number, theirs: Uint8Array | undefined): boolean {
+    if (theirs?.byteLength !== WIDTH) return false
+    for (let at = 0; at < WIDTH; at += 1) if (this.#bytes[bucket * WIDTH + at] !== theirs[at]) return false
+    return true
+  }
+
+  #changed(): void {
+    this.#all = undefined
+    this.#root = undefined
+  }
 }

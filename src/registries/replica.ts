@@ -1,11 +1,11 @@
 import { asMeshError, refused } from '../../protocols/errors.ts'
 import type { Millis, PeerId } from '../../protocols/ids.ts'
-import { digest, hex, recordCid } from '../../protocols/codec.ts'
+import { hex, recordCid } from '../../protocols/codec.ts'
 import { registryDigest, registryNews, registryPage } from '../../protocols/registry.ts'
 import type { Signed } from '../../protocols/signed.ts'
-import { concat } from '../lib/gather.ts'
 import { hedge } from '../lib/hedge.ts'
 import { Lru } from '../lib/lru.ts'
+import { sameBytes } from '../lib/same-bytes.ts'
 import type { Clock, Network, Random, Telemetry } from '../ports.ts'
 import type { HeldRecord } from './record.ts'
 import type { Registries } from './store.ts'
@@ -75,7 +75,6 @@ export class RegistryReplica {
   #comparedAt = -Infinity
   #outgoing: Signed[] = []
   #newsDue = false
-  #rooted: { readonly digests: readonly Uint8Array[]; readonly root: Uint8Array } | undefined
   #stopped = false
 
   constructor(store: Registries, ports: ReplicaPorts) {
@@ -88,7 +87,7 @@ export class RegistryReplica {
     const { network } = this.#ports
     network.handle(registryDigest, async ({ root, buckets }) => {
       const differing = buckets === undefined ? [] : [...this.#store.view.differing(buckets)]
-      return root === undefined ? { differing } : { differing, differs: hex(root) !== hex(this.#root()) }
+      return root === undefined ? { differing } : { differing, differs: !sameBytes(root, this.#store.view.root()) }
     })
     network.handle(registryPage, async ({ buckets, after, limit }) => {
       const page = this.#store.view.page(buckets, after, Math.min(limit, PAGE_RECORDS), PAGE_BYTES)
@@ -273,18 +272,10 @@ export class RegistryReplica {
   /** The buckets in which a peer's view is not like ours. */
   async #differing(peer: PeerId): Promise<number[]> {
     const { clock, network } = this.#ports
-    const { differs } = await hedge(clock, DIGEST, () => network.request(peer, registryDigest, { root: this.#root() }))
+    const { differs } = await hedge(clock, DIGEST, () => network.request(peer, registryDigest, { root: this.#store.view.root() }))
     if (differs === false) return []
     const { differing } = await hedge(clock, DIGEST, () => network.request(peer, registryDigest, { buckets: [...this.#store.view.digests()] }))
     return [...new Set(differing)]
-  }
-
-  #root(): Uint8Array {
-    const digests = this.#store.view.digests()
-    if (this.#rooted?.digests === digests) return this.#rooted.root
-    const root = digest(concat(digests, digests.reduce((sum, { byteLength }) => sum + byteLength, 0)))
-    this.#rooted = { digests, root }
-    return root
   }
 
   #someone(): PeerId | undefined {

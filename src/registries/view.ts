@@ -27,6 +27,8 @@ export interface RecordView {
   merge(records: readonly HeldRecord[], origin: 'local' | 'remote'): readonly Change[]
   /** One a bucket; the same array as long as no record has come or gone. */
   digests(): readonly Uint8Array[]
+  /** sha2-256 of all digests, one after the other. */
+  root(): Uint8Array
   differing(theirs: readonly Uint8Array[]): readonly number[]
   /** Envelopes of these buckets, from a place an earlier page named, at most `limit` and about `bytes`. */
   page(buckets: readonly number[], after: string | undefined, limit: number, bytes: number): Page
@@ -95,6 +97,10 @@ export class MemoryView implements RecordView {
 
   digests(): readonly Uint8Array[] {
     return this.#digests.all()
+  }
+
+  root(): Uint8Array {
+    return this.#digests.root()
   }
 
   differing(theirs: readonly Uint8Array[]): readonly number[] {

@@ -30,7 +30,7 @@ export class Caretaker {
     const { telemetry } = this.#ports
     await this.#book.open()
     for (const { id, owner } of this.#book.unended()) if (owner === this.#view.self) background(telemetry, 'task.not_resumed', resume(id), 'warn')
-    this.#stop = this.#view.onChange((peer, what) => {
+    this.#stop = this.#view.onLife((peer, what) => {
       if (what === 'dead' || what === 'left') this.#gone(peer)
       else if (what === 'alive') this.#forget(peer)
     })

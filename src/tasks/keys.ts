@@ -135,7 +135,7 @@ export class Keys {
     const state = this.#view.state(holder)
     if (state === 'dead' || state === 'left') return false
     try {
-      return (await this.#ports.network.request(holder, keyClaim, { do: 'ask', key, what }, this.#ports.clock.deadline(HOLDER_MS))).stands === true
+      return (await this.#ports.network.request(holder, keyClaim, { do: 'ask', key, what }, HOLDER_MS)).stands === true
     } catch {
       return false
     }

@@ -113,8 +113,8 @@ export class Admission {
 
   async #greet(peer: PeerId): Promise<void> {
     const { clock, network } = this.#ports
-    const deadline = clock.deadline(HELLO_MS)
-    const answer = await hedge(clock, { againMs: HELLO_AGAIN_MS, times: HELLOS_SAID }, () => network.request(peer, hello, this.#say(peer), deadline))
+    const until = clock.monotonic() + HELLO_MS
+    const answer = await hedge(clock, { againMs: HELLO_AGAIN_MS, times: HELLOS_SAID }, () => network.request(peer, hello, this.#say(peer), Math.max(1, until - clock.monotonic())))
     if (answer.hello === undefined) {
       const because = answer.refused?.because ?? 'no reason given'
       const code = answer.refused !== undefined && isErrorCode(answer.refused.code) ? answer.refused.code : 'NETWORK_REFUSED'

@@ -3,6 +3,7 @@ import type { Cid, PeerId } from '../../protocols/ids.ts'
 import type { CapabilityChain } from '../../protocols/membership.ts'
 import type { Signed } from '../../protocols/signed.ts'
 import type { Clock, Identity } from '../ports.ts'
+import { sameBytes } from '../lib/same-bytes.ts'
 import { proveChain, SKEW_MS } from './capability.ts'
 import { markOf, memberOf, readShort, writtenMember, type Member } from './member.ts'
 
@@ -81,6 +82,10 @@ export class Members {
   /** The same for everybody who knows the same chains. */
   digest(): Uint8Array {
     return this.#sum.slice()
+  }
+
+  isDigest(theirs: Uint8Array): boolean {
+    return sameBytes(theirs, this.#sum)
   }
 
   /** A digest of each part of the list, one after the other. */

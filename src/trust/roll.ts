@@ -1,5 +1,5 @@
 import { z } from 'zod'
-import { decode, hex } from '../../protocols/codec.ts'
+import { decode } from '../../protocols/codec.ts'
 import { asMeshError, type Verdict } from '../../protocols/errors.ts'
 import { peerId, type Cid, type Millis, type PeerId } from '../../protocols/ids.ts'
 import { capabilityChain, membersPull, type CapabilityChain } from '../../protocols/membership.ts'
@@ -59,7 +59,7 @@ export class Roll {
       telemetry.event('warn', 'members.not-read', { because: asMeshError(error).message })
     }
     network.handle(membersPull, async ({ after, known, buckets, held }) => {
-      if (after === undefined && known !== undefined && hex(known) === hex(this.#members.digest())) return { members: [] }
+      if (after === undefined && known !== undefined && this.#members.isDigest(known)) return { members: [] }
       return this.#members.page(after, buckets, held)
     })
     this.#compareIn(COMPARE_MS[0])

@@ -3,6 +3,7 @@ import { MeshError } from '../../protocols/errors.ts'
 import type { PeerId } from '../../protocols/ids.ts'
 import { signingBytes, type Signed } from '../../protocols/signed.ts'
 import { Lru } from '../lib/lru.ts'
+import { sameBytes } from '../lib/same-bytes.ts'
 import type { Identity } from '../ports.ts'
 
 /** Signs a value for one purpose. `domain` keeps statements of one kind from being replayed as another. */
@@ -67,10 +68,4 @@ function nameOf({ signature }: Signed): number {
   let name = 0
   for (let at = 0; at < NAME_BYTES; at += 1) name = name * 256 + (signature[at] ?? 0)
   return name
-}
-
-function sameBytes(a: Uint8Array, b: Uint8Array): boolean {
-  if (a.byteLength !== b.byteLength) return false
-  for (let at = 0; at < a.byteLength; at += 1) if (a[at] !== b[at]) return false
-  return true
 }

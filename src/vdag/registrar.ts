@@ -86,7 +86,7 @@ export class Registrar {
     const state = this.#view.state(coordinator)
     if (state === 'dead' || state === 'left') return false
     try {
-      const answer = await this.#ports.network.request(coordinator, runRead, { run, from: 0, waitMs: 0 }, this.#ports.clock.deadline(INCUMBENT_MS))
+      const answer = await this.#ports.network.request(coordinator, runRead, { run, from: 0, waitMs: 0 }, INCUMBENT_MS)
       return answer.coordinator === coordinator
     } catch {
       return false

@@ -67,7 +67,7 @@ export class Succession {
 
   start(): void {
     const { view, stopped, ports: { clock } } = this.#parts
-    const deaf = view.onChange((peer, what) => {
+    const deaf = view.onLife((peer, what) => {
       if (what === 'dead' || what === 'left') this.#inherit(peer)
       if (what === 'dead') this.#deaths.set(peer, clock.unix())
       else if (what === 'alive') this.#returned(peer)

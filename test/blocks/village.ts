@@ -98,6 +98,13 @@ export class Village {
         this.#ears.add(hear)
         return () => this.#ears.delete(hear)
       },
+      onLife: hear => {
+        const ear = (peer: PeerId, what: Parameters<Parameters<MeshView['onChange']>[0]>[1]): void => {
+          if (what !== 'ad') hear(peer, what)
+        }
+        this.#ears.add(ear)
+        return () => this.#ears.delete(ear)
+      },
     }
   }
 

@@ -3,7 +3,8 @@ import * as fc from 'fast-check'
 import type { CapacityAd, CapacityDelta } from '../../protocols/capacity.ts'
 import { checkAd, checkDelta, difference, isNews } from '../../src/capacity/ad.ts'
 import { Beliefs } from '../../src/capacity/beliefs.ts'
-import { AdView, isNewer, readMarks } from '../../src/capacity/view.ts'
+import { Marks } from '../../src/capacity/marks.ts'
+import { AdView, isNewer } from '../../src/capacity/view.ts'
 
 const PEER = '12D3KooWabcdefgh'
 const ENVELOPE = { domain: 'capacity', payload: new Uint8Array(0), signer: PEER, signature: new Uint8Array(0) }
@@ -93,13 +94,34 @@ describe('what is passed on', () => {
     const later = { ...ENVELOPE, domain: 'capacity-delta' }
     view.hear(ad(), ENVELOPE, 0)
     asker.hear(ad(), ENVELOPE, 0)
-    assert.deepEqual(view.envelopes(PEER, readMarks(new AdView().marks(10))), [ENVELOPE])
+    assert.deepEqual(view.envelopes(PEER, new Marks(new AdView().marks(10))), [ENVELOPE])
     view.apply(word, later, 0)
     assert.deepEqual(view.envelopes(PEER), [ENVELOPE, later])
-    assert.deepEqual(view.envelopes(PEER, readMarks(asker.marks(10))), [later])
-    assert.equal(readMarks(asker.marks(10)).has(view.mark(PEER)), false)
+    assert.deepEqual(view.envelopes(PEER, new Marks(asker.marks(10))), [later])
+    assert.equal(new Marks(asker.marks(10)).has(view.mark(PEER)), false)
     asker.apply(word, later, 0)
-    assert.equal(readMarks(asker.marks(10)).has(view.mark(PEER)), true)
+    assert.equal(new Marks(asker.marks(10)).has(view.mark(PEER)), true)
+  })
+})
+
+describe('what two peers compare', () => {
+  const peers = fc.uniqueArray(fc.nat(40), { maxLength: 30 })
+
+  it('names who is lacking and how much is unknown, whoever came and went before', () => fc.assert(fc.property(peers, peers, peers, (mine, theirs, gone) => {
+    const name = (n: number): string => `12D3KooW${'abcdefgh'[n % 8]}${n}`
+    const [view, other] = [new AdView(), new AdView()]
+    for (const n of gone) view.hear(ad({ peer: name(n) }), ENVELOPE, 0)
+    for (const n of gone) view.forget(name(n))
+    for (const n of mine) view.hear(ad({ peer: name(n), incarnation: 2 }), ENVELOPE, 0)
+    for (const n of theirs) other.hear(ad({ peer: name(n), incarnation: 2 }), ENVELOPE, 0)
+    const { lacking, unknown } = view.compared(new Marks(other.marks(1_000)))
+    assert.deepEqual(lacking.sort(), mine.filter(n => !theirs.includes(n)).map(name).sort())
+    assert.equal(unknown, theirs.filter(n => !mine.includes(n)).length)
+  })))
+
+  it('a mark that comes twice counts once', () => {
+    const twice = new Marks(Uint8Array.of(0, 0, 0, 7, 0, 0, 0, 7, 255, 0, 0, 1))
+    assert.deepEqual([twice.size, twice.has(7), twice.has(0xff000001), twice.has(8)], [2, true, true, false])
   })
 })
 

@@ -125,6 +125,13 @@ export function networkConformance(name: string, setup: () => Promise<NetworksUn
       assert.ok((await told.promise) instanceof MeshError)
     })
 
+    it('an answer is waited for no longer than the asker says', async () => {
+      const { mine, theirs } = net
+      const protocol = echoing()
+      theirs.handle(protocol, () => new Promise(() => {}))
+      await assert.rejects(mine.request(theirs.self, protocol, { text: 'x' }, 50), { code: 'DEADLINE', message: /50 ms/ })
+    })
+
     it('frames arrive in order both ways, and the end after them', async () => {
       const { mine, theirs } = net
       const protocol = streaming()

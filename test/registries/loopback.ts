@@ -40,13 +40,13 @@ export class Loopback {
       handle: <Q, R>(protocol: Protocol<Q, R>, answer: (request: Q, from: PeerId, signal: AbortSignal) => Promise<R>) => {
         me.handlers.set(protocol.id, async (bytes, from, signal) => encode(await answer(decode(protocol.request, bytes, protocol.limits.requestBytes, protocol.id), from, signal)))
       },
-      request: async <Q, R>(to: PeerId, protocol: Protocol<Q, R>, request: Q, signal?: AbortSignal): Promise<R> => {
+      request: async <Q, R>(to: PeerId, protocol: Protocol<Q, R>, request: Q, until?: AbortSignal | number): Promise<R> => {
         this.requests.push({ protocol: protocol.id, to })
         await new Promise(resolve => setImmediate(resolve))
         const handler = this.#peers.get(to)?.handlers.get(protocol.id)
         if (handler === undefined) throw new MeshError('PEER_UNREACHABLE', `${to} is not here`)
         try {
-          const answer = this.answering(protocol.id, to, await handler(encode(request), self, signal ?? new AbortController().signal))
+          const answer = this.answering(protocol.id, to, await handler(encode(request), self, typeof until === 'object' ? until : new AbortController().signal))
           return decode(protocol.response, answer, protocol.limits.responseBytes, protocol.id)
         } catch (error) {
           throw asMeshError(error)

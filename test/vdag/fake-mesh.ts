@@ -142,6 +142,13 @@ export class FakeMesh {
         hears.add(hear)
         return () => hears.delete(hear)
       },
+      onLife: hear => {
+        const ear = (...[peer, what]: Change): void => {
+          if (what !== 'ad') hear(peer, what)
+        }
+        hears.add(ear)
+        return () => hears.delete(ear)
+      },
     }
   }
 

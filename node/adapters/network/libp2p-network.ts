@@ -122,8 +122,8 @@ export class Libp2pNetwork implements Network {
     }
   }
 
-  async request<Q, R>(to: PeerId, protocol: Protocol<Q, R>, request: Q, signal?: AbortSignal): Promise<R> {
-    const { deadlineMs } = protocol.limits
+  async request<Q, R>(to: PeerId, protocol: Protocol<Q, R>, request: Q, until?: AbortSignal | Millis): Promise<R> {
+    const [signal, deadlineMs] = typeof until === 'number' ? [undefined, Math.min(protocol.limits.deadlineMs, until)] : [until, protocol.limits.deadlineMs]
     const mux = this.#open(to)
     if (mux !== undefined) return mux.request(protocol, request, signal, deadlineMs)
     const began = this.#clock.monotonic()

@@ -112,6 +112,10 @@ export class SqliteView implements RecordView, Disposable {
     return this.#digests.all()
   }
 
+  root(): Uint8Array {
+    return this.#digests.root()
+  }
+
   differing(theirs: readonly Uint8Array[]): readonly number[] {
     return this.#digests.differing(theirs)
   }

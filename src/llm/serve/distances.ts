@@ -9,9 +9,9 @@ const NAMED = 64
 
 /** Answers how far other peers are from this one, and gathers the same from those between whom work is to be divided. */
 export class Distances {
-  readonly #ports: Pick<Ports, 'clock' | 'network'>
+  readonly #ports: Pick<Ports, 'network'>
 
-  constructor(ports: Pick<Ports, 'clock' | 'network'>) {
+  constructor(ports: Pick<Ports, 'network'>) {
     this.#ports = ports
   }
 
@@ -22,7 +22,7 @@ export class Distances {
 
   /** One-way distances between these peers, as far as they or we have measured them. A peer that does not answer leaves a gap. */
   async between(peers: readonly PeerId[]): Promise<Distance> {
-    const { clock, network } = this.#ports
+    const { network } = this.#ports
     const known = new Map<PeerId, ReadonlyMap<PeerId, number>>()
     const of = peers.slice(0, NAMED)
     const own = new Map(of.flatMap(peer => {
@@ -32,7 +32,7 @@ export class Distances {
     known.set(network.self, own)
     await Promise.all(of.filter(peer => peer !== network.self).slice(0, ASKED).map(async peer => {
       try {
-        const { rttMs } = await network.request(peer, distances, { of: [...of] }, clock.deadline(distances.limits.deadlineMs))
+        const { rttMs } = await network.request(peer, distances, { of: [...of] })
         known.set(peer, new Map(of.flatMap((other, at) => {
           const rtt = rttMs[at]
           return rtt === undefined || rtt === null ? [] : [[other, rtt] as const]
