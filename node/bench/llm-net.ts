@@ -31,7 +31,12 @@ export class LlmNet implements AsyncDisposable {
 
   static async start(peers: number): Promise<LlmNet> {
     const dir = await mkdtemp(join(tmpdir(), 'aios-llm-'))
-    return new LlmNet(dir, await Devnet.start(join(dir, 'net'), peers))
+    try {
+      return new LlmNet(dir, await Devnet.start(join(dir, 'net'), peers))
+    } catch (error) {
+      await rm(dir, { recursive: true, force: true })
+      throw error
+    }
   }
 
   make(wish: ModelWish): Promise<string> {

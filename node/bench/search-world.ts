@@ -1,4 +1,4 @@
-import { mkdtempSync } from 'node:fs'
+import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { check, encode, recordCid, type Schema } from '../../protocols/codec.ts'
@@ -25,7 +25,9 @@ const REGIONS = ['eu-west', 'eu-north', 'us-east', 'ap-south'] as const
 /** What a peer holds of a mesh of so many blocks: their records signed in a registry, their components in a content store, 500 hosts' ads. Only its disk and its network are in memory. */
 export async function searchWorld(blocks: number): Promise<{ readonly inventory: Inventory; readonly speak: (at: number) => void }> {
   const clock = new SystemClock()
-  const identity = openIdentity(join(mkdtempSync(join(tmpdir(), 'aios-search-')), 'peer.key'))
+  const home = mkdtempSync(join(tmpdir(), 'aios-search-'))
+  const identity = openIdentity(join(home, 'peer.key'))
+  rmSync(home, { recursive: true })
   const telemetry = { count() {}, gauge() {}, observe() {}, event() {} }
   const registries = new Registries(new MemoryView(), { identity, mayWrite: () => granted(true) }, { clock, telemetry })
   const content = recordsInMemory()

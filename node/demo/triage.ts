@@ -14,28 +14,28 @@ export type HeldOut = z.infer<typeof heldOut>
 
 export type Triage = { readonly vdag: string; readonly blocks: readonly string[]; readonly records: readonly HeldOut[] }
 
-/** Publishes the example's components, each from another of `peers`, starts its blocks and publishes its vDAG. */
+/** Publishes the example's components, each from another of `peers` and at the same time, starts its blocks and publishes its vDAG. */
 export async function publishTriage(peers: readonly DevPeer[], say: (line: string) => void): Promise<Triage> {
   const at = (index: number): DevPeer => {
     const peer = peers[index % peers.length]
     if (peer === undefined) throw new MeshError('BAD_INPUT', 'the demo needs at least one peer')
     return peer
   }
-  for (const [index, name] of COMPONENTS.entries()) {
+  await Promise.all(COMPONENTS.map(async (name, index) => {
     const peer = at(index)
     const { uri, bytes } = await publish(peer, join(EXAMPLE, name))
     say(`peer ${peer.index} published ${uri} (${(bytes / 1_024).toFixed(0)} KiB)`)
-  }
-  const blocks: string[] = []
-  for (const [index, file] of (await readdir(join(EXAMPLE, 'blocks'))).sort().entries()) {
+  }))
+  const files = (await readdir(join(EXAMPLE, 'blocks'))).sort()
+  const blocks = await Promise.all(files.map(async (file, index) => {
     const peer = at(index + 1)
     const spec = json.parse(JSON.parse(await readFile(join(EXAMPLE, 'blocks', file), 'utf8')))
     const made = z.object({ blockId: z.string(), ready: z.int() }).loose().parse(await retried(() => peer.client.send('POST', '/mesh/blocks', { spec, wait: true })))
-    blocks.push(made.blockId)
     const { instances } = z.object({ instances: z.array(z.object({ host: z.string() }).loose()) }).loose().parse(await peer.client.get(`/mesh/blocks/${made.blockId}`))
     const hosts = instances.map(({ host }) => `peer ${peers.find(({ peer }) => peer === host)?.index ?? '?'}`)
     say(`peer ${peer.index} asked for block ${made.blockId}: negotiated onto ${hosts.join(' and ')}`)
-  }
+    return made.blockId
+  }))
   const spec = json.parse(JSON.parse(await readFile(join(EXAMPLE, 'vdag.json'), 'utf8')))
   const { uri } = z.object({ uri: z.string() }).loose().parse(await at(0).client.send('POST', '/mesh/vdags', { spec }))
   say(`peer ${at(0).index} published vDAG ${uri}`)

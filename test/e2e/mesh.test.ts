@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { spawnSync } from 'node:child_process'
+import { execFile, spawnSync } from 'node:child_process'
 import { mkdtemp, readFile, rm, writeFile, mkdir } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -23,6 +23,13 @@ const answered = z.object({ run: z.string(), data: z.record(z.string(), z.json()
 function aios(...args: readonly string[]): { readonly code: number | null; readonly out: string; readonly err: string } {
   const { status, stdout, stderr } = spawnSync(process.execPath, [CLI, ...args], { encoding: 'utf8' })
   return { code: status, out: stdout, err: stderr }
+}
+
+/** The same, beside others. */
+function aside(...args: readonly string[]): Promise<{ readonly code: number; readonly err: string }> {
+  return new Promise(resolve => {
+    const child = execFile(process.execPath, [CLI, ...args], (_, __, err) => resolve({ code: child.exitCode ?? -1, err }))
+  })
 }
 
 async function until(reached: () => Promise<boolean>, what: string, limitMs = 30_000): Promise<void> {
@@ -157,13 +164,15 @@ describe('a mesh of three real peers', function () {
   it('an invite with another secret, and text that is none, are refused and say so', async () => {
     const read = readInvite(await net.invite(net.peer(0)))
     const forged = `aios1${base64url.baseEncode(encode({ ...read, secret: new Uint8Array(32).fill(7) }))}`
-    const wrong = aios('up', '--data', join(dir, 'stranger'), '--listen', '/ip4/127.0.0.1/tcp/0', '--no-mdns', '--join', forged)
+    const [wrong, none, nowhere] = await Promise.all([
+      aside('up', '--data', join(dir, 'stranger'), '--listen', '/ip4/127.0.0.1/tcp/0', '--no-mdns', '--join', forged),
+      aside('up', '--data', join(dir, 'stranger-2'), '--join', 'hello'),
+      aside('up', '--data', join(dir, 'stranger-3'), '--listen', 'nowhere', '--no-mdns', '--detach', '--json'),
+    ])
     assert.equal(wrong.code, 1)
     assert.match(wrong.err, /NETWORK_REFUSED|PEER_UNREACHABLE/)
     assert.match(wrong.err, /invite|secret|network/)
-    const none = aios('up', '--data', join(dir, 'stranger-2'), '--join', 'hello')
     assert.deepEqual([none.code, /BAD_INPUT/.test(none.err)], [1, true])
-    const nowhere = aios('up', '--data', join(dir, 'stranger-3'), '--listen', 'nowhere', '--no-mdns', '--detach', '--json')
     assert.deepEqual([nowhere.code, /BAD_INPUT.*nowhere is no address/.test(nowhere.err)], [1, true])
   })
 
@@ -336,7 +345,7 @@ describe('a mesh of three real peers', function () {
     this.timeout(120_000)
     const done = await ask(net.peer(0), 'before-the-end')
     await Promise.all([0, 1, 2].map(index => net.kill(index)))
-    for (const index of [0, 1, 2]) await net.up(index)
+    await Promise.all([0, 1, 2].map(index => net.up(index)))
     for (const peer of net.running()) await until(async () => z.array(z.object({ state: z.string() })).parse(await peer.client.get('/mesh/peers')).filter(({ state }) => state === 'alive').length === 3, `peer ${peer.index} knows all three`)
     for (const block of triage.blocks) await until(async () => (await instances(net.peer(1), block)).some(({ state }) => state === 'ready'), `${block} runs again`, 60_000)
     const again = await ask(net.peer(2), 'before-the-end')

@@ -1,7 +1,10 @@
 import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
+import { mkdtemp, rm } from 'node:fs/promises'
 import { createServer } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 import { peerIdFromString } from '@libp2p/peer-id'
@@ -114,7 +117,8 @@ describe('the network between real nodes', () => {
 
   it('a killed process is gone at once, not after a timeout', async () => {
     const a = await start()
-    const child = spawn(process.execPath, [fileURLToPath(new URL('victim.ts', import.meta.url))], { stdio: ['ignore', 'pipe', 'inherit'] })
+    const home = await mkdtemp(join(tmpdir(), 'aios-victim-'))
+    const child = spawn(process.execPath, [fileURLToPath(new URL('victim.ts', import.meta.url)), home], { stdio: ['ignore', 'pipe', 'inherit'] })
     try {
       const [address] = await once(createInterface(child.stdout), 'line')
       const peer = await a.network.dial([String(address)], a.clock.deadline(5_000))
@@ -130,6 +134,7 @@ describe('the network between real nodes', () => {
       assert.deepEqual(a.network.peers(), [])
     } finally {
       child.kill('SIGKILL')
+      await rm(home, { recursive: true, force: true, maxRetries: 5 })
     }
   })
 
@@ -231,8 +236,10 @@ describe('the network between real nodes', () => {
     const a = await startNode()
     const peer = a.network.self
     await a.stop()
-    const again = await start({ dir: a.dir })
+    const again = await startNode({ dir: a.dir })
     assert.equal(again.network.self, peer)
+    await again.close()
+    await a.close()
   })
 })
 
