@@ -31,7 +31,7 @@ export function findCaches(graph: WiredGraph): CacheChain {
     const readers = (graph.consumers.get(name) ?? []).filter(at => !readsShapeOnly(graph.nodes[at]!.opType))
     const pair = readers.map(at => pairAt(graph, name, at)).find(found => found !== undefined)
     if (pair !== undefined) pairs.set(name, pair)
-    else if (readers[0] !== undefined && shape?.dims?.length !== LEAST_RANK) throw new MeshError('SPEC_INVALID', `${describe(graph.nodes[readers[0]]!)} reads the cache ${name}, but does not write it on: the model cannot be split there`)
+    else if (readers[0] !== undefined && shape?.dims?.length !== LEAST_RANK) throw new MeshError('SPEC_INVALID', `${describe(graph.nodes[readers[0]]!)} reads the cache ${name}, but does not write it on: the model cannot be split there (keys and values of a layer have to come in and go out as one tensor each: \`past.N.key\`, \`past.N.value\`, \`present.N.key\` …)`)
   }
   if (pairs.size === 0) throw new MeshError('SPEC_INVALID', 'the model has no key-value cache inputs and outputs; export it with past (a text-generation-with-past task)')
   const layers: CachePair[][] = []

@@ -1,6 +1,7 @@
 import { clone, create } from '@bufbuild/protobuf'
 import { MeshError } from '../../../protocols/errors.ts'
 import { hoistConstants } from './hoist-constants.ts'
+import { freeCaches } from './idle-caches.ts'
 import { narrowCaches } from './narrow-caches.ts'
 import { attributeOf, describe, integerOf, readsOf, renamed, shapeOf, integers } from './node.ts'
 import { GraphProtoSchema, NodeProtoSchema, type FunctionProto, type GraphProto, type ModelProto, type NodeProto } from './onnx-pb.js'
@@ -25,6 +26,7 @@ export function flatten(model: ModelProto): GraphProto {
   hoistConstants(graph)
   graph.node = graph.node.map(keepingAll)
   answerOptions(graph)
+  freeCaches(graph)
   narrowCaches(graph)
   const read = new Set(graph.node.flatMap(readsOf))
   graph.input = graph.input.filter(({ name }) => read.has(name) || graph.output.some(output => output.name === name))

@@ -34,6 +34,17 @@ describe('a model as a public exporter writes it', () => {
     }
   })
 
+  it('with caches joined with nothing before they are lengthened, as recent releases of transformers do', async () => {
+    await same(rewritten('joined', { variant: 'plain' }, graph => {
+      graph.initializer.push(create(TensorProtoSchema, { name: 'nothing', dataType: ELEMENT.float32, dims: [1n, 2n, 0n, 16n] }))
+      const idle = (name: string): string => name.startsWith('past_key_values') ? `${name}/joined` : name
+      graph.node = [
+        ...graph.input.filter(({ name }) => name.startsWith('past_key_values')).map(({ name }) => node('Concat', name.endsWith('key') ? [name] : ['nothing', name], [idle(name)], [intAttribute('axis', -2)])),
+        ...graph.node.map(one => renamed(one, idle)),
+      ]
+    }))
+  })
+
   it('with token embeddings that are the head\'s weights, turned and reshaped on their way', async () => {
     await same(rewritten('turned', { variant: 'plain' }, graph => {
       const table = weight(graph, 'model.embed_tokens.weight')
