@@ -1,13 +1,13 @@
 import { accessSync, constants, mkdirSync } from 'node:fs'
-import { enableCompileCache } from 'node:module'
 import { resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
 const MODULES = new URL('../node_modules/', import.meta.url)
 
 /**
- * The folder, within this installation, of what V8 made of our code and our packages': with it a peer loads in half the time. Undefined
- * where nothing can be kept, as in an installation of somebody else's. `NODE_COMPILE_CACHE`, Node's own variable, names another.
+ * The folder, within this installation, of what V8 made of our code and our packages': with it processes load in half the time.
+ * Undefined where nothing can be kept, as in an installation of somebody else's. `NODE_COMPILE_CACHE`, Node's own variable, names another; a
+ * daemon that is started with it holds some 17 MiB more for as long as it lives, so that is left to who starts it.
  */
 export function compiledFolder(): string | undefined {
   const given = process.env['NODE_COMPILE_CACHE']
@@ -20,10 +20,4 @@ export function compiledFolder(): string | undefined {
   } catch {
     return undefined
   }
-}
-
-/** Has Node keep and use what it compiles from here on. */
-export function keepCompiled(): void {
-  const folder = compiledFolder()
-  if (folder !== undefined) enableCompileCache(folder)
 }

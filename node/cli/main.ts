@@ -1,13 +1,11 @@
 import { homedir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { MeshError, asMeshError } from '../../protocols/errors.ts'
-import { keepCompiled } from '../compiled.ts'
 import { COMMON, UsageError, findCommand, parseFor, usage, type Command, type Context } from './command.ts'
 import { commands } from './commands.ts'
 import { DaemonClient } from './daemon-client.ts'
 import { Output } from './output.ts'
 
-keepCompiled()
 process.exitCode = await main(process.argv.slice(2))
 
 async function main(argv: readonly string[]): Promise<number> {
