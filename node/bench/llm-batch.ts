@@ -17,7 +17,7 @@ export async function run(): Promise<Record<string, number>> {
 
 async function measure(suffix: string, variant: string): Promise<Record<string, number>> {
   await using net = await LlmNet.start(1)
-  await net.serve(await net.make({ preset: '125m', variant }), 'whole', { shards: 1, standbys: 0, contextTokens: 512, sessions: SESSIONS })
+  await net.serve(await net.make({ preset: '125m', variant }), 'whole', { shards: 1, standbys: 0, contextTokens: 512, sessions: SESSIONS, threads: 1 })
   const ask = (seed: number): Promise<Streamed> => net.stream(net.net.peer(0), 'whole', { prompt: promptOf(PROMPT, 32_000, seed), maxTokens: TOKENS })
   await ask(99)
   const ratios: number[] = []

@@ -19,8 +19,8 @@ export async function run(): Promise<Record<string, number>> {
 async function measure(suffix: string, variant: string): Promise<Record<string, number>> {
   await using net = await LlmNet.start(2)
   const folder = await net.make({ preset: '125m', variant })
-  await net.serve(folder, 'halves', { shards: 2, standbys: 0, contextTokens: 256, sessions: Math.max(...CROWDS) })
-  await net.serve(folder, 'whole', { shards: 1, standbys: 0, contextTokens: 256, sessions: Math.max(...CROWDS) })
+  await net.serve(folder, 'halves', { shards: 2, standbys: 0, contextTokens: 256, sessions: Math.max(...CROWDS), threads: 1 })
+  await net.serve(folder, 'whole', { shards: 1, standbys: 0, contextTokens: 256, sessions: Math.max(...CROWDS), threads: 1 })
   const figures: Record<string, number> = {}
   for (const crowd of CROWDS) {
     const rate = async (name: string, round: number): Promise<number> => {

@@ -14,7 +14,7 @@ const chunk = z.object({ id: z.string(), choices: z.array(z.object({ text: z.str
 export type Service = z.infer<typeof service>
 
 export type ModelWish = { readonly preset: 'tiny' | 'small' | '125m'; readonly variant: string; readonly seed?: number }
-export type ServeWish = { readonly shards: number; readonly standbys: number; readonly contextTokens?: number; readonly sessions?: number }
+export type ServeWish = { readonly shards: number; readonly standbys: number; readonly contextTokens?: number; readonly sessions?: number; /** Of each stage; by default as many as keep busy. */ readonly threads?: number }
 export type Asked = { readonly prompt: readonly number[]; readonly maxTokens: number; readonly onToken?: (count: number, session: string) => void; readonly signal?: AbortSignal }
 /** `arrivals`: when each chunk came, from `performance.now()`; `counts`: how many tokens, and the end, there were by then. A token without a text of its own comes with the next. */
 export type Streamed = { readonly session: string; readonly text: string; /** The last event id: what to read on after. */ readonly told: string; readonly beganAt: number; readonly arrivals: readonly number[]; readonly counts: readonly number[] }

@@ -20,12 +20,12 @@ export async function run(): Promise<Record<string, number>> {
 async function measure(label: string, variant: string): Promise<Record<string, number>> {
   await using net = await LlmNet.start(2)
   const folder = await net.make({ preset: '125m', variant })
-  await net.serve(folder, 'halves', { shards: 2, standbys: 0, contextTokens: 1_024, sessions: 2 })
+  await net.serve(folder, 'halves', { shards: 2, standbys: 0, contextTokens: 1_024, sessions: 2, threads: 1 })
   using alone = await AloneModel.open(folder, 1)
   using paged = await AloneModel.open(folder, 1, true)
   const bare = await inTurns(net, 'halves', alone, paged)
   await net.net.peer(0).client.send('DELETE', '/mesh/services/halves', undefined)
-  await net.serve(folder, 'doubled', { shards: 2, standbys: 1, contextTokens: 1_024, sessions: 2 })
+  await net.serve(folder, 'doubled', { shards: 2, standbys: 1, contextTokens: 1_024, sessions: 2, threads: 1 })
   const doubled = await inTurns(net, 'doubled', alone, paged)
   return {
     [`ratio_${label}`]: rounded(bare.alone / bare.split), [`ms_${label}`]: rounded(bare.split, 2), [`alone_ms_${label}`]: rounded(bare.alone, 2),

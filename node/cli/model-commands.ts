@@ -79,12 +79,13 @@ export const modelCommands: readonly Command[] = [
   },
   {
     words: ['model', 'serve'], args: 'NAME', count: [1, 1], what: 'serve a model over the mesh: all its stages, or none',
-    options: [...WISH, { name: 'standby', value: 'N', what: 'further instances of each stage on other hosts (default 1 where there are several)' }, { name: 'service', value: 'NAME', what: 'how clients call it (default: the model\'s name)' }, { name: 'draft', value: 'NAME', what: 'guess ahead with this small served model of the same vocabulary; with the service\'s own name, by what the text repeats' }, { name: 'no-wait', what: 'do not wait for the stages to be ready' }],
+    options: [...WISH, { name: 'standby', value: 'N', what: 'further instances of each stage on other hosts (default 1 where there are several)' }, { name: 'threads', value: 'N', what: 'processor threads of each stage (default: the cores of its hosts, as far as its weights keep them busy)' }, { name: 'service', value: 'NAME', what: 'how clients call it (default: the model\'s name)' }, { name: 'draft', value: 'NAME', what: 'guess ahead with this small served model of the same vocabulary; with the service\'s own name, by what the text repeats' }, { name: 'no-wait', what: 'do not wait for the stages to be ready' }],
     async run(context) {
       const name = text(context, 'service')
       const standbys = whole(context, 'standby', 0)
+      const threads = whole(context, 'threads', 1)
       const draft = text(context, 'draft')
-      const body = { model: arg(context, 0), ...wish(context), ...(name === undefined ? {} : { service: name }), ...(standbys === undefined ? {} : { standbys }), ...(draft === undefined ? {} : { draft }), wait: context.options['no-wait'] !== true }
+      const body = { model: arg(context, 0), ...wish(context), ...(name === undefined ? {} : { service: name }), ...(standbys === undefined ? {} : { standbys }), ...(threads === undefined ? {} : { threads }), ...(draft === undefined ? {} : { draft }), wait: context.options['no-wait'] !== true }
       const answer = await (await context.daemon()).send('POST', '/mesh/services', body)
       const encoder = servedEncoder.safeParse(answer)
       if (encoder.success) return context.out.result(encoder.data, () => `block ${encoder.data.service} gives embeddings: ${encoder.data.ready} instance(s) ready`)

@@ -16,7 +16,7 @@ const wish = z.object({
   sessions: z.int().positive().max(100_000).optional(),
   labels: z.record(z.string().max(60), z.string().max(200)).optional(),
 })
-const serveWish = wish.extend({ model: z.string().min(1).max(300), service: z.string().max(200).optional(), standbys: z.int().min(0).max(16).optional(), draft: z.string().max(200).optional(), wait: z.boolean().default(true) })
+const serveWish = wish.extend({ model: z.string().min(1).max(300), service: z.string().max(200).optional(), standbys: z.int().min(0).max(16).optional(), threads: z.int().positive().max(1_024).optional(), draft: z.string().max(200).optional(), wait: z.boolean().default(true) })
 
 /** Imported models: what there is, how one would be divided, and serving one. */
 export function addModelRoutes(app: Hono, { peer, authoring }: GatewayParts): void {

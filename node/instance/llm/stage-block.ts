@@ -13,6 +13,9 @@ import { StageGraph } from './stage-graph.ts'
 import { decodeOrder } from './stage-frames.ts'
 import { StageMetrics } from './stage-metrics.ts'
 
+const MOST_POSITIONS = 0x7fff_ffff
+const MOST_THREADS = 1_024
+
 /** A stage of a language model as a block: it answers health and counts like any other, and computes steps beside. */
 export class StageBlock {
   readonly #config: InstanceConfig
@@ -38,12 +41,13 @@ export class StageBlock {
   get definition(): BlockDefinition<{ readonly file: StageFile; readonly provider: string }> {
     return {
       load: async context => {
-        const { bundle, files, providers, threads, blockInitData } = this.#config
+        const { bundle, files, providers, blockInitData } = this.#config
         const file = await readStageFile(bundle)
+        const threads = wholeOf(blockInitData, 'threads', MOST_THREADS) ?? this.#config.threads
         const graph = await StageGraph.open(bundle, file, { providers, threads })
         const leastRows = await tryOut(graph, file)
         keepLargePagesForWeights()
-        const spec = { ...file.spec, kvTokens: roomOf(blockInitData['kvTokens'], file.spec) }
+        const spec = { ...file.spec, kvTokens: wholeOf(blockInitData, 'kvTokens', MOST_POSITIONS) ?? file.spec.kvTokens }
         this.#engine = new StageEngine({ file, graph, kvTokens: spec.kvTokens, weightBytes: await bytesOf(bundle, files), leastRows, metrics: new StageMetrics(context.metrics, spec.kvTokens), send: this.#send })
         this.#spec = spec
         return { file, provider: graph.provider }
@@ -68,10 +72,11 @@ async function readStageFile(bundle: string): Promise<StageFile> {
   throw new MeshError('SPEC_INVALID', `stage.json: ${issue?.path.join('.') ?? ''}: ${issue?.message ?? 'is not what it should be'}`)
 }
 
-/** `initData.kvTokens` says how much of a host's memory is for keys and values; the file says what its author thought of. */
-function roomOf(asked: unknown, spec: StageSpec): number {
-  if (asked === undefined) return spec.kvTokens
-  if (typeof asked !== 'number' || !Number.isInteger(asked) || asked < 1 || asked > 0x7fff_ffff) throw new MeshError('SPEC_INVALID', `initData.kvTokens is ${JSON.stringify(asked)}; it is a whole number of positions`)
+/** What the block says of this contract where the stage's file says what its author thought of: `kvTokens` of the host's memory, `threads` of its cores. */
+function wholeOf(initData: InstanceConfig['blockInitData'], name: 'kvTokens' | 'threads', most: number): number | undefined {
+  const asked = initData[name]
+  if (asked === undefined) return undefined
+  if (typeof asked !== 'number' || !Number.isInteger(asked) || asked < 1 || asked > most) throw new MeshError('SPEC_INVALID', `initData.${name} is ${JSON.stringify(asked)}; it is a whole number from 1 to ${most}`)
   return asked
 }
 

@@ -18,6 +18,7 @@ import { leastBottleneck } from '../plan/bottleneck.ts'
 import type { Distance } from '../plan/plan-hosts.ts'
 import { planModel, type ModelPlan, type PlanWish } from '../plan/plan-model.ts'
 import { planReplicas, type ReplicaPlan } from '../plan/plan-replicas.ts'
+import { stageThreads } from '../plan/stage-needs.ts'
 import { Distances } from './distances.ts'
 import { stageComponent } from './stage-component.ts'
 
@@ -44,7 +45,7 @@ export type ServeWish = {
   /** No others are planned with. */
   readonly among?: readonly PeerId[] | undefined
 }
-export type ServeOptions = ServeWish & { readonly service?: string | undefined; readonly standbys?: number | undefined; /** A small served model of the same vocabulary that guesses ahead, or the service's own name: by what its text repeats. */ readonly draft?: string | undefined }
+export type ServeOptions = ServeWish & { readonly service?: string | undefined; /** Of each stage; by default what its weights keep busy of the hosts' cores. */ readonly threads?: number | undefined; readonly standbys?: number | undefined; /** A small served model of the same vocabulary that guesses ahead, or the service's own name: by what its text repeats. */ readonly draft?: string | undefined }
 
 export type Planned = { readonly model: string; readonly wish: PlanWish; readonly plan: ModelPlan }
 export type Serving = { readonly served: ServedModel; readonly plan: ModelPlan; readonly blocks: readonly BlockRecord[]; /** Hosts that would not, and were planned around. */ readonly refusals: readonly { readonly host: PeerId; readonly because: string }[] }
@@ -128,7 +129,11 @@ export class ModelServing {
       })
       const standbys = options.standbys ?? (this.#view.ads().filter(({ runtimes }) => runtimes.some(({ name }) => name === 'llm')).length > 1 ? 1 : 0)
       const components = await this.#components(manifest, graph, plan.stages)
-      const blocks = plan.stages.map((stage, at) => stageBlock(service, at, components[at]!, stage.needs, wish, standbys, identity.peer))
+      const cores = Math.min(...plan.stages.map(({ peer }) => Math.floor((this.#view.ad(peer)?.total.cpuMilli ?? 0) / 1_000)))
+      const blocks = plan.stages.map((stage, at) => {
+        const threads = options.threads ?? stageThreads(manifest, stage.first, stage.end, cores)
+        return stageBlock(service, at, components[at]!, { needs: stage.needs, threads, standbys }, wish, identity.peer)
+      })
       // Beyond any epoch of blocks that were served under this name before, which hosts still remember.
       const epoch = Math.floor(clock.unix() / 1_000)
       const { verdict, refusers } = await this.#placement.placeTogether(blocks.map((block, at) => ({ block, host: plan.stages[at]!.peer })), epoch)
@@ -234,11 +239,11 @@ function planWish({ facts }: ModelManifest, { shards = 'auto', aim = 'latency', 
 }
 
 /** The block of one stage. What was promised decides its room; the component is the same for every promise. */
-function stageBlock(service: string, at: number, component: StageComponent, needs: Needs, { contextTokens, sessions, labels = {} }: PlanWish, standbys: number, owner: PeerId): BlockRecord {
+function stageBlock(service: string, at: number, component: StageComponent, { needs, threads, standbys }: { readonly needs: Needs; readonly threads: number; readonly standbys: number }, { contextTokens, sessions, labels = {} }: PlanWish, owner: PeerId): BlockRecord {
   const id = `${service}-s${at}`
   return parseBlock({
     blockId: id, blockComponentURI: component.manifest.componentURI, minInstances: 1 + standbys, maxInstances: 1 + standbys, needs, labels,
-    blockInitData: { kvTokens: contextTokens * sessions, service, stage: at }, tags: ['llm-stage', service],
+    blockInitData: { kvTokens: contextTokens * sessions, threads, service, stage: at }, tags: ['llm-stage', service],
   }, component, { owner, newId: () => id })
 }
 

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { capacityAd, type CapacityAd } from '../../../protocols/capacity.ts'
 import { modelManifest, type ModelManifest } from '../../../protocols/model.ts'
 import { planModel, type PlanWish } from '../../../src/llm/plan/plan-model.ts'
-import { stageNeeds } from '../../../src/llm/plan/stage-needs.ts'
+import { stageNeeds, stageThreads } from '../../../src/llm/plan/stage-needs.ts'
 import { samples } from '../../protocols/samples.ts'
 
 const MIB = 1_048_576
@@ -42,6 +42,13 @@ describe('planning a model', () => {
     for (const { first, end, needs } of verdict.value.stages) assert.deepEqual(needs, stageNeeds(manifest, first, end, { contextTokens: 1_024, sessions: 8 }))
     const [one] = verdict.value.stages
     assert(stageNeeds(manifest, one!.first, one!.end, { contextTokens: 1_024, sessions: 80 }).memoryMb > one!.needs.memoryMb)
+  })
+
+  it('computes with as many threads as there are cores, and no more than its weights keep busy', () => {
+    assert.equal(stageThreads(manifest, 0, 12, 8), 8)
+    assert.equal(stageThreads(manifest, 0, 1, 8), 2)
+    assert.equal(stageThreads(manifest, 11, 12, 16), 8)
+    assert.equal(stageThreads(manifest, 0, 12, 0), 1)
   })
 
   it('splits what no host can hold, and what it promises fits each of them', () => {
