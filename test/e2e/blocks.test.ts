@@ -120,9 +120,9 @@ describe('blocks on real peers', function () {
     const [instance = ''] = Object.keys((await look(0)).instances)
     assert.equal(Object(await send(1, `/controller/reassign-instance/${cluster}`, { block_id: 'talk', instance_id: instance })).reassigned, true)
     await until(async () => {
-      const { instances, ready } = await look(0)
-      return ready === 2 && !(instance in instances)
-    }, 'another has come')
+      const seen = await Promise.all([look(0), look(1)])
+      return seen.every(({ instances, ready }) => ready === 2 && !(instance in instances))
+    }, 'another has come, as both see it')
     assert.deepEqual(await ask(1, 4), { said: 'good day', n: 4 }, 'one that came later has the parameters, too')
     assert.equal(Object(await send(1, '/mgmt', { block_id: 'talk', service: 'executor', mgmt_action: 'estimate', mgmt_data: {} })).instances, 2)
     assert.equal(Object.keys(Object(await send(0, '/blocks/mgmt', { block_id: 'talk', service: 'health', action: 'check', payload: null }))).length, 2)
