@@ -163,7 +163,7 @@ async function assemble(options: UpOptions, startedAt: number, closers: Closers,
   void others.found.then(() => peer.view.measured()).catch(error => sink.event('warn', 'containers.not-offered', { because: asMeshError(error).message }))
   void machine.refine().then(() => peer.view.measured()).catch(error => sink.event('warn', 'machine.not-measured', { because: asMeshError(error).message }))
   // Housekeeping: what it cannot take away stays.
-  setImmediate(() => sweepDeadScratch(clock.unix()))
+  setImmediate(() => void sweepDeadScratch(clock.unix()).catch(() => undefined))
   process.on('unhandledRejection', error => sink.event('error', 'unhandled', { because: asMeshError(error).message, stack: error instanceof Error ? error.stack : undefined }))
 
   return {

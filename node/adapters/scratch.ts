@@ -1,7 +1,8 @@
-import { lstatSync, mkdtempSync, readdirSync, rmSync } from 'node:fs'
+import { mkdtempSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { Millis } from '../../protocols/ids.ts'
+import { sweepDeadFolders } from './dead-folders.ts'
 
 /** What a daemon and its measuring need a folder for, for moments only. */
 export type Purpose = 'auth' | 'policy' | 'probe'
@@ -9,7 +10,6 @@ export type Purpose = 'auth' | 'policy' | 'probe'
 const NAMED = /^aios-(?:auth|policy|probe)-(\d+)-/
 /** Far longer than any of them is used: processes of another container, which may share the folder, cannot be asked whether they live. */
 const SETTLED_MS = 3_600_000
-const MOST = 256
 
 /** A folder that only this user may enter, named for the process that made it. Whoever made it takes it away. */
 export function makeScratch(purpose: Purpose): string {
@@ -17,21 +17,8 @@ export function makeScratch(purpose: Purpose): string {
 }
 
 /** Takes away what killed processes of this user left behind. Returns how many. */
-export function sweepDeadScratch(now: Millis, root: string = tmpdir()): number {
-  const uid = process.getuid?.()
-  let swept = 0
-  for (const name of readdirSync(root).filter(entry => NAMED.test(entry)).slice(0, MOST)) {
-    const folder = join(root, name)
-    try {
-      const { mtimeMs, uid: owner } = lstatSync(folder)
-      if (owner !== uid || now - mtimeMs < SETTLED_MS || lives(Number(NAMED.exec(name)?.[1]))) continue
-      rmSync(folder, { recursive: true, force: true })
-      swept += 1
-    } catch {
-      // Somebody else took it away.
-    }
-  }
-  return swept
+export function sweepDeadScratch(now: Millis, root: string = tmpdir()): Promise<number> {
+  return sweepDeadFolders({ named: NAMED, settledMs: SETTLED_MS, isUsed: (_, [, pid]) => lives(Number(pid)) }, now, root)
 }
 
 function lives(pid: number): boolean {

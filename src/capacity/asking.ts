@@ -1,7 +1,7 @@
 import { probe } from '../../protocols/capacity.ts'
 import { asMeshError, MeshError } from '../../protocols/errors.ts'
 import type { Millis, PeerId } from '../../protocols/ids.ts'
-import { hedge } from '../lib/hedge.ts'
+import { hedgeWithin } from '../lib/hedge.ts'
 import type { Ports } from '../ports.ts'
 
 export type ProbeRequest = { of?: PeerId; incarnation: number; believed?: 'suspect' | 'dead' }
@@ -16,10 +16,9 @@ const AGAIN_MS: Millis = 60
  */
 export function reach(ports: Pick<Ports, 'clock' | 'network'>, peer: PeerId, request: ProbeRequest, windowMs: Millis, times: number): Promise<ProbeAnswer> {
   const { clock, network } = ports
-  const until = clock.monotonic() + windowMs
   const evenly = Math.floor(windowMs / times)
   const againMs = Math.min(evenly, Math.max(AGAIN_MS, 2 * (network.rtt(peer) ?? evenly)))
-  return hedge(clock, { againMs, times }, () => network.request(peer, probe, request, Math.max(1, until - clock.monotonic())))
+  return hedgeWithin(clock, { againMs, times, windowMs }, leftMs => network.request(peer, probe, request, leftMs))
 }
 
 /** Is nobody there, or is nothing to be heard? */

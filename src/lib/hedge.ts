@@ -24,3 +24,9 @@ export function hedge<T>(clock: Pick<Clock, 'after'>, policy: { readonly againMs
     say()
   })
 }
+
+/** The same within `windowMs`: each question is told how long it may still wait. */
+export function hedgeWithin<T>(clock: Pick<Clock, 'after' | 'monotonic'>, policy: { readonly againMs: Millis; readonly times: number; readonly windowMs: Millis }, ask: (leftMs: Millis) => Promise<T>): Promise<T> {
+  const until = clock.monotonic() + policy.windowMs
+  return hedge(clock, policy, () => ask(Math.max(1, until - clock.monotonic())))
+}

@@ -4,7 +4,7 @@ import type { Millis, PeerId } from '../../protocols/ids.ts'
 import { bearerBody, hello, helloBody, type CapabilityChain, type Right } from '../../protocols/membership.ts'
 import { signingBytes, type Signed } from '../../protocols/signed.ts'
 import { retry } from '../lib/backoff.ts'
-import { hedge } from '../lib/hedge.ts'
+import { hedgeWithin } from '../lib/hedge.ts'
 import type { Ports, Random } from '../ports.ts'
 import { issue, proveChain, SKEW_MS } from './capability.ts'
 import { LINKS, readGenesis, type Membership } from './invitation.ts'
@@ -113,8 +113,7 @@ export class Admission {
 
   async #greet(peer: PeerId): Promise<void> {
     const { clock, network } = this.#ports
-    const until = clock.monotonic() + HELLO_MS
-    const answer = await hedge(clock, { againMs: HELLO_AGAIN_MS, times: HELLOS_SAID }, () => network.request(peer, hello, this.#say(peer), Math.max(1, until - clock.monotonic())))
+    const answer = await hedgeWithin(clock, { againMs: HELLO_AGAIN_MS, times: HELLOS_SAID, windowMs: HELLO_MS }, leftMs => network.request(peer, hello, this.#say(peer), leftMs))
     if (answer.hello === undefined) {
       const because = answer.refused?.because ?? 'no reason given'
       const code = answer.refused !== undefined && isErrorCode(answer.refused.code) ? answer.refused.code : 'NETWORK_REFUSED'

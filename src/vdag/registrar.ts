@@ -3,6 +3,7 @@ import { MeshError } from '../../protocols/errors.ts'
 import type { Cid, Millis, PeerId, RunId } from '../../protocols/ids.ts'
 import { runClaim, runClaimBody, runMirror, runMirrorBody, runRead, type RunEvent } from '../../protocols/runs.ts'
 import type { Signed } from '../../protocols/signed.ts'
+import { abortable } from '../lib/abortable.ts'
 import type { Ports } from '../ports.ts'
 import type { MeshView } from '../roles.ts'
 import { unseal } from '../trust/seal.ts'
@@ -144,7 +145,7 @@ export class Registrar {
       fetching = this.#ports.content.fetch(cid, { from: [from], signal: this.#ports.clock.deadline(60_000) }).finally(() => this.#fetching.delete(cid))
       this.#fetching.set(cid, fetching)
     }
-    return Promise.race([fetching, aborted(until)])
+    return abortable(fetching, until)
   }
 
   async #read(run: RunId, from: number, waitMs: Millis, signal: AbortSignal): Promise<ReadAnswer> {
@@ -167,11 +168,4 @@ export function named(event: RunEvent): readonly Cid[] {
 
 function mustBeOwn(claimed: PeerId, from: PeerId): void {
   if (claimed !== from) throw new MeshError('FORBIDDEN', `${from} speaks for ${claimed}`)
-}
-
-function aborted(signal: AbortSignal): Promise<never> {
-  const { promise, reject } = Promise.withResolvers<never>()
-  signal.addEventListener('abort', () => reject(signal.reason), { once: true })
-  if (signal.aborted) reject(signal.reason)
-  return promise
 }

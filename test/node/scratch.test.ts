@@ -20,11 +20,11 @@ describe('folders for a moment', () => {
       rmSync(mine, { recursive: true })
       assert.ok(!existsSync(mine))
 
-      assert.equal(sweepDeadScratch(Date.now() + HOURS_MS, root), 0, 'both live')
+      assert.equal(await sweepDeadScratch(Date.now() + HOURS_MS, root), 0, 'both live')
       child.kill('SIGKILL')
       await once(child, 'close')
-      assert.equal(sweepDeadScratch(Date.now(), root), 0, 'too young to be judged')
-      assert.equal(sweepDeadScratch(Date.now() + HOURS_MS, root), 1)
+      assert.equal(await sweepDeadScratch(Date.now(), root), 0, 'too young to be judged')
+      assert.equal(await sweepDeadScratch(Date.now() + HOURS_MS, root), 1)
       assert.deepEqual(readdirSync(root).sort(), ['aios-auth-nobody', basename(mine), 'something-else'].sort())
     } finally {
       child.kill('SIGKILL')
