@@ -11,6 +11,8 @@ import type { BlockDesk } from './upkeep.ts'
 /** Crashes within a minute from which an instance counts as unhealthy, though it has come up again. */
 const CRASH_LOOP = 2
 const LOAD_MS = 3_000
+/** What a host says of an instance that it has no more: its next ad says the same. */
+const GONE: ReadonlySet<Json> = new Set(['EPOCH_FENCED', 'NO_INSTANCE'])
 
 type Parts = { readonly desk: BlockDesk; readonly view: MeshView; readonly invoker: Pick<BlockInvoker, 'health' | 'load'>; readonly policies: PolicyCalls; readonly documents: BlockDocuments; readonly metrics: MetricsSource; readonly onUnhealthy: (block: BlockId, instance: InstanceId, because: string) => void }
 
@@ -45,6 +47,9 @@ export class HealthChecker {
     const { timeoutMs, rounds } = healthSettings(record)
     const ads = view.instancesOf(block).map(({ ad }) => ad)
     const answers = await this.#ask(block, timeoutMs, ads.some(({ state }) => state === 'ready'))
+    // One that was released meanwhile, or just before while its ad is late, is not ill: it is gone.
+    const held = new Set((desk.tended(block) ?? tended).observed.map(({ instance }) => instance))
+    for (const instance of answers.keys()) if (!held.has(instance)) answers.delete(instance)
     const looping = new Map(ads.flatMap(ad => {
       if (ad.state === 'failed') return [[ad.instance, ad.because ?? 'it failed'] as const]
       if (ad.state === 'starting' && (ad.crashes ?? 0) > 0) return [[ad.instance, `it crashed ${ad.crashes} times in a minute and starts again`] as const]
@@ -75,8 +80,8 @@ export class HealthChecker {
 
   async #ask(block: BlockId, timeoutMs: number, any: boolean): Promise<Map<InstanceId, Checked>> {
     const answers = any ? await this.#parts.invoker.health(block, { deadlineMs: timeoutMs }) : {}
-    const busy = await this.#busy(block, Object.entries(answers).filter(([, { detail }]) => isSilence(detail)).map(([instance]) => instance))
-    return new Map(Object.entries(answers).map(([instance, { healthy, detail }]) => [instance, healthy || busy.has(instance) ? { healthy: true, because: '' } : { healthy, because: reasonOf(detail) }]))
+    const busy = await this.#busy(block, Object.entries(answers).filter(([, { detail }]) => failureOf(detail) === 'DEADLINE').map(([instance]) => instance))
+    return new Map(Object.entries(answers).filter(([, { detail }]) => !GONE.has(failureOf(detail) ?? '')).map(([instance, { healthy, detail }]) => [instance, healthy || busy.has(instance) ? { healthy: true, because: '' } : { healthy, because: reasonOf(detail) }]))
   }
 
   /** Of those that said nothing in time, those that have served calls since the last such round: they compute, and answer when they are done. */
@@ -89,9 +94,10 @@ export class HealthChecker {
   }
 }
 
-function isSilence(detail: Json): boolean {
+/** Why an instance did not say how it is. */
+function failureOf(detail: Json): Json | undefined {
   const error: Json | undefined = isJsonObject(detail) ? detail['error'] : undefined
-  return isJsonObject(error) && error['code'] === 'DEADLINE'
+  return isJsonObject(error) ? error['code'] : undefined
 }
 
 function reasonOf(detail: Json): string {

@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict'
+import type { BlockOrder } from '../../protocols/block-control.ts'
 import type { Json } from '../../protocols/ids.ts'
 import { healthRound, healthSettings, toReplace } from '../../src/blocks/health-round.ts'
 import { isJsonObject } from '../../src/lib/json.ts'
@@ -41,6 +42,27 @@ describe('health checker', function () {
     await town.until('the mute one is replaced', () => !town.ready('well').includes(mute) && town.ready('well').length === 2, 60_000)
     await town.later(30_000)
     assert.equal(town.ready('well').length, 2)
+  })
+
+  it('one that its steward has released is not taken for ill, though its ad is late', async () => {
+    const town = await new Town(3).open()
+    await town.block({ blockId: 'moved', minInstances: 2, maxInstances: 3 })
+    await town.untilReady('moved', 2)
+    const [old = ''] = town.ready('moved')
+    const order = async (what: BlockOrder): Promise<Json> => town.world.drive(town.bystander('moved').control.order('moved', what))
+    await order({ do: 'reassign', instance: old })
+    let held = [old]
+    for (let round = 0; round < 2_000 && held.includes(old); round += 1) {
+      const checked = Object(await order({ do: 'command', service: 'stability_checker', action: 'check', data: null }))
+      held = Object.keys(Object(Object(await order({ do: 'status' })).instances))
+      for (const [instance, { healthy, because }] of Object.entries<Json & { healthy?: Json; because?: Json }>(checked)) assert.equal(healthy, true, `${instance}: ${String(because)}`)
+      await town.later(3)
+    }
+    assert.ok(!held.includes(old))
+    for (let round = 0; round < 50; round += 1) {
+      assert.deepEqual(Object.keys(Object(await order({ do: 'command', service: 'stability_checker', action: 'check', data: null }))).sort(), held.sort())
+      await town.later(3)
+    }
   })
 
   it('an instance that computes for so long that it does not answer is busy, as long as it serves', async () => {
