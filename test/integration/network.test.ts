@@ -11,6 +11,7 @@ import { peerIdFromString } from '@libp2p/peer-id'
 import { z } from 'zod'
 import { defineProtocol, defineStream, defineTopic } from '../../protocols/codec.ts'
 import { KIND, MUX_ID, writeHead } from '../../protocols/mux.ts'
+import { Ed25519Identity } from '../../node/adapters/identity.ts'
 import { SystemClock } from '../../node/adapters/system.ts'
 import { connect, nodesOfTests, type NodeUnderTest, startNode, until } from './node-under-test.ts'
 
@@ -149,13 +150,13 @@ describe('the network between real nodes', () => {
 
   it('garbage on the mux drops that connection and nothing else', async () => {
     const frames = (ours: number): Record<string, Uint8Array> => ({ noise: new Uint8Array(64).fill(0xa5), 'too long': head(1 << 30, KIND.message, 1), 'unknown kind': head(0, 60, 1), 'a call of ours': Buffer.concat([head(2, KIND.open, ours), Buffer.from([1, 65])]), 'parts of nothing known': Buffer.concat([head(8, KIND.open | 0x80, 3), new Uint8Array(8)]) })
-    const [a, friend] = [await start({ fastLane: false }), await start({ fastLane: false })]
+    // The peer with the lower id opens the mux. With the higher id the attacker has it opened to it, and no mux of its own competes with the garbage.
+    const [lowest, ...others] = Array.from({ length: 7 }, (_, index) => new Ed25519Identity(new Uint8Array(32).fill(index + 1))).sort((one, other) => (one.peer < other.peer ? -1 : 1))
+    const [a, friend] = [await start({ fastLane: false, ...(lowest === undefined ? {} : { identity: lowest }) }), await start({ fastLane: false })]
     a.network.handle(echo, async request => request)
     await connect(friend, a)
-    for (const what of Object.keys(frames(0))) {
-      // The peer with the lower id opens the mux. With the higher id the attacker has it opened to it, and no mux of its own competes with the garbage.
-      let attacker = await start({ fastLane: false, admits: false })
-      while (attacker.network.self < a.network.self) attacker = await start({ fastLane: false, admits: false })
+    for (const [index, what] of Object.keys(frames(0)).entries()) {
+      const attacker = await start({ fastLane: false, admits: false, identity: others[index]! })
       const bytes = frames(1)[what] ?? new Uint8Array(0)
       const stream = await muxFrom(attacker, a)
       await until(() => a.libp2p.getConnections(attacker.libp2p.peerId).length > 0)
