@@ -221,7 +221,7 @@ export class SimulatedStageRunner implements StageRunner {
     this.#running = false
   }
 
-  #compute({ session, position, count, input, want, rows }: StageStep, computeMs: Millis, batch: number): StageOutput {
+  #compute({ session, position, count, input, want, rows, kv }: StageStep, computeMs: Millis, batch: number): StageOutput {
     const held = this.#held(session)
     if (position > held.position) throw new MeshError('BAD_INPUT', `position ${position} does not follow ${held.position} positions`)
     if (position + count > held.tokens) throw new MeshError('BAD_INPUT', `${position + count} positions are more than the ${held.tokens} reserved`)
@@ -235,13 +235,14 @@ export class SimulatedStageRunner implements StageRunner {
       outs.push(out)
     }
     held.position = position + count
-    if (want === 'none') return { computeMs, batch }
-    if (want === 'hidden') return { hidden, computeMs, batch }
+    const told = { computeMs, batch, ...(kv ? { kv: held.rows.slice(position * this.spec.kvBytes, (position + count) * this.spec.kvBytes) } : {}) }
+    if (want === 'none') return told
+    if (want === 'hidden') return { hidden, ...told }
     const logits = (rows === 'all' ? outs : outs.slice(-1)).map(out => this.#arithmetic.logits(out))
-    if (want === 'greedy') return { ids: logits.map(greatest), computeMs, batch }
+    if (want === 'greedy') return { ids: logits.map(greatest), ...told }
     const flat = new Float32Array(logits.length * this.spec.vocab)
     for (const [at, row] of logits.entries()) flat.set(row, at * this.spec.vocab)
-    return { logits: flat, computeMs, batch }
+    return { logits: flat, ...told }
   }
 
   #held(session: string): Held {

@@ -90,10 +90,7 @@ export class SplitGenerations implements Generations {
       drives: session => (this.#driven.has(session) ? 'driving' : this.#beginning.has(session) ? 'beginning' : undefined),
       moved: session => this.#follow.news(session),
       giveUp: (session, to, epoch) => this.#driven.get(session)?.giveWay(to, epoch),
-      kept: entry => {
-        background(ports.telemetry, 'llm.log_not_written', this.#book.save(entry), 'warn')
-        background(ports.telemetry, 'llm.mirror_not_ready', this.#ready(entry))
-      },
+      kept: entry => background(ports.telemetry, 'llm.mirror_not_ready', this.#ready(entry)),
     })
     this.#takeover = new Takeover({
       ports, view, book: this.#book, stopped: this.#stopped.signal,

@@ -81,6 +81,7 @@ export class Mirror {
     // Asked to say it all again, an origin that was overtaken learns of it.
     if (entry === undefined || entry.origin !== from || epoch < entry.epoch) return answer(undefined)
     entry.heardAt = this.#ports.clock.monotonic()
+    if (epoch > entry.epoch) Object.assign(entry, { epoch, headDirty: true })
     let news
     try {
       news = decodeEvents(events, first)

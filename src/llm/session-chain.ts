@@ -1,10 +1,10 @@
 import { asMeshError, MeshError } from '../../protocols/errors.ts'
 import type { StagePlan } from '../../protocols/generation.ts'
 import type { InstanceId, Millis, PeerId } from '../../protocols/ids.ts'
-import type { ServedModel } from '../../protocols/model.ts'
 import type { StageFrame, StageOpen } from '../../protocols/stage.ts'
 import { Pause } from '../lib/pause.ts'
 import type { Ports } from '../ports.ts'
+import { linksOf, planOf, type Chained, type ChainLink } from './chain-link.ts'
 import { epochOf, restartFrom, roundOf, type Holding } from './chain.ts'
 import { Overtaken } from './overtaken.ts'
 import { askForSeat } from './seat-request.ts'
@@ -17,6 +17,8 @@ const LONGEST_LOOK_MS: Millis = 2_000
 /** A standby has so long to say that it has room. */
 const GUARD_MS: Millis = 3_000
 const GUARD_AGAIN_MS: Millis = 1_000
+/** A host that may be gone is left alone for so long. */
+const FLED_MS: Millis = 1_000
 /** How long a session waits for an instance of a stage that has none: those of the dead are placed anew. */
 const WITHOUT_MS: Millis = 120_000
 
@@ -29,31 +31,6 @@ export type ChainParts = {
   readonly generates: (origin: PeerId, session: string, signal: AbortSignal) => Promise<boolean>
 }
 
-/** The session as its stages need to know it. */
-export type Chained = {
-  readonly session: string
-  readonly served: ServedModel
-  readonly reserve: number
-  readonly prefix: readonly string[]
-  readonly trace?: string
-  /** Tells this peer's epochs from those of others. */
-  readonly mark: number
-  /** Positions whose tokens are known now. */
-  readonly known: () => number
-}
-
-type Link = {
-  readonly block: string
-  readonly first: number
-  readonly end: number
-  primary: Place | undefined
-  standby: Place | undefined
-  /** The primary knows its standby. */
-  guarded: boolean
-  /** What the standby is known to hold, once it hurries. */
-  caught: number | undefined
-}
-
 /** A standby that lacks no more has what it takes to go on at once. */
 const CLOSE = 3
 
@@ -62,13 +39,14 @@ export class SessionChain {
   epoch: number
   readonly #parts: ChainParts
   readonly #of: Chained
-  readonly #links: Link[]
+  readonly #links: ChainLink[]
   readonly #changed: () => void
   readonly #guarding = new Set<number>()
   /** Instances without room for this session, in the attempt under way. */
   readonly #full = new Set<InstanceId>()
   /** Hosts and instances that may be gone: with a standby elsewhere nobody waits to find out. */
   readonly #doubted = new Set<PeerId | InstanceId>()
+  readonly #fled = new Set<PeerId>()
   readonly #pause = new Pause()
   #open = false
   #closed = false
@@ -79,12 +57,7 @@ export class SessionChain {
     this.#of = of
     this.#changed = changed
     this.epoch = before.epoch
-    this.#links = of.served.stages.map(({ block, first, end }) => {
-      const known = before.plan.find(stage => stage.block === block)
-      // Contracts only gain epochs, and hosts take any since the instance began.
-      const place = (at: { readonly host: PeerId; readonly instance: InstanceId } | undefined): Place | undefined => (at === undefined ? undefined : { host: at.host, instance: at.instance, contractEpoch: parts.seating.epochOf(block, at.instance) })
-      return { block, first, end, primary: place(known), standby: place(known?.standby), guarded: false, caught: undefined }
-    })
+    this.#links = linksOf(of.served, before.plan, parts.seating)
     for (const link of this.#links) for (const place of [link.primary, link.standby]) if (place !== undefined) this.#take(link, place)
   }
 
@@ -93,9 +66,7 @@ export class SessionChain {
   }
 
   plan(): readonly StagePlan[] {
-    return this.#links.flatMap(({ block, first, end, primary, standby }) => (primary === undefined ? [] : [{
-      block, first, end, host: primary.host, instance: primary.instance, ...(standby === undefined ? {} : { standby: { host: standby.host, instance: standby.instance } }),
-    }]))
+    return planOf(this.#links)
   }
 
   uses(peer: PeerId): boolean {
@@ -104,6 +75,11 @@ export class SessionChain {
 
   /** Frames to or from `host` may be lost, and it be gone. Says whether that matters to the chain. */
   doubt(host: PeerId): boolean {
+    for (const [stage, link] of this.#links.entries()) {
+      if (link.standby?.host !== host) continue
+      this.#flee(link, 'standby')
+      if (this.#open) this.#guard(stage)
+    }
     if (!this.#links.some(({ primary }) => primary?.host === host)) return false
     this.#doubted.add(host)
     return true
@@ -143,12 +119,12 @@ export class SessionChain {
   }
 
   /** The standby, where a session may go on at it. */
-  #ready({ block, standby }: Link): Place | undefined {
+  #ready({ block, standby }: ChainLink): Place | undefined {
     const { seating } = this.#parts
     return standby !== undefined && seating.state(block, standby) === 'ready' && !seating.shunned(standby) && !this.#doubted.has(standby.host) && !this.#doubted.has(standby.instance) ? standby : undefined
   }
 
-  #hurry(stage: number, link: Link): void {
+  #hurry(stage: number, link: ChainLink): void {
     if (!this.#open || !link.guarded || link.caught !== undefined || link.primary === undefined) return
     link.caught = 0
     this.#tell(link.primary.host, stage, { kind: 'hurry' })
@@ -212,9 +188,13 @@ export class SessionChain {
     this.#pause.news()
   }
 
-  /** Tells the chain of itself, and gives it standbys. */
+  /** Tells the chain of itself. */
   resume(starts: readonly number[]): void {
     this.send({ kind: 'resume', known: this.#of.known(), hops: this.#links.map(({ primary }, stage) => ({ host: primary?.host ?? '', from: starts[stage] ?? 0 })) })
+  }
+
+  /** Gives the chain standbys, and says whom it is made of. */
+  protect(): void {
     for (const stage of this.#links.keys()) this.#guard(stage)
     this.#changed()
   }
@@ -252,7 +232,7 @@ export class SessionChain {
   }
 
   /** Opens one stage where it was, at its standby, or elsewhere. Why not, when it cannot; undefined when there is nowhere to try. */
-  async #seat(link: Link, stage: number, signal: AbortSignal): Promise<Holding | MeshError | undefined> {
+  async #seat(link: ChainLink, stage: number, signal: AbortSignal): Promise<Holding | MeshError | undefined> {
     const { seating, ports } = this.#parts
     this.#settle(link)
     const { primary } = link
@@ -275,7 +255,7 @@ export class SessionChain {
   }
 
   /** Puts somebody in the place of a primary that is gone, was blamed, or is to go. */
-  #settle(link: Link): void {
+  #settle(link: ChainLink): void {
     const { seating } = this.#parts
     const { primary } = link
     const state = primary === undefined || seating.shunned(primary) || this.#full.has(primary.instance) ? 'gone' : seating.state(link.block, primary)
@@ -285,7 +265,8 @@ export class SessionChain {
     if (state === 'ready' && primary !== undefined && !this.#doubted.has(primary.host) && !this.#doubted.has(primary.instance)) return
     const others = { instances: new Set([...this.#full, ...(primary === undefined ? [] : [primary.instance])]), hosts: new Set<PeerId>() }
     const successor = ready ?? seating.pick(link.block, others, this.#of.prefix[0])
-    if (primary !== undefined) {
+    if (primary !== undefined && this.#doubted.has(primary.host)) this.#flee(link, 'primary')
+    else if (primary !== undefined) {
       this.#release(link, 'primary')
       this.#closeAt(link, primary)
     }
@@ -294,9 +275,21 @@ export class SessionChain {
     link.primary = successor
   }
 
+  /** To dial a host that may be gone takes time that others wait for: neither to give a seat back nor to ask for one, until it is known. */
+  #flee(link: ChainLink, role: 'primary' | 'standby'): void {
+    const place = link[role]
+    if (place === undefined) return
+    this.#release(link, role)
+    this.#fled.add(place.host)
+    this.#parts.ports.clock.after(FLED_MS, () => {
+      this.#fled.delete(place.host)
+      this.#closeAt(link, place)
+    })
+  }
+
   /** Brings a standby up, where there is none in this epoch, in the background. */
   #guard(stage: number): void {
-    if (this.#closed || this.#guarding.has(stage)) return
+    if (this.#closed || this.#guarding.has(stage) || this.#links[stage]?.guarded === true) return
     this.#guarding.add(stage)
     const { epoch } = this
     this.#bringUp(stage, epoch).catch(error => {
@@ -316,7 +309,7 @@ export class SessionChain {
     const { seating, ports } = this.#parts
     const { primary } = link
     if (link.standby === undefined) {
-      const found = seating.pick(link.block, { instances: new Set([primary.instance]), hosts: new Set([primary.host]) }, undefined)
+      const found = seating.pick(link.block, { instances: new Set([primary.instance]), hosts: new Set([primary.host, ...this.#fled]) }, undefined)
       if (found === undefined) return false
       link.standby = found
       this.#take(link, found)
@@ -339,7 +332,7 @@ export class SessionChain {
     }
   }
 
-  async #ask(link: Link, stage: number, role: 'primary' | 'standby', place: Place, signal: AbortSignal): Promise<Holding> {
+  async #ask(link: ChainLink, stage: number, role: 'primary' | 'standby', place: Place, signal: AbortSignal): Promise<Holding> {
     const { session, reserve, prefix, known, trace } = this.#of
     const request: StageOpen = { session, epoch: this.epoch, stage, role, block: link.block, instance: place.instance, contractEpoch: place.contractEpoch, reserve, known: known(), prefix: [...prefix], ...(trace === undefined ? {} : { trace }) }
     return this.#unlessOver(stage, place, await askForSeat(this.#parts, place.host, request, signal))
@@ -366,14 +359,14 @@ export class SessionChain {
     }
   }
 
-  #dismiss(link: Link): void {
+  #dismiss(link: ChainLink): void {
     const { standby } = link
     this.#release(link, 'standby')
     if (standby !== undefined) this.#closeAt(link, standby)
   }
 
   /** Frees a place that may still be there. */
-  #closeAt(link: Link, { host }: Place): void {
+  #closeAt(link: ChainLink, { host }: Place): void {
     if (link.standby?.host !== host && link.primary?.host !== host) this.#tell(host, this.#links.indexOf(link), { kind: 'close', keep: false })
   }
 
@@ -381,11 +374,11 @@ export class SessionChain {
     this.#parts.links.send(host, { ...frame, session: this.#of.session, epoch: this.epoch, stage })
   }
 
-  #take(link: Link, place: Place): void {
+  #take(link: ChainLink, place: Place): void {
     this.#parts.seating.taken(link.block, place, this.#of.prefix[0])
   }
 
-  #release(link: Link, role: 'primary' | 'standby'): void {
+  #release(link: ChainLink, role: 'primary' | 'standby'): void {
     const place = link[role]
     if (place === undefined) return
     this.#parts.seating.left(place)

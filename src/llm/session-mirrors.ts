@@ -14,6 +14,8 @@ const ACK_MS: Millis = 1_500
 const PAUSE: readonly [Millis, Millis] = [1_000, 30_000]
 const EVENTS_A_FRAME = 4_096
 const ORDER_MS: Millis = 1_000
+/** Mirrors hear of a new plan so much later, once of all that changes together. */
+const REPLAN_MS: Millis = 50
 
 /** What mirrors are told of a session. */
 export type Mirrored = {
@@ -43,6 +45,7 @@ export class SessionMirrors {
   #order: readonly PeerId[] | undefined
   #orderedAt: Millis = 0
   #beginning = false
+  #replan: (() => void) | undefined
   #stopped = false
 
   /** `fenced`: a mirror has the session from somebody else under a higher epoch. */
@@ -92,10 +95,13 @@ export class SessionMirrors {
     this.#release()
   }
 
-  /** The plan or the epoch changed. */
+  /** The plan or the epoch changed. What is logged goes first: whoever takes over finds its way without the newest plan. */
   replan(): void {
-    for (const copy of this.#copies.values()) copy.stale = true
-    this.push()
+    this.#replan ??= this.#ports.clock.after(REPLAN_MS, () => {
+      this.#replan = undefined
+      for (const copy of this.#copies.values()) copy.stale = true
+      this.push()
+    })
   }
 
   logged(from: PeerId, have: number | undefined): void {
@@ -113,6 +119,7 @@ export class SessionMirrors {
 
   stop(): void {
     this.#stopped = true
+    this.#replan?.()
     for (const copy of this.#copies.values()) copy.stop()
   }
 

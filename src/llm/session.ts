@@ -20,6 +20,8 @@ import type { TokenLog } from './token-log.ts'
 /** Prompt positions of one step: a multiple of the prefix block, so that prefixes end where steps do. */
 export const CHUNK = 128
 const TOUCH_MS: Millis = 8_000
+/** Standbys are brought up once there is a token, or so long after the prompt was begun. */
+const PROTECT_MS: Millis = 100
 /** The first step is so far ahead of what a mirror is told. */
 const BEGIN_MS: Millis = 1
 /** What guesses does so no more when it takes longer: the first time it reads the whole prompt. */
@@ -244,11 +246,17 @@ export class Session {
     const want = answer.greedy ? 'greedy' : 'logits'
     const [from = 0] = this.#starts
     this.#cached ??= Math.min(...this.#starts)
+    const { clock } = this.#parts.ports
     this.#chain.resume(this.#starts)
-    let output = await this.#feed(from, want)
+    // Whoever waits for a token does not wait for those who stand by; a long prompt is guarded while it is computed.
+    let late = false
+    const inTime = clock.after(PROTECT_MS, () => {
+      late = true
+      this.#chain.protect()
+    })
+    let output = await this.#feed(from, want).finally(inTime)
     let guesses: readonly number[] = []
     let [draftMs, stepMs] = [0, 0]
-    const { clock } = this.#parts.ports
     for (let first = true; ; first = false) {
       const right = this.#accept(output, guesses)
       if (right === undefined) return
@@ -262,6 +270,7 @@ export class Session {
       if (first) this.#mirrors.push()
       this.#step(position, 1 + guesses.length, want, guesses)
       this.#mirrors.push()
+      if (first && !late) this.#chain.protect()
       this.#changed('tokens')
       output = await this.#outputs.take(position + 1 + guesses.length, 1)
       draftMs = drafted - began

@@ -4,8 +4,6 @@ import type { Hop, StageFrame } from '../../protocols/stage.ts'
 import type { StageRunner, TraceSpan } from '../ports.ts'
 import { BoundaryLog, type LogBudget } from './boundary-log.ts'
 
-/** A standby is sent what it lacks when that is so many positions, in one frame and not one by one. */
-const GUARD_LAG = 3
 /** What a standby has not confirmed by then is sent again. */
 const GUARD_MS: Millis = 3_000
 const KV_FRAME_BYTES = 2_097_152
@@ -178,7 +176,10 @@ export class Seat {
     // A step vouches for all before it, be they guesses of the step before.
     this.#confirmed = position
     if (this.#guard !== undefined) this.#guard.acked = Math.min(this.#guard.acked, position)
-    const out = await runner.step({ session, position, count, input, want, rows: last ? step.rows : 'all', kv: false }, this.#life.signal)
+    const guard = this.#guard
+    // Where the standby has all before it, the instance gives the rows along and need not be asked.
+    const kv = guard?.acked === position && count === 1 && loose === 0 && this.#sending === undefined
+    const out = await runner.step({ session, position, count, input, want, rows: last ? step.rows : 'all', kv }, this.#life.signal)
     if (epoch !== this.epoch) return
     this.have = end
     this.#confirmed = end - loose
@@ -191,7 +192,10 @@ export class Seat {
       const result = out.ids !== undefined ? { ids: out.ids } : out.logits !== undefined ? { logits: out.logits } : undefined
       this.#around.send(this.origin, { ...this.#head(), kind: 'output', position, count, computeMs: out.computeMs, result })
     }
-    this.#replicate()
+    if (guard !== undefined && guard === this.#guard && out.kv !== undefined && guard.acked === position && this.#sending === undefined) {
+      this.#await()
+      this.#give(guard.host, position, count, out.kv)
+    } else this.#replicate()
   }
 
   #forward(next: Hop, { position, count, loose, want, rows, hidden }: Pick<Step, 'position' | 'count' | 'loose' | 'want' | 'rows'> & { readonly hidden: Uint8Array }): void {
@@ -201,21 +205,30 @@ export class Seat {
   /** Sends the standby what it lacks of what is certain, one frame at a time: the next goes when it has confirmed. */
   #replicate(): void {
     const guard = this.#guard
-    if (guard === undefined || this.#sending !== undefined || this.#confirmed - guard.acked < (this.#hurried ? 1 : GUARD_LAG)) return
+    if (guard === undefined || this.#sending !== undefined || this.#confirmed <= guard.acked) return
     const { session, runner } = this.terms
     const { epoch } = this
     const position = guard.acked
     const count = Math.max(1, Math.min(this.#confirmed - position, Math.floor(KV_FRAME_BYTES / Math.max(1, runner.spec.kvBytes))))
-    this.#sending = this.#around.after(GUARD_MS, () => {
-      this.#sending = undefined
-      this.#replicate()
-    })
+    this.#await()
     runner.readKv(session, position, count).then(rows => {
       // A step may have overwritten them while they were read.
-      if (epoch === this.epoch && this.#guard === guard && this.#confirmed >= position + count) this.#around.send(guard.host, { ...this.#head(), kind: 'kv', position, count, rows })
+      if (epoch === this.epoch && this.#guard === guard && this.#confirmed >= position + count) this.#give(guard.host, position, count, rows)
     }, error => {
       // The instance says why to whoever steps it; a standby that lags is no reason to stop.
       if (!(error instanceof MeshError)) throw error
+    })
+  }
+
+  #give(host: PeerId, position: number, count: number, rows: Uint8Array): void {
+    this.#around.send(host, { ...this.#head(), kind: 'kv', position, count, rows })
+  }
+
+  /** What the standby has not confirmed by then it is sent again. */
+  #await(): void {
+    this.#sending = this.#around.after(GUARD_MS, () => {
+      this.#sending = undefined
+      this.#replicate()
     })
   }
 

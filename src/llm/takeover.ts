@@ -129,7 +129,8 @@ export class Takeover {
     const { ports: { clock, telemetry }, view, stopped } = this.#parts
     const { session, epoch, origin } = entry
     const order = rendezvous(session, view.live().filter(peer => peer !== origin || peer === view.self))
-    await clock.sleep(Math.max(0, order.indexOf(view.self)) * this.#times.turnMs, stopped)
+    const place = order.indexOf(view.self)
+    if (place > 0) await clock.sleep(place * this.#times.turnMs, stopped)
     const settled = (): boolean => entry.endedAt !== undefined || entry.epoch !== epoch || this.#parts.drives(session) || this.#parts.book.get(session) !== entry
     if (settled()) return this.#trust(entry)
     // A client waits: all are asked at once, and whoever is slow is waited for only where the next in order, the other mirror, knows nothing.
