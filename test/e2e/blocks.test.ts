@@ -10,6 +10,7 @@ import { z } from 'zod'
 import { json, type Json } from '../../protocols/ids.ts'
 import { Devnet } from '../../node/devnet/devnet.ts'
 import type { JsonObject } from '../../src/lib/json.ts'
+import { lastWords } from './last-words.ts'
 
 const CLI = fileURLToPath(new URL('../../node/cli/main.ts', import.meta.url))
 const MANIFEST = { componentId: { name: 'talker', version: '1.0.0', releaseTag: 'stable' }, componentType: 'node', runtime: { name: 'node', entry: 'main.mjs' }, resources: { cpu: '50m', memory: '96Mi' }, componentParameters: { greeting: 'hello' }, componentInitParametersProtocol: { greeting: { type: 'string' } } }
@@ -82,6 +83,9 @@ describe('blocks on real peers', function () {
       policyRulesSpec: [{ values: { name: 'autoscaler', policyRuleURI: 'default', settings: { idleSeconds: 5, intervalSeconds: 600, firstRunSeconds: 600 } } }],
     }
     await until(async () => (await net.peer(1).client.send('POST', '/mesh/blocks', { spec })) !== null, 'the block is made')
+  })
+  afterEach(async function () {
+    await lastWords(this, net?.running() ?? [])
   })
   after(async () => {
     await net?.[Symbol.asyncDispose]()

@@ -14,6 +14,7 @@ import { ModelProtoSchema } from '../../src/llm/onnx/onnx-pb.js'
 import { readInvite } from '../../src/trust/invitation.ts'
 import { Devnet, type DevPeer } from '../../node/devnet/devnet.ts'
 import { EXAMPLE, publishTriage, type Triage } from '../../node/demo/triage.ts'
+import { lastWords } from './last-words.ts'
 
 const CLI = fileURLToPath(new URL('../../node/cli/main.ts', import.meta.url))
 const START_MS = 120_000
@@ -62,6 +63,9 @@ describe('a mesh of three real peers', function () {
     dir = await mkdtemp(join(tmpdir(), 'aios-e2e-'))
     net = await Devnet.start(dir, 3, index => ({ region: index === 2 ? 'us' : 'eu' }))
     triage = await publishTriage(net.running(), () => undefined)
+  })
+  afterEach(async function () {
+    await lastWords(this, net?.running() ?? [])
   })
   after(async () => {
     await net?.[Symbol.asyncDispose]()

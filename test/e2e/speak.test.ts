@@ -16,6 +16,7 @@ import { makeModel, tokenizerOf } from '../fixtures/llm/make-model.ts'
 import { sentenceEncoderGraph } from '../fixtures/llm/sentence-encoder.ts'
 import { randomWeights, shapeOf } from '../fixtures/llm/shapes.ts'
 import { logProbability, WholeModel } from '../llm/whole-model.ts'
+import { lastWords } from './last-words.ts'
 
 const CLI = fileURLToPath(new URL('../../node/cli/main.ts', import.meta.url))
 const run = promisify(execFile)
@@ -38,6 +39,9 @@ describe('a split model speaks', function () {
     net = await Devnet.start(dir, 3)
     await imported(folder)
     await net.peer(2).client.send('POST', '/mesh/services', { model: 'tiny', service: 'tiny', shards: 2, contextTokens: 256, sessions: 4, standbys: 1 })
+  })
+  afterEach(async function () {
+    await lastWords(this, net?.running() ?? [])
   })
   after(async () => {
     await net?.[Symbol.asyncDispose]()
