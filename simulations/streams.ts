@@ -16,6 +16,7 @@ export type Wire = {
 
 type Parcel = { readonly at: Millis; readonly bytes: Uint8Array; readonly deliver: () => void }
 type Reader<F> = { readonly resolve: (result: IteratorResult<F>) => void; readonly reject: (error: Error) => void }
+type Ear<F> = { readonly hear: (frame: F) => void; readonly resolve: () => void; readonly reject: (error: unknown) => void }
 
 const RETRY_SEVERED_MS = 100
 const EMPTY = new Uint8Array(0)
@@ -30,6 +31,7 @@ export class StreamEnd<F> implements Stream<F> {
   readonly #unread: F[] = []
   readonly #senders: (() => void)[] = []
   readonly #readers: Reader<F>[] = []
+  #ear: Ear<F> | undefined
   #other: StreamEnd<F> | undefined
   #inFlight = 0
   #lastActive: Millis
@@ -65,16 +67,31 @@ export class StreamEnd<F> implements Stream<F> {
   }
 
   async send(frame: F): Promise<void> {
+    const waits = this.offer(frame)
+    if (waits !== undefined) await waits
+  }
+
+  offer(frame: F): Promise<void> | undefined {
     this.#mustBeOpen()
     const bytes = this.#protocol.encode(frame)
     const { frameBytes, queuedFrames } = this.#protocol.limits
     if (bytes.byteLength > frameBytes) throw new MeshError('MESSAGE_TOO_LARGE', `a frame of ${this.#protocol.id} is ${bytes.byteLength} bytes; the limit is ${frameBytes}`)
-    while (this.#inFlight >= queuedFrames) {
-      await new Promise<void>(resolve => this.#senders.push(resolve))
-      this.#mustBeOpen()
-    }
+    if (this.#inFlight >= queuedFrames) return this.#sendLater(bytes)
     this.#inFlight += 1
     this.#post(bytes, other => other.#hear(bytes))
+    return undefined
+  }
+
+  each(hear: (frame: F) => void): Promise<void> {
+    return new Promise((resolve, reject) => {
+      this.#ear = { hear, resolve, reject }
+      for (let frame = this.#unread[0]; frame !== undefined && this.#ear !== undefined; frame = this.#unread[0]) {
+        this.#unread.shift()
+        this.#tell(frame, this.#ear)
+      }
+      if (this.#failure !== undefined) reject(this.#failure)
+      else if (this.#heardEnd) resolve()
+    })
   }
 
   async end(): Promise<void> {
@@ -118,6 +135,25 @@ export class StreamEnd<F> implements Stream<F> {
     return new Promise((resolve, reject) => this.#readers.push({ resolve, reject }))
   }
 
+  async #sendLater(bytes: Uint8Array): Promise<void> {
+    while (this.#inFlight >= this.#protocol.limits.queuedFrames) {
+      await new Promise<void>(resolve => this.#senders.push(resolve))
+      this.#mustBeOpen()
+    }
+    this.#inFlight += 1
+    this.#post(bytes, other => other.#hear(bytes))
+  }
+
+  #tell(frame: F, ear: Ear<F>): void {
+    this.#giveCredit()
+    try {
+      ear.hear(frame)
+    } catch (error) {
+      this.#ear = undefined
+      ear.reject(error)
+    }
+  }
+
   #post(bytes: Uint8Array, deliver: (other: StreamEnd<F>) => void): void {
     const other = this.#other
     if (other === undefined) return
@@ -154,6 +190,8 @@ export class StreamEnd<F> implements Stream<F> {
       this.abort(asMeshError(error))
       return
     }
+    const ear = this.#ear
+    if (ear !== undefined) return this.#tell(frame, ear)
     const reader = this.#readers.shift()
     if (reader === undefined) {
       this.#unread.push(frame)
@@ -166,6 +204,7 @@ export class StreamEnd<F> implements Stream<F> {
   #hearEnd(): void {
     this.#heardEnd = true
     for (const reader of this.#readers.splice(0)) reader.resolve({ done: true, value: undefined })
+    this.#ear?.resolve()
   }
 
   #giveCredit(): void {
@@ -183,6 +222,7 @@ export class StreamEnd<F> implements Stream<F> {
     this.#failure = failure
     this.#unread.length = 0
     for (const reader of this.#readers.splice(0)) reader.reject(failure)
+    this.#ear?.reject(failure)
     for (const wake of this.#senders.splice(0)) wake()
     this.#controller.abort(failure)
   }

@@ -75,6 +75,10 @@ export interface Network {
 export interface Stream<F> extends AsyncIterable<F>, AsyncDisposable {
   readonly peer: PeerId
   send(frame: F): Promise<void>
+  /** The same without a turn of its own: undefined where the frame has left, a promise where it must wait. Throws what `send` rejects with. */
+  offer(frame: F): Promise<void> | undefined
+  /** Instead of iterating: `hear` is called in the very turn in which a frame arrives. Settles as an iteration ends; rejects with what `hear` throws. */
+  each(hear: (frame: F) => void): Promise<void>
   /** Says we send no more; the reader's iteration ends after what was sent. */
   end(): Promise<void>
   /** Tears both directions down; the other side's iteration throws CANCELLED or this error's code. */

@@ -51,6 +51,11 @@ function farStream<F>(stream: Stream<F>, delayMs: number): Stream<F> {
   return {
     peer: stream.peer,
     send: async frame => inTurn(() => stream.send(frame)),
+    offer(frame) {
+      inTurn(() => stream.send(frame))
+      return undefined
+    },
+    each: hear => stream.each(hear),
     end: async () => inTurn(() => stream.end()),
     abort: error => stream.abort(error),
     get signal() {

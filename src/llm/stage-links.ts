@@ -25,7 +25,7 @@ export class StageLinks {
   start(may: (peer: PeerId) => boolean): void {
     this.#ports.network.accept(stageStream, async (stream, from) => {
       if (!may(from)) throw new MeshError('FORBIDDEN', 'only members may use stages')
-      for await (const frame of stream) this.#hear(frame, from)
+      await stream.each(frame => this.#hear(frame, from))
     })
   }
 
@@ -74,11 +74,11 @@ export class StageLinks {
   }
 }
 
-/** One way to one peer. Ends with the first failure. */
+/** One way to one peer: frames leave in the turn in which they are sent, unless one before them waits. Ends with the first failure. */
 class Link {
   readonly #waiting: StageFrame[] = []
   readonly #lost: (because: MeshError) => void
-  #wake: (() => void) | undefined
+  #held = true
   #failure: MeshError | undefined
   #stream: Stream<StageFrame> | undefined
 
@@ -89,9 +89,9 @@ class Link {
 
   send(frame: StageFrame): void {
     if (this.#failure !== undefined) return
+    if (!this.#held && this.#stream !== undefined) return this.#give(this.#stream, frame)
     this.#waiting.push(frame)
     if (this.#waiting.length > WAITING_BOUND) this.close(new MeshError('OVERLOADED', `${WAITING_BOUND} frames wait for it`))
-    else this.#wake?.()
   }
 
   close(because: MeshError): void {
@@ -99,7 +99,6 @@ class Link {
     this.#failure = because
     this.#waiting.length = 0
     this.#stream?.abort(because)
-    this.#wake?.()
     this.#lost(because)
   }
 
@@ -112,13 +111,29 @@ class Link {
     const down = (): void => this.close(asMeshError(stream.signal.reason))
     stream.signal.addEventListener('abort', down, { once: true })
     if (stream.signal.aborted) down()
-    while (this.#failure === undefined) {
+    if (this.#failure === undefined) this.#drain(stream)
+    else stream.abort(this.#failure)
+  }
+
+  #drain(stream: Stream<StageFrame>): void {
+    this.#held = false
+    while (!this.#held) {
       const frame = this.#waiting.shift()
-      if (frame === undefined) await new Promise<void>(resolve => {
-        this.#wake = resolve
-      })
-      else await stream.send(frame)
+      if (frame === undefined) return
+      this.#give(stream, frame)
     }
-    stream.abort(this.#failure)
+  }
+
+  #give(stream: Stream<StageFrame>, frame: StageFrame): void {
+    try {
+      const waits = stream.offer(frame)
+      if (waits === undefined) return
+      this.#held = true
+      waits.then(() => this.#drain(stream), error => this.close(asMeshError(error)))
+    } catch (error) {
+      this.#held = true
+      // In a turn of its own: who sends is not told in the middle of it.
+      void Promise.resolve().then(() => this.close(asMeshError(error)))
+    }
   }
 }

@@ -151,6 +151,44 @@ export function networkConformance(name: string, setup: () => Promise<NetworksUn
       await assert.rejects(stream.send(Uint8Array.of(1)), { code: 'CANCELLED' })
     })
 
+    it('whoever is told of frames hears what came before it listened, then all others in order, and the end', async () => {
+      const { mine, theirs, clock } = net
+      const protocol = streaming()
+      const heard: number[] = []
+      const ended = Promise.withResolvers<void>()
+      theirs.accept(protocol, async stream => {
+        await clock.sleep(50)
+        await stream.each(frame => heard.push(frame[0]!))
+        ended.resolve()
+      })
+      await using stream = await mine.open(theirs.self, protocol, forever)
+      let waited = 0
+      for (let at = 0; at < 50; at += 1) {
+        const waits = stream.offer(Uint8Array.of(at))
+        if (waits !== undefined) waited += 1
+        await waits
+      }
+      await stream.end()
+      await ended.promise
+      assert.ok(waited > 0, 'an offer beyond what may be unread waits')
+      assert.deepEqual(heard, Array.from({ length: 50 }, (_, at) => at))
+      assert.throws(() => void stream.offer(Uint8Array.of(1)), { code: 'CANCELLED' })
+    })
+
+    it('what throws when it is told of a frame ends the stream with its code, and hears no more of it', async () => {
+      const { mine, theirs } = net
+      const protocol = streaming()
+      const heard: number[] = []
+      theirs.accept(protocol, stream => stream.each(frame => {
+        heard.push(frame[0]!)
+        throw new MeshError('NO_CAPACITY', 'one is enough')
+      }))
+      const stream = await mine.open(theirs.self, protocol, forever)
+      for (let at = 0; at < 3; at += 1) await stream.send(Uint8Array.of(at))
+      await assert.rejects(stream.each(() => undefined), { code: 'NO_CAPACITY', message: 'one is enough' })
+      assert.deepEqual(heard, [0])
+    })
+
     it('a slow reader holds its sender back', async () => {
       const { mine, theirs, clock } = net
       const protocol = streaming()

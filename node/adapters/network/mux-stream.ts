@@ -17,6 +17,7 @@ export type StreamWire = {
 }
 
 type Reader<F> = { readonly resolve: (result: IteratorResult<F>) => void; readonly reject: (error: Error) => void }
+type Ear<F> = { readonly hear: (frame: F) => void; readonly resolve: () => void; readonly reject: (error: unknown) => void }
 
 /** Sends that may wait for credit at once; a caller that does not await its sends meets this. */
 const SENDERS_BOUND = 1_024
@@ -30,6 +31,7 @@ export class MuxStream<F> implements Stream<F> {
   readonly #unread: Uint8Array[] = []
   readonly #readers: Reader<F>[] = []
   readonly #senders: (() => void)[] = []
+  #ear: Ear<F> | undefined
   #controller: AbortController | undefined
   #credit: number
   /** Read, but not yet given back to the sender as credit. */
@@ -64,6 +66,11 @@ export class MuxStream<F> implements Stream<F> {
   }
 
   async send(frame: F): Promise<void> {
+    const waits = this.offer(frame)
+    if (waits !== undefined) await waits
+  }
+
+  offer(frame: F): Promise<void> | undefined {
     this.#mustBeOpen()
     const pieces = this.#protocol.pieces?.(frame) ?? [this.#protocol.encode(frame)]
     const { frameBytes } = this.#protocol.limits
@@ -71,17 +78,12 @@ export class MuxStream<F> implements Stream<F> {
     if (bytes > frameBytes) throw new MeshError('MESSAGE_TOO_LARGE', `a frame of ${this.#protocol.id} is ${bytes} bytes; the limit is ${frameBytes}`, { details: { bytes, limit: frameBytes } })
     if (this.#credit === 0 || this.#senders.length > 0) {
       if (this.#senders.length >= SENDERS_BOUND) throw new MeshError('OVERLOADED', `${SENDERS_BOUND} frames of ${this.#protocol.id} wait already: await each send`)
-      // Whoever wakes us has taken the credit for us, so that a later send cannot overtake.
-      await new Promise<void>(resolve => this.#senders.push(resolve))
-      this.#mustBeOpen()
-    } else {
-      this.#credit -= 1
+      return this.#post(pieces, new Promise<void>(resolve => this.#senders.push(resolve)))
     }
+    this.#credit -= 1
     this.#lastActive = this.#wire.clock.monotonic()
-    const sent = this.#wire.message(this.#call, pieces)
-    if (sent === undefined) return
-    await sent
-    if (this.#failure !== undefined) throw this.#failure
+    const handed = this.#wire.message(this.#call, pieces)
+    return handed === undefined ? undefined : this.#handed(handed)
   }
 
   async end(): Promise<void> {
@@ -99,6 +101,16 @@ export class MuxStream<F> implements Stream<F> {
     const failure = error instanceof MeshError ? error : new MeshError('CANCELLED', error.message)
     this.#wire.fail(this.#call, failure)
     this.#settle(failure)
+  }
+
+  each(hear: (frame: F) => void): Promise<void> {
+    return new Promise((resolve, reject) => {
+      this.#ear = { hear, resolve, reject }
+      // What came before, unless what it says ends it.
+      while (this.#ear !== undefined && this.#unread.length > 0) this.#tell(this.#unread.shift()!, this.#ear)
+      if (this.#failure !== undefined) reject(this.#failure)
+      else if (this.#heardEnd) resolve()
+    })
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -134,6 +146,11 @@ export class MuxStream<F> implements Stream<F> {
       this.#giveCredit(1)
       return true
     }
+    const ear = this.#ear
+    if (ear !== undefined) {
+      this.#tell(bytes, ear)
+      return true
+    }
     const reader = this.#readers.shift()
     if (reader === undefined) this.#unread.push(bytes)
     else this.#deliver(bytes, reader)
@@ -144,6 +161,7 @@ export class MuxStream<F> implements Stream<F> {
     if (this.#heardEnd || this.#failure !== undefined) return
     this.#heardEnd = true
     for (const reader of this.#readers.splice(0)) reader.resolve({ done: true, value: undefined })
+    this.#ear?.resolve()
     if (this.#sentEnd) this.#close()
   }
 
@@ -179,18 +197,50 @@ export class MuxStream<F> implements Stream<F> {
   }
 
   #deliver(bytes: Uint8Array, reader: Reader<F>): void {
-    let frame: F
+    const frame = this.#read(bytes, reader)
+    if (frame !== undefined) reader.resolve({ done: false, value: frame.value })
+  }
+
+  #tell(bytes: Uint8Array, ear: Ear<F>): void {
+    const frame = this.#read(bytes, ear)
+    if (frame === undefined) return
     try {
-      frame = this.#protocol.decode(bytes)
+      ear.hear(frame.value)
+    } catch (error) {
+      // As if an iteration had been left: whoever waits for its end says what becomes of the stream.
+      this.#ear = undefined
+      ear.reject(error)
+    }
+  }
+
+  /** The frame in `bytes`; where there is none its reader is told, and the stream ends. */
+  #read(bytes: Uint8Array, reader: { readonly reject: (error: Error) => void }): { readonly value: F } | undefined {
+    let value: F
+    try {
+      value = this.#protocol.decode(bytes)
     } catch (error) {
       const failure = asMeshError(error)
       reader.reject(failure)
       this.abort(failure)
-      return
+      return undefined
     }
     this.#owed += 1
     this.#giveCredit(Math.max(1, this.#protocol.limits.queuedFrames >> 1))
-    reader.resolve({ done: false, value: frame })
+    return { value }
+  }
+
+  /** Once it may be sent. Whoever wakes us has taken the credit for us, so that a later send cannot overtake. */
+  async #post(pieces: readonly Uint8Array[], may: Promise<void>): Promise<void> {
+    await may
+    this.#mustBeOpen()
+    this.#lastActive = this.#wire.clock.monotonic()
+    const handed = this.#wire.message(this.#call, pieces)
+    if (handed !== undefined) await this.#handed(handed)
+  }
+
+  async #handed(handed: Promise<void>): Promise<void> {
+    await handed
+    if (this.#failure !== undefined) throw this.#failure
   }
 
   #giveCredit(threshold: number): void {
@@ -216,6 +266,7 @@ export class MuxStream<F> implements Stream<F> {
     this.#failure = failure
     this.#unread.length = 0
     for (const reader of this.#readers.splice(0)) reader.reject(failure)
+    this.#ear?.reject(failure)
     for (const wake of this.#senders.splice(0)) wake()
     this.#controller?.abort(failure)
     this.#close()
