@@ -31,6 +31,7 @@ export class InstanceStage implements StageRunner {
   readonly #write: (frame: Uint8Array) => void
   readonly #sessions = new Map<string, Session>()
   readonly #asked = new Map<number, Asked>()
+  readonly #heeded = new WeakMap<AbortSignal, Set<number>>()
   #reserved = 0
   #bytes = 0
   #ids = 0
@@ -75,25 +76,21 @@ export class InstanceStage implements StageRunner {
     return new Promise((resolve, reject) => {
       if (signal.aborted) return reject(abortError(signal))
       const id = this.#nextId()
-      const give = () => {
-        this.#tell({ kind: 'cancel', id })
-        reject(abortError(signal))
-      }
-      const settle = () => signal.removeEventListener('abort', give)
+      const under = this.#heed(signal)
       this.#asked.set(id, {
         session, step, kvRows: step.kv ? count : 0, bytes: 0,
         resolve(report) {
-          settle()
+          under.delete(id)
           if (report.kind === 'output') resolve(outputOf(report))
         },
         reject(error) {
-          settle()
+          under.delete(id)
           reject(error)
         },
       })
       try {
         this.#send({ kind: 'step', id, session: session.id, position, count, want: step.want, all: step.rows === 'all', kv: step.kv, tokens, hidden: hidden ?? new Uint8Array(0) })
-        signal.addEventListener('abort', give, { once: true })
+        under.add(id)
       } catch (error) {
         this.#asked.delete(id)
         reject(asMeshError(error))
@@ -152,6 +149,21 @@ export class InstanceStage implements StageRunner {
     this.#bytes = 0
     this.#sessions.clear()
     this.#reserved = 0
+  }
+
+  /** The steps that end with `signal`: one ear for all of them, since to come and go costs as much as the rest of a step. */
+  #heed(signal: AbortSignal): Set<number> {
+    const known = this.#heeded.get(signal)
+    if (known !== undefined) return known
+    const under = new Set<number>()
+    this.#heeded.set(signal, under)
+    signal.addEventListener('abort', () => {
+      for (const id of under) {
+        this.#tell({ kind: 'cancel', id })
+        this.#asked.get(id)?.reject(abortError(signal))
+      }
+    }, { once: true })
+    return under
   }
 
   #wrongStep({ position, count, input, want }: StageStep, session: Session): string | undefined {

@@ -269,9 +269,12 @@ export class Session {
       // Somebody waits for the first token: its mirrors hear of it before anything else. From then on the next step goes first.
       if (first) this.#mirrors.push()
       this.#step(position, 1 + guesses.length, want, guesses)
-      this.#mirrors.push()
-      if (first && !late) this.#chain.protect()
-      this.#changed('tokens')
+      // Once the step has left: whoever computes it does not wait for what is told meanwhile.
+      clock.after(0, () => {
+        this.#mirrors.push()
+        if (first && !late) this.#chain.protect()
+        this.#changed('tokens')
+      })
       output = await this.#outputs.take(position + 1 + guesses.length, 1)
       draftMs = drafted - began
       stepMs = clock.monotonic() - drafted
