@@ -54,6 +54,8 @@ const RUMOUR_MS = 100
 /** What a sign of life of one given up makes us do, we do within this time: the first to do it saves the others the work. */
 const RECONSIDER_MS = 1_000
 const RETRY_MS = 500
+/** How many of the mesh try each peer given up at a time: in a large one all of them would fall on the few that restart. */
+const TRIED_BY = 8
 /** What was under way at a peer whose connection broke goes on elsewhere first: to bury it, and to start others in its place, takes the time of the same hosts. */
 const GONE_MS: Millis = 150
 
@@ -329,7 +331,9 @@ export class Liveness {
 
   #tryDead(): void {
     const dead = this.#beliefs.dead()
-    if (this.#stopped || dead.length === 0) return
+    // Everybody does this at about the same time.
+    const enough = (TRIED_BY * dead.length) / this.#beliefs.living().length
+    if (this.#stopped || dead.length === 0 || this.#random.float() >= enough) return
     // After a cut the connections that it silenced still stand: a probe of one that we hold costs no dial.
     const held = dead.filter(peer => this.#isConnected(peer))
     this.#background(this.#check(this.#random.pick(held.length > 0 ? held : dead), false))
