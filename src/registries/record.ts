@@ -96,7 +96,18 @@ export function bucketOf(registry: RegistryName, key: string): number {
   return digest(utf8(`${registry}\0${key}`))[0]!
 }
 
+const named = new WeakMap<Signed, Cid>()
+
+/** The name of a record, which is hashed once however often the same envelope is looked at. */
+export function cidOf(envelope: Signed): Cid {
+  const known = named.get(envelope)
+  if (known !== undefined) return known
+  const cid = recordCid(envelope.payload)
+  named.set(envelope, cid)
+  return cid
+}
+
 function holding(record: RegistryRecord, envelope: Signed): HeldRecord {
   const { registry, key, value, writer, sequence, issuedAt } = record
-  return { envelope, registry, key, value, writer, owner: record.owner ?? writer, since: record.since ?? issuedAt, sequence, issuedAt, cid: recordCid(envelope.payload) }
+  return { envelope, registry, key, value, writer, owner: record.owner ?? writer, since: record.since ?? issuedAt, sequence, issuedAt, cid: cidOf(envelope) }
 }

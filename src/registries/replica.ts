@@ -1,13 +1,13 @@
 import { asMeshError, refused } from '../../protocols/errors.ts'
 import type { Millis, PeerId } from '../../protocols/ids.ts'
-import { hex, recordCid } from '../../protocols/codec.ts'
+import { hex } from '../../protocols/codec.ts'
 import { registryDigest, registryNews, registryPage } from '../../protocols/registry.ts'
 import type { Signed } from '../../protocols/signed.ts'
 import { hedge } from '../lib/hedge.ts'
 import { Lru } from '../lib/lru.ts'
 import { sameBytes } from '../lib/same-bytes.ts'
 import type { Clock, Network, Random, Telemetry } from '../ports.ts'
-import type { HeldRecord } from './record.ts'
+import { cidOf, type HeldRecord } from './record.ts'
 import type { Registries } from './store.ts'
 
 export type ReplicaPorts = { readonly clock: Clock; readonly random: Random; readonly network: Network; readonly telemetry: Telemetry }
@@ -128,7 +128,7 @@ export class RegistryReplica {
     for (const [at, envelope] of envelopes.entries()) {
       if (at > 0 && at % SLICE === 0) await this.#ports.clock.sleep(0)
       if (this.#stopped) break
-      const cid = recordCid(envelope.payload)
+      const cid = cidOf(envelope)
       if (this.#store.view.holds(cid)) continue
       // The signature is part of the name: a forged copy must not get the true record refused.
       const name = `${cid}/${hex(envelope.signature)}/${envelope.signer}`

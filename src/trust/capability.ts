@@ -3,7 +3,7 @@ import type { Cid, Millis, PeerId } from '../../protocols/ids.ts'
 import { capability, type Capability, type CapabilityChain, type Right } from '../../protocols/membership.ts'
 import type { Signed } from '../../protocols/signed.ts'
 import type { Identity } from '../ports.ts'
-import { seal, unseal } from './seal.ts'
+import { seal, shared, unseal } from './seal.ts'
 
 export const ALL_RIGHTS: readonly Right[] = ['join', 'host', 'publish', 'operate', 'invite']
 
@@ -13,6 +13,9 @@ export const SKEW_MS = 30_000
 /** A link with every field at its longest takes half of this. */
 const LINK_BYTES = 1_024
 
+/** What a chain was found to prove, by its leaf. Nothing about it can change but that it runs out. */
+const found = new WeakMap<Signed, { readonly chain: CapabilityChain; readonly network: Cid; readonly owner: PeerId; readonly notBefore: Millis; readonly proven: Proven }>()
+
 /** What a chain proves: who may do what, until when. */
 export type Proven = { readonly subject: PeerId | undefined; readonly bearer: PeerId | undefined; readonly rights: readonly Right[]; readonly expires: Millis }
 
@@ -21,7 +24,11 @@ export type Proven = { readonly subject: PeerId | undefined; readonly bearer: Pe
  * owner, none wider than its parent, all in date. Refuses with the reason; never throws on bad input.
  */
 export function proveChain(identity: Identity, network: Cid, owner: PeerId, chain: CapabilityChain, now: Millis): Verdict<Proven> {
+  const links = chain.map(shared)
+  const known = links[0] === undefined ? undefined : found.get(links[0])
+  if (known !== undefined && known.network === network && known.owner === owner && known.notBefore <= now + SKEW_MS && known.proven.expires >= now - SKEW_MS && sameLinks(known.chain, links)) return granted(known.proven)
   let holder: PeerId = owner
+  let notBefore = 0
   let rights: readonly Right[] = ALL_RIGHTS
   let leaf: Capability | undefined
   let expires = Number.MAX_SAFE_INTEGER
@@ -44,6 +51,7 @@ export function proveChain(identity: Identity, network: Cid, owner: PeerId, chai
     if (excess.length > 0) return refused(`the capability grants ${excess.join(', ')}, which its issuer does not hold`)
     rights = value.rights
     expires = Math.min(expires, value.expires)
+    notBefore = Math.max(notBefore, value.notBefore)
     const next = value.subject ?? value.bearer
     if (next === undefined) return refused('the capability names nobody')
     if (value.subject !== undefined && value.bearer !== undefined) return refused('the capability names both a subject and a bearer')
@@ -51,7 +59,15 @@ export function proveChain(identity: Identity, network: Cid, owner: PeerId, chai
     leaf = value
   }
   if (leaf === undefined) return refused('the capability chain is empty')
-  return granted({ subject: leaf.subject, bearer: leaf.bearer, rights: rights.includes('join') ? rights : ['join', ...rights], expires })
+  const proven: Proven = { subject: leaf.subject, bearer: leaf.bearer, rights: rights.includes('join') ? rights : ['join', ...rights], expires }
+  // Opened by now, so each has one object that stands for it.
+  const kept = chain.map(shared)
+  if (kept[0] !== undefined) found.set(kept[0], { chain: kept, network, owner, notBefore, proven })
+  return granted(proven)
+}
+
+function sameLinks(one: CapabilityChain, other: CapabilityChain): boolean {
+  return one.length === other.length && one.every((link, at) => link === other[at])
 }
 
 /** Signs a capability as this peer. */

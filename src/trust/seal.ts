@@ -9,7 +9,10 @@ import type { Identity } from '../ports.ts'
 /** Signs a value for one purpose. `domain` keeps statements of one kind from being replayed as another. */
 export function seal(identity: Identity, domain: string, value: unknown): Signed {
   const payload = encode(value)
-  return { domain, payload, signer: identity.peer, signature: identity.sign(signingBytes(domain, payload)) }
+  const envelope: Signed = { domain, payload, signer: identity.peer, signature: identity.sign(signingBytes(domain, payload)) }
+  // To others of the same process, who are given this very object, it is known already.
+  if (SAID_ONCE.has(domain)) opened.set(envelope, { domain, value, kept: envelope })
+  return envelope
 }
 
 /** `kept`: the envelope that stands for all with the same bytes. */
