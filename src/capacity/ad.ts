@@ -72,11 +72,25 @@ export function difference(base: AdBody, now: AdBody): CapacityDelta['changed'] 
 
 /** Is the change worth telling before the next whole ad? Load that doubled is, load and latency that drift are not. */
 export function isNews(before: AdBody, now: AdBody): boolean {
-  const shape = ({ cluster, labels, free, runtimes, holds, stewards, http, instances }: AdBody): unknown => [
-    cluster, labels, free.cpuMilli, free.memoryMb, free.diskMb, free.gpus.length, runtimes, holds, stewards ?? null, http ?? null,
-    instances.map(({ instance, contract, epoch, steward, state, inFlight, queued, unhealthy = false, crashes = 0 }) => [instance, contract, epoch, steward, state, Math.ceil(Math.log2(1 + inFlight + queued)), unhealthy, crashes]),
-  ]
-  return !same(shape(before), shape(now))
+  // Every peer asks itself this each second, and almost always nothing has changed: nothing is made to find that out.
+  return before.cluster !== now.cluster || before.stewards !== now.stewards || before.http !== now.http
+    || before.free.cpuMilli !== now.free.cpuMilli || before.free.memoryMb !== now.free.memoryMb || before.free.diskMb !== now.free.diskMb || before.free.gpus.length !== now.free.gpus.length
+    || !sameLabels(before.labels, now.labels) || !sameEach(before.runtimes, now.runtimes, same) || !sameEach(before.holds, now.holds, same) || !sameEach(before.instances, now.instances, sameInstance)
+}
+
+function sameInstance(one: InstanceAd, other: InstanceAd): boolean {
+  const load = ({ inFlight, queued }: InstanceAd): number => Math.ceil(Math.log2(1 + inFlight + queued))
+  return one.instance === other.instance && one.contract === other.contract && one.epoch === other.epoch && one.steward === other.steward && one.state === other.state
+    && load(one) === load(other) && (one.unhealthy ?? false) === (other.unhealthy ?? false) && (one.crashes ?? 0) === (other.crashes ?? 0)
+}
+
+function sameLabels(one: AdBody['labels'], other: AdBody['labels']): boolean {
+  const names = Object.keys(one)
+  return names.length === Object.keys(other).length && names.every(name => one[name] === other[name])
+}
+
+function sameEach<T>(one: readonly T[], other: readonly T[], same: (a: T, b: T) => boolean): boolean {
+  return one.length === other.length && one.every((item, at) => same(item, other[at]!))
 }
 
 export type AdLimits = { readonly skewMs: Millis; readonly ttlMs: readonly [least: Millis, most: Millis] }

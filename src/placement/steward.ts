@@ -22,7 +22,7 @@ import { Wishes } from './wishes.ts'
 const BLOCKS_BOUND = 50_000
 const WITHDRAWN_BOUND = 1_024
 /** Ticks between two looks at everybody's right to steward. */
-const SURVEY_TICKS = 5
+const SURVEY_TICKS = 20
 
 /** A block as its steward knows it. Times are local and monotonic. */
 export type Tended = {
