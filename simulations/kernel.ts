@@ -35,6 +35,8 @@ class Task implements Step {
 /** Work kept doing zero-length steps: virtual time would never move again. */
 const TASKS_PER_INSTANT = 5_000_000
 const REASONS = 1_000
+/** Instants for each turn of the event loop, which asks the system for real events that there are none of. */
+const INSTANTS_A_TURN = 64
 
 /** Who follows a deadline: what the platform does for each listener costs as much as a message. */
 const FOLLOWERS = Symbol('followers')
@@ -164,13 +166,36 @@ export class Kernel {
     this.#running = true
     const removeTraps = setTraps()
     try {
-      while (more()) {
-        this.#instant()
-        await drain()
-        afterEach?.()
-        const violation = sprungTrap()
-        if (violation !== undefined) throw violation
-      }
+      await new Promise<void>((resolve, reject) => {
+        let due = 0
+        let lived = false
+        let over = false
+        // Between two macrotasks, of one batch too, every continuation runs.
+        const turn = (): void => {
+          due -= 1
+          if (over) return
+          try {
+            if (lived) {
+              afterEach?.()
+              const violation = sprungTrap()
+              if (violation !== undefined) throw violation
+            }
+            if (more()) {
+              lived = true
+              this.#instant()
+              if (due === 0) for (; due < INSTANTS_A_TURN; due += 1) macrotask(turn)
+              return
+            }
+            over = true
+            resolve()
+          } catch (error) {
+            over = true
+            reject(error)
+          }
+        }
+        due += 1
+        turn()
+      })
     } finally {
       removeTraps()
       this.#running = false

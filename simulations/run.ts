@@ -15,7 +15,7 @@ const USAGE = `usage: node simulations/run.ts [--scenario ${Object.keys(SCENARIO
   loss: part of the messages that never arrive; churn: part of the peers that crash each ten seconds; drawn by the seed when not given; --no-cuts: no link is ever cut.`
 
 /** Messages and promises die young: with room for them they are not copied first. */
-const YOUNG_MB = 64
+const YOUNG_MB = 256
 
 if (isMainThread) process.exitCode = await main()
 else await work(workerData)
