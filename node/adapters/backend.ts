@@ -6,6 +6,7 @@ import { join } from 'node:path'
 import { MeshError } from '../../protocols/errors.ts'
 import type { BlockRecord, RuntimeName } from '../../protocols/specs.ts'
 import type { Backend, Clock, ContentStore, InstanceStart, Machine, RunningInstance, Telemetry } from '../../src/ports.ts'
+import { compileSooner } from '../instance/compile-sooner.ts'
 import type { Hook, InstanceConfig } from '../instance/frames.ts'
 import { BundleShelf } from './backend-bundle.ts'
 import { instanceCommand, warmCompileCache, type Isolation } from './fence.ts'
@@ -71,9 +72,12 @@ export function createBackend(options: BackendOptions): Backend {
         await rm(folder, { recursive: true, force: true })
         throw error
       }
+      const computes = manifest.runtime.name === 'llm'
+      // Each token of its sessions takes its way through this process, too.
+      if (computes) compileSooner()
       const { needs } = request.block
       const running = new SupervisedInstance({
-        ...instanceCommand(isolation, { bundle, scratch, shared, memoryMb: needs.memoryMb, spareMb: spareMb(request), diskMb: needs.diskMb, gpus: request.gpus, cpuSeconds: cpuSeconds(request.block), largePages: manifest.runtime.name === 'llm', compileCache }),
+        ...instanceCommand(isolation, { bundle, scratch, shared, memoryMb: needs.memoryMb, spareMb: spareMb(request), diskMb: needs.diskMb, gpus: request.gpus, cpuSeconds: cpuSeconds(request.block), largePages: computes, compileCache }),
         cwd: scratch,
         limits: { memoryMb: needs.memoryMb + RUNTIME_MB, diskMb: needs.diskMb, folders: [scratch, shared] },
       }, options.clock, hooksFor(options, request))

@@ -4,6 +4,7 @@ import { MeshError } from '../../../protocols/errors.ts'
 import { stageFile, type StageFile, type StageSpec } from '../../../protocols/stage-file.ts'
 import { ComponentError } from '../../../sdk/error.ts'
 import type { BlockDefinition } from '../../../sdk/definition.ts'
+import { compileSooner } from '../compile-sooner.ts'
 import type { InstanceConfig } from '../frames.ts'
 import { KvArena } from './kv-arena.ts'
 import { KvSession } from './kv-store.ts'
@@ -47,6 +48,7 @@ export class StageBlock {
         const graph = await StageGraph.open(bundle, file, { providers, threads })
         const leastRows = await tryOut(graph, file)
         keepLargePagesForWeights()
+        compileSooner()
         const spec = { ...file.spec, kvTokens: wholeOf(blockInitData, 'kvTokens', MOST_POSITIONS) ?? file.spec.kvTokens }
         this.#engine = new StageEngine({ file, graph, kvTokens: spec.kvTokens, weightBytes: await bytesOf(bundle, files), leastRows, metrics: new StageMetrics(context.metrics, spec.kvTokens), send: this.#send })
         this.#spec = spec
