@@ -150,6 +150,7 @@ export function createPeer(ports: Ports, config: PeerConfig): Peer {
   const network = new NetworkBook(ports.registries, { id: config.membership.network, name: founded.name, owner: founded.owner, self })
   const belonging = new Belonging(ports, book, config.clusterId)
   const capacity = new Capacity(ports, { ...CAPACITY, ...config.capacity, isMember, resolve: ad => book.resolve(ad), advertiser: { ...CAPACITY.advertiser, ...config.capacity?.advertiser, cluster: config.clusterId, labels: config.labels } })
+  admission.onProved(peer => capacity.proved(peer))
   const keys = new Keys(ports, capacity, () => capacity.settled())
   const catalogue = new ArtefactCatalogue(ports.registries, ports.content)
   const texts = new ModelTexts(catalogue, ports.content)

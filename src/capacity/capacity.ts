@@ -157,6 +157,14 @@ export class Capacity implements MeshView {
     return this.#advertiser.measured()
   }
 
+  /** A peer has proved its membership: what it said of itself counts from now on. */
+  proved(peer: PeerId): void {
+    const envelope = this.#unproved.peek(peer)
+    if (envelope === undefined || !this.#config.isMember(peer)) return
+    this.#unproved.delete(peer)
+    hearOne(other => this.#hear(other), envelope)
+  }
+
   /** Has the peer heard what others know since it started? */
   get caughtUp(): boolean {
     return this.#caughtUp
@@ -288,12 +296,9 @@ export class Capacity implements MeshView {
         this.#liveness.expired(peer)
         this.#changed(peer, 'dead')
       }
+      // A peer may have proved itself before its ad came into the list.
       const unproved = [...this.#unproved]
-      for (const [peer, envelope] of unproved) {
-        if (!this.#config.isMember(peer)) continue
-        this.#unproved.delete(peer)
-        hearOne(other => this.#hear(other), envelope)
-      }
+      for (const [peer] of unproved) this.proved(peer)
       this.#expire()
     })
   }

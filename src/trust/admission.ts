@@ -82,6 +82,11 @@ export class Admission {
     return this.#roll.get(peer)?.rights ?? []
   }
 
+  /** Calls `hear` with each peer that proves its membership. */
+  onProved(hear: (peer: PeerId) => void): void {
+    this.#roll.onLearned(hear)
+  }
+
   /** May `peer` do this here? The refusal says what it lacks. */
   may(peer: PeerId, right: Right): Verdict<true> {
     const rights = this.rights(peer)

@@ -31,6 +31,7 @@ export class Roll {
   readonly #members: Members
   readonly #pulling = new Map<PeerId, Promise<void>>()
   readonly #unsaved = new Set<PeerId>()
+  readonly #hearers = new Set<(peer: PeerId) => void>()
   #saved = 0
   #saving = false
   #waitMs = COMPARE_MS[0]
@@ -80,8 +81,16 @@ export class Roll {
   /** Takes a chain that proves `peer` a member; the value says whether that was news. Refuses with the reason. */
   learn(peer: PeerId, chain: CapabilityChain): Verdict<boolean> {
     const learned = this.#members.learn(peer, chain)
-    if (learned.ok && learned.value) this.#save(peer)
+    if (learned.ok && learned.value) {
+      this.#save(peer)
+      for (const hear of this.#hearers) hear(peer)
+    }
     return learned
+  }
+
+  /** Calls `hear` with each peer that proves itself, or more of itself. */
+  onLearned(hear: (peer: PeerId) => void): void {
+    this.#hearers.add(hear)
   }
 
   forgetExpired(): void {

@@ -137,6 +137,18 @@ describe('knowing the mesh', () => {
     for (const { capacity } of world.peers.values()) assert.equal(capacity.live().length, 6)
   })
 
+  it('three of sixty that were cut off are found again, though few of so many try each', async () => {
+    const world = mesh(60)
+    await world.startAll()
+    await world.run(5_000)
+    const heal = world.partition(world.hosts.slice(10, 13), [...world.hosts.slice(0, 10), ...world.hosts.slice(13)])
+    await world.run(world.now + 10_000)
+    assert.equal(world.peers.get(world.hosts[0]!.peer)!.capacity.live().length, 57)
+    heal()
+    await world.run(world.now + 15_000)
+    for (const { capacity } of world.peers.values()) assert.equal(capacity.live().length, 60)
+  })
+
   it('five in a hundred messages lost give nobody up', async () => {
     const world = mesh(8, 5, 0.05)
     await world.startAll()
@@ -188,7 +200,9 @@ describe('knowing the mesh', () => {
     const { capacity } = world.peers.get(world.hosts[0]!.peer)!
     assert.equal(capacity.ad(world.hosts[2]!.peer), undefined)
     strangers.clear()
+    capacity.proved(world.hosts[2]!.peer)
+    assert.ok(capacity.ad(world.hosts[2]!.peer), 'who is told of the proof takes the ad at once')
     await world.run(world.now + 1_100)
-    assert.ok(capacity.ad(world.hosts[2]!.peer))
+    assert.ok(world.peers.get(world.hosts[1]!.peer)!.capacity.ad(world.hosts[2]!.peer), 'the others find out soon')
   })
 })
