@@ -292,12 +292,15 @@ export class SessionChain {
     if (this.#closed || this.#guarding.has(stage) || this.#links[stage]?.guarded === true) return
     this.#guarding.add(stage)
     const { epoch } = this
+    let againMs = GUARD_AGAIN_MS
     this.#bringUp(stage, epoch).catch(error => {
       if (!(error instanceof MeshError)) throw error
+      // Whoever refused is left alone for a while: there may be another.
+      if (error.code !== 'NO_CAPACITY') againMs = 1
       return false
     }).then(done => {
       this.#guarding.delete(stage)
-      if (!done || epoch !== this.epoch) this.#parts.ports.clock.after(epoch === this.epoch ? GUARD_AGAIN_MS : 1, () => {
+      if (!done || epoch !== this.epoch) this.#parts.ports.clock.after(epoch === this.epoch ? againMs : 1, () => {
         if (this.#open) this.#guard(stage)
       })
     })
