@@ -86,10 +86,16 @@ describe('the examples, on one mesh', function () {
     assert.deepEqual([first, second], [[0, Math.round(all * 0.75)], [Math.round(all * 0.75), all]])
     assert.deepEqual(result.block_specs.map(({ blockComponentURI: uri }) => uri), [`llm.scripture-chat-l0-${first?.[1]}:1.0.0-stable`, `llm.scripture-chat-l${first?.[1]}-${all}:1.0.0-stable`])
     await assert.rejects(send('/api/startModelSplitJob', { task_data: { model_name: 'scripture-chat', splitter: 'share-splitter', share: 2 } }), /share is between 0 and 1/)
-    await send('/mesh/services', { model: 'scripture-chat', shards: 2 })
-    const response = await fetch(`${net.peer(1).http}/v1/chat/completions`, { method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify({ model: 'scripture-chat', messages: [{ role: 'user', content: 'Who made the heavens?' }], max_tokens: 12, temperature: 0 }) })
-    const { choices } = z.looseObject({ choices: z.array(z.looseObject({ message: z.looseObject({ content: z.string() }) })) }).parse(await response.json())
-    assert.notEqual(choices[0]?.message.content.trim(), '')
+    // Who serves it may ask another peer at once, though that one has yet to hear of it.
+    for (const service of ['chat-one', 'chat-two', 'chat-three']) {
+      await send('/mesh/services', { model: 'scripture-chat', shards: 2, service })
+      const response = await fetch(`${net.peer(1).http}/v1/chat/completions`, { method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify({ model: service, messages: [{ role: 'user', content: 'Who made the heavens?' }], max_tokens: 12, temperature: 0 }) })
+      const said = await response.text()
+      assert.equal(response.status, 200, said)
+      const { choices } = z.looseObject({ choices: z.array(z.looseObject({ message: z.looseObject({ content: z.string() }) })) }).parse(JSON.parse(said))
+      assert.notEqual(choices[0]?.message.content.trim(), '')
+      await net.peer(0).client.send('DELETE', `/mesh/services/${service}`)
+    }
   })
 })
 

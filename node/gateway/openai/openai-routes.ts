@@ -83,7 +83,7 @@ function addAnswers(door: Hono, parts: OpenAiParts): void {
   }
   const textOf = async (context: Context): Promise<ChatShape['text']> => {
     const model = context.req.query('model')
-    return model === undefined ? undefined : (await speaker(models, texts, model, context.req.raw.signal)).text
+    return model === undefined ? undefined : (await speaker(models, texts, model, clock, context.req.raw.signal)).text
   }
   const ended = (object: string) => async (context: Context): Promise<Response> => {
     await new Choices(generations, sessionsOf(context)).cancel()
@@ -94,7 +94,7 @@ function addAnswers(door: Hono, parts: OpenAiParts): void {
     const byBlock = await blockChat(context, parts)
     if (byBlock !== undefined) return byBlock
     const asked = await openAiBody(context, chatRequest)
-    const by = await speaker(models, texts, asked.model, context.req.raw.signal)
+    const by = await speaker(models, texts, asked.model, clock, context.req.raw.signal)
     const requests = chatGenerations(by, asked, seedOf(asked, random))
     const known = toolNames(asked)
     return answer(context, asked, requests, CHAT, id => ({ id, model: asked.model, created: created(), text: by.text, known, usage: asked.stream_options?.include_usage === true, after: [] }))
@@ -110,7 +110,7 @@ function addAnswers(door: Hono, parts: OpenAiParts): void {
     const byBlock = await blockChat(context, parts)
     if (byBlock !== undefined) return byBlock
     const asked = await openAiBody(context, completionRequest)
-    const by = await speaker(models, texts, asked.model, context.req.raw.signal)
+    const by = await speaker(models, texts, asked.model, clock, context.req.raw.signal)
     const { requests, echoes, prompts } = completionGenerations(by, asked, seedOf(asked, random))
     return answer(context, asked, requests, COMPLETION, id => ({ id, model: asked.model, created: created(), text: by.text, echoes, prompts, usage: asked.stream_options?.include_usage === true, after: [] }))
   })
