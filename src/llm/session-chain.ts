@@ -21,6 +21,8 @@ const GUARD_AGAIN_MS: Millis = 1_000
 const FLED_MS: Millis = 1_000
 /** How long a session waits for an instance of a stage that has none: those of the dead are placed anew. */
 const WITHOUT_MS: Millis = 120_000
+/** How long a new one does: a moment ago others may have been there, and the ads of those that came in their place are on their way. */
+const AD_LATE_MS: Millis = 2_000
 
 export type ChainParts = {
   readonly ports: Pick<Ports, 'clock' | 'network' | 'telemetry'>
@@ -146,9 +148,9 @@ export class SessionChain {
   }
 
   /**
-   * Opens every stage under a new epoch, in place of what is gone its standby or another instance; waits for one where
-   * there is none, unless `fresh`, for a while. Gives the position from which each stage needs its input. Throws Overtaken,
-   * NO_CAPACITY, NO_INSTANCE, the signal's reason.
+   * Opens every stage under a new epoch, in place of what is gone its standby or another instance; waits a while for one
+   * where there is none, a moment where `fresh`, and then not for room. Gives the position from which each stage needs its
+   * input. Throws Overtaken, NO_CAPACITY, NO_INSTANCE, the signal's reason.
    */
   async restart(fresh: boolean, signal: AbortSignal): Promise<readonly number[]> {
     this.#open = false
@@ -157,7 +159,7 @@ export class SessionChain {
     const opened = new Map<number, Holding>()
     let pauseMs = LOOK_AGAIN_MS
     let refusal: MeshError | undefined
-    const until = this.#parts.ports.clock.monotonic() + (fresh ? 0 : WITHOUT_MS)
+    const until = this.#parts.ports.clock.monotonic() + (fresh ? AD_LATE_MS : WITHOUT_MS)
     for (;;) {
       signal.throwIfAborted()
       const tried = await Promise.all(this.#links.map(async (link, stage) => (opened.has(stage) ? undefined : this.#seat(link, stage, signal))))
@@ -173,7 +175,8 @@ export class SessionChain {
       if (this.#links.every((link, stage) => opened.has(stage) || link.primary !== undefined)) continue
       this.#full.clear()
       this.#doubted.clear()
-      if (refusal !== undefined && this.#parts.ports.clock.monotonic() >= until) throw refusal.code === 'NO_CAPACITY' ? refusal : new MeshError('NO_INSTANCE', refusal.message, { cause: refusal })
+      const waits = this.#parts.ports.clock.monotonic() < until && !(fresh && refusal?.code === 'NO_CAPACITY')
+      if (refusal !== undefined && !waits) throw refusal.code === 'NO_CAPACITY' ? refusal : new MeshError('NO_INSTANCE', refusal.message, { cause: refusal })
       await this.#pause.wait(this.#parts.ports.clock, pauseMs, signal)
       pauseMs = Math.min(LONGEST_LOOK_MS, pauseMs * 2)
     }
