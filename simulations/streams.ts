@@ -77,8 +77,7 @@ export class StreamEnd<F> implements Stream<F> {
     const { frameBytes, queuedFrames } = this.#protocol.limits
     if (bytes.byteLength > frameBytes) throw new MeshError('MESSAGE_TOO_LARGE', `a frame of ${this.#protocol.id} is ${bytes.byteLength} bytes; the limit is ${frameBytes}`)
     if (this.#inFlight >= queuedFrames) return this.#sendLater(bytes)
-    this.#inFlight += 1
-    this.#post(bytes, other => other.#hear(bytes))
+    this.#sendNow(bytes)
     return undefined
   }
 
@@ -140,6 +139,10 @@ export class StreamEnd<F> implements Stream<F> {
       await new Promise<void>(resolve => this.#senders.push(resolve))
       this.#mustBeOpen()
     }
+    this.#sendNow(bytes)
+  }
+
+  #sendNow(bytes: Uint8Array): void {
     this.#inFlight += 1
     this.#post(bytes, other => other.#hear(bytes))
   }

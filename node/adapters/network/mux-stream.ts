@@ -81,9 +81,7 @@ export class MuxStream<F> implements Stream<F> {
       return this.#post(pieces, new Promise<void>(resolve => this.#senders.push(resolve)))
     }
     this.#credit -= 1
-    this.#lastActive = this.#wire.clock.monotonic()
-    const handed = this.#wire.message(this.#call, pieces)
-    return handed === undefined ? undefined : this.#handed(handed)
+    return this.#hand(pieces)
   }
 
   async end(): Promise<void> {
@@ -233,9 +231,13 @@ export class MuxStream<F> implements Stream<F> {
   async #post(pieces: readonly Uint8Array[], may: Promise<void>): Promise<void> {
     await may
     this.#mustBeOpen()
+    await this.#hand(pieces)
+  }
+
+  #hand(pieces: readonly Uint8Array[]): Promise<void> | undefined {
     this.#lastActive = this.#wire.clock.monotonic()
     const handed = this.#wire.message(this.#call, pieces)
-    if (handed !== undefined) await this.#handed(handed)
+    return handed === undefined ? undefined : this.#handed(handed)
   }
 
   async #handed(handed: Promise<void>): Promise<void> {
