@@ -104,13 +104,17 @@ export function reconcile(situation: Situation): readonly Step[] {
   return steps
 }
 
-/** Outdated ones that can go now: no more than others have become ready in their place, and a ready one only where more are ready than wanted. */
+/**
+ * Outdated ones that can go now. Of those seen ready, as many as are ready beyond what is wanted, whether new ones came in their
+ * place or there were too many before. An ad may be late, so what was not seen ready may answer all the same: it goes when
+ * enough others are seen ready, else no sooner than a successor has come.
+ */
 function replaced(want: number, counted: readonly Observed[], old: readonly Observed[]): readonly Observed[] {
   const ready = (some: readonly Observed[]): number => some.filter(({ state }) => state === 'ready').length
-  const most = Math.max(0, Math.min(counted.length - want, ready(counted) - ready(old)))
-  // An ad may be late: what has not been seen ready may answer all the same, and goes no sooner than its successor came.
-  const idle = mostDispensable(old).filter(({ state }) => state !== 'ready')
-  const spare = mostDispensable(old).filter(({ state }) => state === 'ready').slice(0, Math.max(0, ready(counted) - want))
+  const most = Math.max(0, counted.length - want)
+  const dispensable = mostDispensable(old)
+  const idle = dispensable.filter(({ state }) => state !== 'ready').slice(0, ready(counted) >= want ? most : ready(counted) - ready(old))
+  const spare = dispensable.filter(({ state }) => state === 'ready').slice(0, Math.max(0, ready(counted) - want))
   return [...idle, ...spare].slice(0, most)
 }
 

@@ -322,7 +322,12 @@ describe('a mesh of three real peers', function () {
     assert.equal(await decide(), 'review')
     assert.equal((await refusal(client.send('PUT', '/mesh/blocks', { spec: { ...spec, blockId: 'nowhere' } }))).code, 'NOT_FOUND')
     assert.equal((await refusal(client.send('PUT', '/mesh/blocks', { spec: { ...spec, parameters: { urgentFrom: 7 } } }))).code, 'SPEC_INVALID')
+    // Changed back in the middle of another change: both instances there are then of an earlier record.
+    const [then] = await instances(net.peer(0), 'triage-rules')
+    await client.send('PUT', '/mesh/blocks', { spec: { ...spec, parameters: { urgentFrom: 0.8 } }, wait: false })
+    await until(async () => (await instances(net.peer(0), 'triage-rules')).some(({ instance }) => instance !== then?.instance), 'the second change is under way')
     await client.send('PUT', '/mesh/blocks', { spec })
+    assert.equal(await decide(), 'refer-urgent')
   })
 
   it('kill -9 of a peer: its instances come up elsewhere, runs go on; restarted it is the same peer with what it had', async function () {

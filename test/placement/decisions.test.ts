@@ -147,6 +147,27 @@ describe('reconciling', () => {
     assert.deepEqual(does([old(1), old(2)], { retryAt: 9_000 }), ['wait'])
     assert.deepEqual(does([one(1, { terms: undefined }), old(2)], { want: 1 }), ['release c2'])
     assert.deepEqual(does([old(1), old(2)], { want: 0, terms: undefined }), ['release c1', 'release c2'])
+    assert.deepEqual(does([old(1, { inFlight: 1 }), old(2)], { want: 1 }), ['release c2', 'place 1'], 'there was one too many when the block was changed')
+    assert.deepEqual(does([old(1), old(2, { state: 'starting' })], { want: 1 }), ['release c2', 'place 1'], 'it was changed again before the last change was carried out')
+    assert.deepEqual(does([old(1, { state: 'starting' }), old(2, { state: 'starting' })], { want: 1 }), [], 'either may answer')
+  })
+
+  it('comes to what is wanted from wherever it begins, once what starts has started or failed', () => {
+    const states = fc.constantFrom('awarded' as const, 'starting' as const, 'ready' as const, 'draining' as const)
+    const found = fc.array(fc.record({ state: states, terms: fc.constantFrom('now', 'before', 'long before'), fails: fc.boolean() }), { maxLength: 8 })
+    fc.assert(fc.property(fc.integer({ min: 1, max: 5 }), found, (want, begins) => {
+      let there = begins.map(({ state, terms, fails }, at) => ({ seen: one(at, { state, terms }), fails }))
+      let made = there.length
+      for (let round = 0; round < 40; round += 1) {
+        for (const step of reconcile({ ...calm, want, observed: there.map(({ seen }) => seen), surplusSince: 0 })) {
+          if (step.do === 'release') there = there.filter(({ seen }) => seen.contract !== step.target.contract)
+          else if (step.do === 'place') for (let left = step.count; left > 0; left -= 1) there.push({ seen: one(made++, { state: 'starting' }), fails: false })
+        }
+        there = there.filter(({ seen, fails }) => !fails || seen.state === 'ready' || seen.state === 'draining').map(({ seen, fails }) => ({ seen: { ...seen, state: seen.state === 'draining' ? 'draining' : 'ready' }, fails }))
+      }
+      const serving = there.filter(({ seen }) => counts(seen))
+      assert.deepEqual(serving.map(({ seen: { state, terms } }) => [state, terms]), Array.from({ length: want }, () => ['ready', 'now']))
+    }))
   })
 
   it('whatever it sees, never releases below what is wanted nor places above it', () => {
