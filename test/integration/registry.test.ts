@@ -12,7 +12,7 @@ import { openView } from '../../node/adapters/registry/sqlite-view.ts'
 import { createRegistryStore, type RegistryHandle } from '../../node/adapters/registry/store.ts'
 import { encode } from '../../protocols/codec.ts'
 import { MeshError, granted } from '../../protocols/errors.ts'
-import { registryLogTopic } from '../../protocols/registry.ts'
+import { registryLog, registryLogTopic } from '../../protocols/registry.ts'
 import type { Signed } from '../../protocols/signed.ts'
 import type { Identity } from '../../src/ports.ts'
 import { Registries } from '../../src/registries/store.ts'
@@ -123,6 +123,20 @@ describe('registry logs over OrbitDB', function () {
 
   it('a full segment is followed by the next, and readers move on', async () => {
     const net = logsOnly()
+    // A disk that takes its time: the log is announced while the next segment is being made.
+    const { blockstore } = one
+    const put = blockstore.put.bind(blockstore)
+    blockstore.put = async (...block) => {
+      await new Promise(resolve => setTimeout(resolve, 100))
+      return put(...block)
+    }
+    const told = new Map<string, string>()
+    net.join('listener').subscribe(registryLogTopic, ({ payload }) => {
+      const { writer, segment, address } = registryLog.parse(dagCbor.decode(payload))
+      const log = `segment ${segment} of ${writer}`
+      assert.equal(told.get(log) ?? address, address, `${log} has two addresses`)
+      told.set(log, address)
+    })
     const a = await start(net, 'a', one, { segmentEntries: 3 })
     const first = a.handle.status().logs?.address
     const b = await start(net, 'b', two, { segmentEntries: 3 })

@@ -67,8 +67,7 @@ export class RegistryLogs {
     const directory = join(this.#parts.dir, 'orbitdb')
     mkdirSync(directory, { recursive: true, mode: 0o700 })
     this.#orbitdb = await createOrbitDB({ ipfs: this.#parts.helia, id: this.#ports.identity.peer, directory })
-    this.#segment = Number(this.#parts.view.fact('segment') ?? '0')
-    await this.#openOwn()
+    await this.#openOwn(Number(this.#parts.view.fact('segment') ?? '0'))
     const { network } = this.#ports
     this.#stops.push(
       network.subscribe(registryLogTopic, (envelope, from) => this.#hear(envelope, from)),
@@ -137,16 +136,20 @@ export class RegistryLogs {
     }
   }
 
-  async #openOwn(): Promise<void> {
+  async #openOwn(segment: number): Promise<void> {
     if (this.#orbitdb === undefined) return
-    const name = `registry/${this.#parts.networkId}/${this.#ports.identity.peer}/${this.#segment}`
-    this.#own = await LogSegment.openOwn(name, this.#segmentOf(this.#orbitdb, this.#ports.identity.peer))
+    const name = `registry/${this.#parts.networkId}/${this.#ports.identity.peer}/${segment}`
+    const own = await LogSegment.openOwn(name, this.#segmentOf(this.#orbitdb, this.#ports.identity.peer))
+    // At the same moment: who hears of a number with the address of the one before never asks for the right one.
+    this.#own = own
+    this.#segment = segment
   }
 
   async #nextSegment(): Promise<void> {
     const full = this.#own
-    this.#parts.view.setFact('segment', String(++this.#segment))
-    await this.#openOwn()
+    const next = this.#segment + 1
+    this.#parts.view.setFact('segment', String(next))
+    await this.#openOwn(next)
     await this.#announce()
     await full?.close()
   }
