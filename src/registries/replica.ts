@@ -46,6 +46,8 @@ const LATER_BYTES = 65_536
 const LATER_MS = 500
 const LATER_LOOKS = 20
 const NEWS_BYTES = 48_000
+/** Messages of news: so many at once, and so many a second after that. Readers drop what comes faster than the topic allows. */
+const NEWS_BURST = 8
 const NEWS_PER_SECOND = 10
 /** Refused records remembered, so that one offered again costs no signature check. */
 const REFUSED_NAMES = 10_000
@@ -74,7 +76,9 @@ export class RegistryReplica {
   #lastRepairAt: Millis | undefined
   #comparedAt = -Infinity
   #outgoing: Signed[] = []
-  #newsDue = false
+  #telling = false
+  /** Until when the messages of news that were sent count against the burst. */
+  #newsPaidAt: Millis = -Infinity
   #stopped = false
 
   constructor(store: Registries, ports: ReplicaPorts) {
@@ -286,13 +290,17 @@ export class RegistryReplica {
   #announce(records: readonly HeldRecord[]): void {
     // News of a bulk write beyond the topic's rate would only be dropped: digests carry the rest.
     this.#outgoing.push(...records.slice(0, 1_024 - Math.min(1_024, this.#outgoing.length)).map(record => record.envelope))
-    if (this.#newsDue || this.#outgoing.length === 0) return
-    this.#newsDue = true
-    void this.#publishNews().finally(() => (this.#newsDue = false))
+    if (!this.#telling) void this.#publishNews()
   }
 
   async #publishNews(): Promise<void> {
+    const { clock, network } = this.#ports
+    this.#telling = true
     while (this.#outgoing.length > 0 && !this.#stopped) {
+      const now = clock.monotonic()
+      const waitMs = this.#newsPaidAt - now - ((NEWS_BURST - 1) * 1_000) / NEWS_PER_SECOND
+      if (waitMs > 0) await clock.sleep(waitMs)
+      this.#newsPaidAt = Math.max(now, this.#newsPaidAt) + 1_000 / NEWS_PER_SECOND
       let size = 0
       let count = 0
       while (count < Math.min(64, this.#outgoing.length)) {
@@ -302,12 +310,13 @@ export class RegistryReplica {
       }
       const records = this.#outgoing.splice(0, count)
       try {
-        await this.#ports.network.publish(registryNews, { records })
+        await network.publish(registryNews, { records })
       } catch (error) {
-        this.#say('publish', this.#ports.network.self, error)
+        this.#say('publish', network.self, error)
       }
-      if (this.#outgoing.length > 0) await this.#ports.clock.sleep(1_000 / NEWS_PER_SECOND)
     }
+    // In the turn in which nothing was left: whatever is written from now on begins anew.
+    this.#telling = false
   }
 
   #refuse(name: string, from: PeerId, source: Source, because: string): void {

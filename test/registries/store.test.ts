@@ -125,6 +125,26 @@ describe('registries over SQLite', () => {
     await until(async () => (await b.handle.store.open('components', value).get('now')) !== undefined)
   })
 
+  it('the news of a few writes wait for nothing, those of many for the rate of the topic', async () => {
+    const clock = realClock(PACE)
+    const slept: number[] = []
+    // Its time stands still, however long the writes take.
+    const a = await start({ clock: { ...clock, monotonic: () => 5_000, sleep: (duration, signal) => (slept.push(duration), clock.sleep(duration, signal)) } })
+    const b = await start()
+    await until(() => a.handle.status().synced && b.handle.status().synced)
+    let told = 0
+    net.gossip = topic => topic !== registryNews.id || (told += 1) > 0
+    const registry = a.handle.store.open('components', value)
+    slept.length = 0
+    for (let n = 0; n < 8; n += 1) await registry.put(`few-${n}`, { n })
+    await until(() => told === 8)
+    assert.deepEqual(slept.filter(ms => ms > 0), [])
+    for (let n = 0; n < 8; n += 1) await registry.put(`more-${n}`, { n })
+    await until(async () => (await b.handle.store.open('components', value).get('more-7')) !== undefined)
+    assert.ok(slept.some(ms => ms > 0), 'a burst is followed by waits')
+    assert.ok(told < 16, 'what was written meanwhile went together')
+  })
+
   it('news that come before the proof of their writer\'s rights count when the proof has come, without asking anybody', async () => {
     const a = await start()
     let proved = false
