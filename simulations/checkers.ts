@@ -20,7 +20,7 @@ export type Inspection = {
   readonly live: readonly PeerId[]
   readonly queues: readonly { readonly name: string; readonly size: number; readonly limit: number }[]
   /** Instances ready of each block that this peer stewards, with the least wanted. */
-  readonly stewarded: readonly { readonly block: BlockId; readonly ready: number; readonly least: number }[]
+  readonly stewarded: readonly { readonly block: BlockId; readonly ready: number; readonly least: number; /** Of an earlier record of the block. */ readonly outdated?: number }[]
   /** What this peer acknowledged to somebody as durable. */
   readonly acknowledged: readonly string[]
 }
@@ -206,14 +206,17 @@ export function viewsConverge(): Checker {
   }
 }
 
-/** After faults stop, every block runs at least as many instances as it wants. */
+/** After faults stop, every block runs at least as many instances as it wants, all of them with what it says now. */
 export function blocksReachTheirLeast(): Checker {
   return {
     name: 'blocks reach their least instances',
     safety: () => undefined,
     pending: ({ running }) => {
       for (const [peer, { stewarded }] of running) {
-        for (const { block, ready, least } of stewarded) if (ready < least) return `${block}, stewarded by ${peer}, has ${ready} of ${least} instances`
+        for (const { block, ready, least, outdated = 0 } of stewarded) {
+          if (ready < least) return `${block}, stewarded by ${peer}, has ${ready} of ${least} instances`
+          if (outdated > 0) return `${block}, stewarded by ${peer}, has ${outdated} instances of an earlier record`
+        }
       }
       return undefined
     },

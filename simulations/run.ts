@@ -11,8 +11,9 @@ type Order = Omit<ScenarioOptions, 'seed'> & { readonly scenario: ScenarioName; 
 type Figures = { readonly seeds: number; readonly violations: number; readonly seconds: number; readonly cpu_s: number; readonly peers: number; readonly virtual_s: number; readonly fingerprint: string }
 
 const USAGE = `usage: node simulations/run.ts [--scenario ${Object.keys(SCENARIOS).join('|')}] [--peers 200] [--seeds 50] [--from 1] [--seconds 20]
-  [--loss 0.05] [--churn 0.05] [--no-cuts] [--bug NAME] [--threads CORES] [--json]
-  loss: part of the messages that never arrive; churn: part of the peers that crash each ten seconds; drawn by the seed when not given; --no-cuts: no link is ever cut.`
+  [--loss 0.05] [--churn 0.05] [--no-cuts] [--changes MS] [--bug NAME] [--threads CORES] [--json]
+  loss: part of the messages that never arrive; churn: part of the peers that crash each ten seconds; drawn by the seed when not given; --no-cuts: no link is ever cut;
+  changes: somebody changes what a block is started with, so often on average.`
 
 /** Messages and promises die young: with room for them they are not copied first. */
 const YOUNG_MB = 256
@@ -52,6 +53,7 @@ function parse(): Omit<Order, 'seeds'> & { readonly from: number; readonly count
       loss: { type: 'string' },
       churn: { type: 'string' },
       'no-cuts': { type: 'boolean', default: false },
+      changes: { type: 'string' },
       bug: { type: 'string' },
       threads: { type: 'string', default: String(availableParallelism()) },
       json: { type: 'boolean', default: false },
@@ -70,6 +72,7 @@ function parse(): Omit<Order, 'seeds'> & { readonly from: number; readonly count
     cuts: !values['no-cuts'],
     ...(values.loss === undefined ? {} : { loss: number('loss', values.loss, 0, 1) }),
     ...(values.churn === undefined ? {} : { churn: number('churn', values.churn, 0, 100) }),
+    ...(values.changes === undefined ? {} : { changeEveryMs: number('changes', values.changes, 1, 86_400_000) }),
     ...(values.bug === undefined ? {} : { bug: values.bug }),
   }
 }
@@ -121,6 +124,7 @@ function report(outcome: Outcome, order: Omit<Order, 'seeds'> & { readonly json:
     if (order.loss !== undefined) same.push(`--loss ${order.loss}`)
     if (order.churn !== undefined) same.push(`--churn ${order.churn}`)
     if (order.cuts === false) same.push('--no-cuts')
+    if (order.changeEveryMs !== undefined) same.push(`--changes ${order.changeEveryMs}`)
     if (order.bug !== undefined) same.push(`--bug ${order.bug}`)
     process.stderr.write(`${violation}\n  drawn: ${JSON.stringify(drawn)}\n  again: node simulations/run.ts --seeds 1 --from ${seed} ${same.join(' ')}\n`)
   } else if (!order.json) process.stdout.write(`seed ${seed}: ok, ${delivered} messages, ${crashes} crashes, ${partitions} partitions, well again after ${settledInMs} ms, ${fingerprint}${figures === undefined ? '' : `, ${JSON.stringify(figures)}`}\n`)

@@ -2,7 +2,7 @@ import type { Millis } from '../protocols/ids.ts'
 import { Faults, type FaultPlan } from './faults.ts'
 import { Violation, type SimPeer, type World } from './world.ts'
 
-export type ScenarioOptions = { readonly seed: number; readonly peers: number; readonly seconds: number; readonly loss?: number; readonly churn?: number; /** Without: links are never cut. */ readonly cuts?: boolean; readonly bug?: string }
+export type ScenarioOptions = { readonly seed: number; readonly peers: number; readonly seconds: number; readonly loss?: number; readonly churn?: number; /** Without: links are never cut. */ readonly cuts?: boolean; /** Mean time between two changes of a block; without, none is changed. */ readonly changeEveryMs?: Millis; readonly bug?: string }
 
 /** A world about to live, with everything that was drawn for it. */
 export type Scenario<P extends SimPeer> = {

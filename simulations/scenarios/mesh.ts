@@ -1,7 +1,8 @@
 import { MeshError, refused } from '../../protocols/errors.ts'
-import type { Json, Millis } from '../../protocols/ids.ts'
+import type { BlockId, Json, Millis } from '../../protocols/ids.ts'
 import { componentManifest, type BlockRecord } from '../../protocols/specs.ts'
 import { createPeer, type Peer } from '../../src/peer.ts'
+import { termsOf } from '../../src/placement/terms.ts'
 import { ALL_RIGHTS, issue } from '../../src/trust/capability.ts'
 import { foundNetwork, type Membership } from '../../src/trust/invitation.ts'
 import { acknowledgedSurvives, blocksReachTheirLeast, highestEpochObeyed, type Inspection, ledgerNeverOverPromised, noCompletedNodeRunAgain, oneResultPerRun, queuesBounded, viewsConverge } from '../checkers.ts'
@@ -58,9 +59,16 @@ export class MeshPeer implements SimPeer {
         { name: 'the disk', size: this.#host.disk.backlog, limit: WRITES_UNDER_WAY },
         ...instances.running().flatMap(({ instance, queued, inFlight }) => [{ name: `the queue of ${instance}`, size: queued, limit: 100 }, { name: `the calls of ${instance}`, size: inFlight, limit: 4 }]),
       ],
-      stewarded: placement.stewarded().map(({ block }) => ({ block, ready: view.instancesOf(block).filter(({ ad }) => ad.state === 'ready').length, least: this.#least })),
+      stewarded: placement.stewarded().map(({ block }) => this.#stewarded(block)),
       acknowledged: ended.filter(({ state }) => state !== 'running').map(({ run }) => run),
     }
+  }
+
+  #stewarded(block: BlockId): Inspection['stewarded'][number] {
+    const { view, placement } = this.peer
+    const record = placement.tended(block)?.record
+    const ready = view.instancesOf(block).filter(({ ad }) => ad.state === 'ready')
+    return { block, ready: ready.length, least: this.#least, outdated: record === undefined ? 0 : ready.filter(({ ad }) => ad.terms !== undefined && ad.terms !== termsOf(record)).length }
   }
 
   stop(): Promise<void> {
@@ -69,7 +77,7 @@ export class MeshPeer implements SimPeer {
 }
 
 /** Members of one network that publish, place, keep and use blocks, under faults. `bug`: a mistake made on every host, for the checkers to find. */
-export function drawMesh({ seed, peers, seconds, loss, churn, cuts = true, bug }: ScenarioOptions): Scenario<MeshPeer> {
+export function drawMesh({ seed, peers, seconds, loss, churn, cuts = true, changeEveryMs, bug }: ScenarioOptions): Scenario<MeshPeer> {
   const random = new SeededRandom(`mesh ${seed}`)
   const drawn = drawFaults(random.fork('faults'), peers, { ...(loss === undefined ? {} : { loss }), ...(churn === undefined ? {} : { churn }) })
   const spanMs = seconds * 1_000
@@ -108,7 +116,10 @@ export function drawMesh({ seed, peers, seconds, loss, churn, cuts = true, bug }
     drawn: { faults, work },
     world,
     prepare: () => publish(world, blocks, work, evidence),
-    work: () => employ(world, work, evidence, random.fork('work'), spanMs),
+    work: () => {
+      employ(world, work, evidence, random.fork('work'), spanMs)
+      if (changeEveryMs !== undefined) change(world, blocks, work, random.fork('changes'), { spanMs, everyMs: changeEveryMs })
+    },
     runs: () => evidence.runs,
     settleMs: 60_000,
   }
@@ -150,6 +161,31 @@ function employ(world: World<MeshPeer>, work: Work, evidence: Evidence, random: 
   again(0)
 }
 
+/** For `spanMs`, has anybody change what one of the blocks is started with, now and then in the middle of the last change. */
+function change(world: World<MeshPeer>, blocks: readonly BlockId[], work: Work, random: SeededRandom, { spanMs, everyMs }: { readonly spanMs: Millis; readonly everyMs: Millis }): void {
+  const clock = world.kernel.clock()
+  const end = clock.monotonic() + spanMs
+  const once = async (at: number): Promise<void> => {
+    const running = [...world.peers.values()]
+    if (running.length === 0) return
+    try {
+      await random.pick(running).peer.actions.changeBlock({ ...documentOf(random.pick(blocks), work), parameters: { at } })
+    } catch (error) {
+      if (!(error instanceof MeshError)) throw error
+    }
+  }
+  const again = (at: number): void => {
+    if (clock.monotonic() >= end) return
+    void once(at)
+    clock.after(1 + random.below(2 * everyMs), () => again(at + 1))
+  }
+  again(1)
+}
+
+function documentOf(blockId: BlockId, { instances }: Work): { readonly [field: string]: Json } {
+  return { blockId, blockComponentURI: COMPONENT, minInstances: instances, maxInstances: instances + 2 }
+}
+
 async function publish(world: World<MeshPeer>, blocks: readonly string[], work: Work, evidence: Evidence): Promise<void> {
   const [first] = world.peers.values()
   if (first === undefined) return
@@ -160,8 +196,7 @@ async function publish(world: World<MeshPeer>, blocks: readonly string[], work: 
   }))
   const records: BlockRecord[] = []
   for (const blockId of blocks) {
-    const document: Json = { blockId, blockComponentURI: COMPONENT, minInstances: work.instances, maxInstances: work.instances + 2 }
-    records.push((await actions.createBlock(document)).block)
+    records.push((await actions.createBlock(documentOf(blockId, work))).block)
     evidence.blockAcknowledged(blockId)
   }
   const nodes = blocks.map(blockId => ({ label: blockId, nodeType: 'block', assignmentPolicyRule: {}, manualBlockId: blockId }))

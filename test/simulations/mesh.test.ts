@@ -9,7 +9,7 @@ import type { Planted } from '../../simulations/scenarios/planted.ts'
 const ROOT = join(import.meta.dirname, '../..')
 const run = promisify(execFile)
 
-function lived(seed: number, options: { readonly bug?: Planted; readonly churn?: number; readonly cuts?: boolean } = {}): Promise<Outcome> {
+function lived(seed: number, options: { readonly bug?: Planted; readonly churn?: number; readonly cuts?: boolean; readonly changeEveryMs?: number } = {}): Promise<Outcome> {
   return live(drawMesh({ seed, peers: 6, seconds: 4, loss: 0.05, ...options }), 4)
 }
 
@@ -31,6 +31,10 @@ describe('the whole peer in the virtual world', function () {
     const outcome = await lived(1, { churn: 2 })
     assert.equal(outcome.violation, undefined)
     assert.ok(outcome.crashes > 0 && outcome.partitions > 0 && outcome.runs > 0 && outcome.executions > 0, JSON.stringify(outcome))
+  })
+
+  it('has every block as it was changed to last, however soon after another and whoever died meanwhile', async () => {
+    for (let seed = 1; seed <= 4; seed += 1) assert.equal((await lived(seed, { churn: 1, changeEveryMs: 300 })).violation, undefined)
   })
 
   const planted: readonly (readonly [Planted, RegExp])[] = [
