@@ -5,7 +5,7 @@ import type { Execution } from './backend.ts'
 /** A promise of resources that a host has made and not yet taken back. */
 export type Promised = { readonly needs: Needs; readonly gpus: readonly string[] }
 
-/** What checkers may see of one peer. A peer fills in what it has; the rest stays empty. */
+/** What checkers may see of one peer at the instant of a look; not to be kept. A peer fills in what it has; the rest stays empty. */
 export type Inspection = {
   readonly total?: Resources
   /** Holds and contracts together, as the ledger counts them. */
@@ -48,7 +48,7 @@ export function ledgerNeverOverPromised(): Checker {
     name: 'ledger never over-promised',
     safety: ({ running }) => {
       for (const [peer, { total, promised }] of running) {
-        if (total === undefined) continue
+        if (total === undefined || promised.length === 0) continue
         const because = overPromised(total, promised)
         if (because !== undefined) return `${peer} ${because}`
       }

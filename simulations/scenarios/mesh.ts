@@ -2,7 +2,6 @@ import { MeshError, refused } from '../../protocols/errors.ts'
 import type { BlockId, Json, Millis } from '../../protocols/ids.ts'
 import { componentManifest, type BlockRecord } from '../../protocols/specs.ts'
 import { createPeer, type Peer } from '../../src/peer.ts'
-import { termsOf } from '../../src/placement/terms.ts'
 import { ALL_RIGHTS, issue } from '../../src/trust/capability.ts'
 import { foundNetwork, type Membership } from '../../src/trust/invitation.ts'
 import { acknowledgedSurvives, blocksReachTheirLeast, highestEpochObeyed, type Inspection, ledgerNeverOverPromised, noCompletedNodeRunAgain, oneResultPerRun, queuesBounded, viewsConverge } from '../checkers.ts'
@@ -13,6 +12,7 @@ import { SeededRandom } from '../random.ts'
 import type { Scenario, ScenarioOptions } from '../scenario.ts'
 import { type SimPeer, World } from '../world.ts'
 import { Evidence } from './evidence.ts'
+import { MeshInspection } from './mesh-inspection.ts'
 import { PLANTED, plantedBug } from './planted.ts'
 
 const YEAR = 365 * 86_400_000
@@ -22,7 +22,6 @@ const VDAG = 'simulated:1.0.0-stable'
 
 /** How long the first instances are waited for. */
 const READY_MS = 5_000
-const WRITES_UNDER_WAY = 4_096
 /** Part of the runs that somebody asks for again, elsewhere. */
 const ASKED_AGAIN = 0.3
 
@@ -43,32 +42,7 @@ export class MeshPeer implements SimPeer {
   }
 
   inspect(): Inspection {
-    const { view, placement, runs, instances } = this.peer
-    const contracts = placement.contracts()
-    const ended = runs.inspect()
-    return {
-      // Not what the peer believes to have.
-      total: this.#host.total,
-      promised: placement.promised(),
-      epochs: placement.epochs(),
-      fenced: this.#evidence.fences(this.#host),
-      contracts: contracts.map(({ contract: { id, block, instance, epoch, steward } }) => ({ id, block, instance, epoch, steward })),
-      runs: ended,
-      live: view.live(),
-      queues: [
-        { name: 'the disk', size: this.#host.disk.backlog, limit: WRITES_UNDER_WAY },
-        ...instances.running().flatMap(({ instance, queued, inFlight }) => [{ name: `the queue of ${instance}`, size: queued, limit: 100 }, { name: `the calls of ${instance}`, size: inFlight, limit: 4 }]),
-      ],
-      stewarded: placement.stewarded().map(({ block }) => this.#stewarded(block)),
-      acknowledged: ended.filter(({ state }) => state !== 'running').map(({ run }) => run),
-    }
-  }
-
-  #stewarded(block: BlockId): Inspection['stewarded'][number] {
-    const { view, placement } = this.peer
-    const record = placement.tended(block)?.record
-    const ready = view.instancesOf(block).filter(({ ad }) => ad.state === 'ready')
-    return { block, ready: ready.length, least: this.#least, outdated: record === undefined ? 0 : ready.filter(({ ad }) => ad.terms !== undefined && ad.terms !== termsOf(record)).length }
+    return new MeshInspection(this.peer, this.#host, this.#least, this.#evidence)
   }
 
   stop(): Promise<void> {

@@ -97,6 +97,7 @@ export function bucketOf(registry: RegistryName, key: string): number {
 }
 
 const named = new WeakMap<Signed, Cid>()
+const placed = new WeakMap<Signed, { readonly bucket: number; readonly hash: Uint8Array }>()
 
 /** The name of a record, which is hashed once however often the same envelope is looked at. */
 export function cidOf(envelope: Signed): Cid {
@@ -105,6 +106,15 @@ export function cidOf(envelope: Signed): Cid {
   const cid = recordCid(envelope.payload)
   named.set(envelope, cid)
   return cid
+}
+
+/** The bucket of a record and the hash of its payload, by which it counts there; once for each envelope, as its name. */
+export function placeOf({ envelope, registry, key }: Pick<HeldRecord, 'envelope' | 'registry' | 'key'>): { readonly bucket: number; readonly hash: Uint8Array } {
+  const known = placed.get(envelope)
+  if (known !== undefined) return known
+  const place = { bucket: bucketOf(registry, key), hash: digest(envelope.payload) }
+  placed.set(envelope, place)
+  return place
 }
 
 function holding(record: RegistryRecord, envelope: Signed): HeldRecord {

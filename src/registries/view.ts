@@ -1,10 +1,9 @@
-import { digest } from '../../protocols/codec.ts'
 import { MeshError } from '../../protocols/errors.ts'
 import type { Cid } from '../../protocols/ids.ts'
 import type { RegistryName } from '../../protocols/registry.ts'
 import type { Signed } from '../../protocols/signed.ts'
 import { BucketDigests } from './digests.ts'
-import { bucketOf, type HeldRecord } from './record.ts'
+import { placeOf, type HeldRecord } from './record.ts'
 import { compareRecords } from './winner.ts'
 
 /** What a merge did to the view: the new holder of a key and the one it replaced. */
@@ -130,10 +129,10 @@ export class MemoryView implements RecordView {
   }
 
   #place(record: HeldRecord, replaced: HeldRecord | undefined): void {
-    const bucket = bucketOf(record.registry, record.key)
-    const row: Row = { record, bucket, hash: digest(record.envelope.payload) }
+    const { bucket, hash } = placeOf(record)
+    const row: Row = { record, bucket, hash }
     if (replaced !== undefined) {
-      this.#digests.toggle(bucket, digest(replaced.envelope.payload))
+      this.#digests.toggle(bucket, placeOf(replaced).hash)
       this.#cids.delete(replaced.cid)
     }
     this.#digests.toggle(bucket, row.hash)
