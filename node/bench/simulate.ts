@@ -2,6 +2,7 @@ import { spawn } from 'node:child_process'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { z } from 'zod'
+import { compiledFolder } from '../compiled.ts'
 
 const ROOT = join(import.meta.dirname, '../..')
 // As `npm run sim` does: worlds share the cores, and a collector or compiler that asks all of them for help at once costs each more than it
@@ -23,7 +24,7 @@ export async function run(): Promise<Record<string, number>> {
 }
 
 async function simulate(...more: readonly string[]): Promise<Figures> {
-  const child = spawn(process.execPath, [...ARGUMENTS, ...more], { cwd: ROOT, stdio: ['ignore', 'pipe', 'inherit'] })
+  const child = spawn(process.execPath, [...ARGUMENTS, ...more], { cwd: ROOT, env: { ...process.env, NODE_COMPILE_CACHE: compiledFolder() }, stdio: ['ignore', 'pipe', 'inherit'] })
   const exited = new Promise<number | null>((resolve, reject) => child.once('error', reject).once('close', resolve))
   let last = ''
   for await (const line of createInterface({ input: child.stdout })) last = line
