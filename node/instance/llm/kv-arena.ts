@@ -84,6 +84,11 @@ export class KvArena<Session extends Seated> {
     this.#members[b] = first
   }
 
+  /** Somebody else sits at a place from now on, and has what was held there. */
+  handOver(slot: number, session: Session): void {
+    this.#members[slot] = session
+  }
+
   /** Makes room for `capacity` positions each. Throws RangeError when memory is short; nothing is lost then. */
   reach(capacity: number): void {
     if (capacity > this.#capacity) this.#resize(this.#slots, capacity)

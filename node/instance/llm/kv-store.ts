@@ -89,6 +89,28 @@ export class KvStore {
     this.#leave(arena, session.slot, size !== undefined)
   }
 
+  /** Leaves what a session holds where it is, though nobody computes it any more: the positions that takes. Undefined where it sits among others, or has places to spare. */
+  park(session: KvSession): number | undefined {
+    const { arena } = session
+    if (arena === undefined || arena.members.length > 1 || arena.slots > this.#leastRows) return undefined
+    const at = this.#shared.findIndex(one => one.arena === arena)
+    if (at >= 0) this.#shared.splice(at, 1)
+    this.#alone.add(arena)
+    session.size = undefined
+    return arena.slots * arena.capacity
+  }
+
+  /** Gives a session, which has nothing yet, what a parked one has. False where that is more than it may come to hold. */
+  adopt(session: KvSession, parked: KvSession): boolean {
+    const { arena, slot } = parked
+    if (arena === undefined || arena.capacity > mostFor(session.reserved)) return false
+    arena.handOver(slot, session)
+    session.arena = arena
+    session.slot = slot
+    parked.arena = undefined
+    return true
+  }
+
   /** The runs that compute one more position for each of `sessions`, all seated. May move sessions so that they lie together. */
   runs(sessions: readonly KvSession[]): readonly KvRun[] {
     const runs: KvRun[] = []
@@ -157,7 +179,7 @@ export class KvStore {
     const wasShared = session.size !== undefined
     const fromSlot = session.slot
     let shared = this.#shared.find(one => one.size === size && one.arena.members.length < BATCH_ROWS && one.arena !== from)
-    if (shared === undefined && from !== undefined && !wasShared && this.#leastRows === 1) return this.#share(session, from, size, end)
+    if (shared === undefined && from !== undefined && !wasShared && from.slots >= this.#leastRows) return this.#share(session, from, size, end)
     if (shared === undefined) {
       shared = { arena: new KvArena<KvSession>(this.layout, this.#leastRows, this.#memory), size, debt: 0 }
       this.#shared.push(shared)
@@ -220,5 +242,9 @@ export class KvStore {
  */
 function capacityFor(positions: number, reserved: number): number {
   const wanted = Math.ceil((positions + Math.sqrt(8 * positions)) / GRAIN) * GRAIN
-  return Math.max(positions, Math.min(wanted, Math.ceil(reserved / GRAIN) * GRAIN))
+  return Math.max(positions, Math.min(wanted, mostFor(reserved)))
+}
+
+function mostFor(reserved: number): number {
+  return Math.ceil(reserved / GRAIN) * GRAIN
 }

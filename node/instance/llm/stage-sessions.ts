@@ -75,8 +75,7 @@ export class StageSessions {
   close({ id, kv, prefix }: Session, keep: boolean): void {
     this.#sessions.delete(id)
     this.#reserved -= kv.reserved
-    this.#cache.retire(kv, prefix, keep, this.#limits.kvTokens - this.#reserved)
-    this.#store.forget(kv)
+    if (!this.#cache.retire(kv, prefix, keep, this.#limits.kvTokens - this.#reserved)) this.#store.forget(kv)
   }
 
   /** Positions [position, position + count) may be computed or written now; later ones are forgotten. Throws BAD_INPUT, RangeError. */
