@@ -2,12 +2,15 @@ import { z } from 'zod'
 import { defineProtocol, defineStream, utf8 } from './codec.ts'
 import { MeshError } from './errors.ts'
 import { sessionId, stagePlan, type SessionId } from './generation.ts'
-import { blockId, epoch, instanceId } from './ids.ts'
+import { blockId, bytes, epoch, instanceId } from './ids.ts'
 import { FrameReader, FrameWriter } from './stage-bytes.ts'
 import { traceparent } from './trace.ts'
 
 /** Tokens of a prompt that one prefix hash covers beyond the one before it. */
 export const PREFIX_BLOCK = 64
+
+/** Of a prompt that goes along with an opening. */
+const OPENING_BYTES = 65_536
 
 const open = z.object({
   session: sessionId,
@@ -24,6 +27,8 @@ const open = z.object({
   /** A chained hash for each full block of prompt tokens. */
   prefix: z.array(z.string().max(64)).max(16_384),
   trace: traceparent.optional(),
+  /** The prompt's tokens, u32le, of a new session: the first stage begins to compute what it lacks before it hears of the chain. */
+  prompt: bytes.refine(({ byteLength }) => byteLength % 4 === 0 && byteLength <= OPENING_BYTES, 'tokens of four bytes, and not too many').optional(),
 })
 export type StageOpen = z.infer<typeof open>
 

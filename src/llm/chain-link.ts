@@ -9,6 +9,7 @@ export type Chained = {
   readonly served: ServedModel
   readonly reserve: number
   readonly prefix: readonly string[]
+  readonly prompt: readonly number[]
   readonly trace?: string
   /** Tells this peer's epochs from those of others. */
   readonly mark: number

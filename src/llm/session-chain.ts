@@ -8,6 +8,7 @@ import { linksOf, planOf, type Chained, type ChainLink } from './chain-link.ts'
 import { epochOf, restartFrom, roundOf, type Holding } from './chain.ts'
 import { Overtaken } from './overtaken.ts'
 import { askForSeat } from './seat-request.ts'
+import { OPENING_TOKENS, packTokens } from './prompt-chunks.ts'
 import type { Place, Seating } from './seating.ts'
 import type { StageHost } from './stage-host.ts'
 import type { StageLinks } from './stage-links.ts'
@@ -162,7 +163,7 @@ export class SessionChain {
     const until = this.#parts.ports.clock.monotonic() + (fresh ? AD_LATE_MS : WITHOUT_MS)
     for (;;) {
       signal.throwIfAborted()
-      const tried = await Promise.all(this.#links.map(async (link, stage) => (opened.has(stage) ? undefined : this.#seat(link, stage, signal))))
+      const tried = await Promise.all(this.#links.map(async (link, stage) => (opened.has(stage) ? undefined : this.#seat(link, stage, fresh, signal))))
       for (const [stage, result] of tried.entries()) {
         if (result === undefined) continue
         if (!(result instanceof MeshError)) opened.set(stage, result)
@@ -235,13 +236,14 @@ export class SessionChain {
   }
 
   /** Opens one stage where it was, at its standby, or elsewhere. Why not, when it cannot; undefined when there is nowhere to try. */
-  async #seat(link: ChainLink, stage: number, signal: AbortSignal): Promise<Holding | MeshError | undefined> {
+  async #seat(link: ChainLink, stage: number, fresh: boolean, signal: AbortSignal): Promise<Holding | MeshError | undefined> {
     const { seating, ports } = this.#parts
     this.#settle(link)
     const { primary } = link
     if (primary === undefined) return new MeshError('NO_INSTANCE', `block ${link.block} has no ready instance for layers ${link.first} to ${link.end}`)
     try {
-      return await this.#ask(link, stage, 'primary', primary, signal)
+      // The first of several begins to compute while the others are asked, and before it hears of the chain.
+      return await this.#ask(link, stage, 'primary', primary, signal, fresh && stage === 0 && this.stages > 1)
     } catch (error) {
       signal.throwIfAborted()
       const failure = asMeshError(error)
@@ -338,9 +340,9 @@ export class SessionChain {
     }
   }
 
-  async #ask(link: ChainLink, stage: number, role: 'primary' | 'standby', place: Place, signal: AbortSignal): Promise<Holding> {
-    const { session, reserve, prefix, known, trace } = this.#of
-    const request: StageOpen = { session, epoch: this.epoch, stage, role, block: link.block, instance: place.instance, contractEpoch: place.contractEpoch, reserve, known: known(), prefix: [...prefix], ...(trace === undefined ? {} : { trace }) }
+  async #ask(link: ChainLink, stage: number, role: 'primary' | 'standby', place: Place, signal: AbortSignal, begins = false): Promise<Holding> {
+    const { session, reserve, prefix, prompt, known, trace } = this.#of
+    const request: StageOpen = { session, epoch: this.epoch, stage, role, block: link.block, instance: place.instance, contractEpoch: place.contractEpoch, reserve, known: known(), prefix: [...prefix], ...(begins && prompt.length <= OPENING_TOKENS ? { prompt: packTokens(prompt) } : {}), ...(trace === undefined ? {} : { trace }) }
     return this.#unlessOver(stage, place, await askForSeat(this.#parts, place.host, request, signal))
   }
 

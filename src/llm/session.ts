@@ -10,6 +10,7 @@ import type { Answer, Drawn } from './answer.ts'
 import type { Draft } from './draft.ts'
 import { Overtaken } from './overtaken.ts'
 import { prefixHashes } from './prefix.ts'
+import { CHUNK, chunkAt } from './prompt-chunks.ts'
 import { Recoveries } from './recoveries.ts'
 import { SessionChain, type ChainParts } from './session-chain.ts'
 import { SessionMirrors } from './session-mirrors.ts'
@@ -17,8 +18,6 @@ import { SessionOutputs, type Output } from './session-outputs.ts'
 import { Speculation } from './speculation.ts'
 import type { TokenLog } from './token-log.ts'
 
-/** Prompt positions of one step: a multiple of the prefix block, so that prefixes end where steps do. */
-export const CHUNK = 128
 const TOUCH_MS: Millis = 8_000
 /** Standbys are brought up once there is a token, or so long after the prompt was begun. */
 const PROTECT_MS: Millis = 100
@@ -94,7 +93,7 @@ export class Session {
     const span = traceSpan(parts.ports.telemetry, `generate ${state.request.model}`, 'internal', state.request.trace, { session: this.id, model: state.request.model })
     void this.done.then(how => span.end(how === 'ended' ? undefined : how, { tokens: this.log.length, epoch: this.epoch }))
     this.#chain = new SessionChain(parts, {
-      session: this.id, served: making.served, reserve: this.#reserve, mark: making.mark, known: () => this.#tokens.length - 1,
+      session: this.id, served: making.served, reserve: this.#reserve, mark: making.mark, prompt: state.request.prompt, known: () => this.#tokens.length - 1,
       prefix: prefixHashes(making.served.model, state.request.prompt), ...(span.traceparent === undefined ? {} : { trace: span.traceparent }),
     }, { epoch: state.epoch, plan: state.plan }, () => {
       this.#mirrors.replan()
@@ -319,24 +318,13 @@ export class Session {
     const end = this.#tokens.length
     const under = new Set<number>()
     for (let at = from; at < end;) {
-      const { position, count } = this.#chunkAt(at)
+      const { position, count } = chunkAt(this.request.prompt.length, at)
       at = position + count
       this.#step(position, count, at === end ? want : 'none')
       under.add(position)
       while (at < end && under.size > this.#chain.stages + 1) under.delete((await this.#outputs.next(CHUNK)).position)
     }
     return this.#outputs.take(end, CHUNK)
-  }
-
-  /**
-   * What is computed again is computed as the first time, since runtimes have other kernels for one position than for several,
-   * and those give other last bits: the prompt in chunks, none of them of a single position; the answer one by one.
-   */
-  #chunkAt(at: number): { readonly position: number; readonly count: number } {
-    const prompt = this.request.prompt.length
-    if (at >= prompt) return { position: at, count: 1 }
-    const edge = Math.min((Math.floor(at / CHUNK) + 1) * CHUNK, prompt)
-    return edge - at === 1 && at > 0 ? { position: at - 1, count: 2 } : { position: at, count: edge - at }
   }
 
   #step(position: number, count: number, want: 'none' | 'greedy' | 'logits', guesses: readonly number[] = []): void {

@@ -6,6 +6,7 @@ import { traceSpan } from '../lib/trace-span.ts'
 import type { Ports, StageRunner } from '../ports.ts'
 import type { ContractBook } from '../roles.ts'
 import { LogBudget } from './boundary-log.ts'
+import { chunkAt, unpackTokens } from './prompt-chunks.ts'
 import type { StageLinks } from './stage-links.ts'
 import { Seat, type Surroundings } from './stage-seat.ts'
 
@@ -103,7 +104,7 @@ export class StageHost {
   }
 
   async #open(key: string, request: StageOpen, from: PeerId): Promise<{ readonly have: number; readonly logFrom: number }> {
-    const { session, epoch, stage, role, instance, contractEpoch, reserve, known, prefix, trace } = request
+    const { session, epoch, stage, role, instance, contractEpoch, reserve, known, prefix, trace, prompt } = request
     const fence = this.#fences.get(key)
     if (fence !== undefined && (epoch < fence.epoch || (epoch === fence.epoch && from !== fence.origin))) {
       throw new MeshError('EPOCH_FENCED', `${session} is under epoch ${fence.epoch} of ${fence.origin}`, { details: { ...fence } })
@@ -131,7 +132,12 @@ export class StageHost {
     const span = traceSpan(this.#ports.telemetry, `stage ${stage}`, 'server', trace, { session, stage, role, block: request.block, instance })
     const seat = new Seat(this.#around, { session, stage, instance, runner, span }, from, epoch, now)
     this.#seats.set(key, seat)
-    return seat.settle(role, have, known)
+    const holding = seat.settle(role, have, known)
+    if (prompt !== undefined) {
+      const { position, count } = chunkAt(prompt.byteLength / 4, holding.have)
+      if (position === holding.have && 4 * position < prompt.byteLength) seat.begin(position, unpackTokens(prompt, position, count))
+    }
+    return holding
   }
 
   #hear(frame: StageFrame, from: PeerId): void {

@@ -1,7 +1,7 @@
 import { asMeshError, MeshError } from '../../protocols/errors.ts'
 import type { InstanceId, Millis, PeerId } from '../../protocols/ids.ts'
 import type { Hop, StageFrame } from '../../protocols/stage.ts'
-import type { StageRunner, TraceSpan } from '../ports.ts'
+import type { StageOutput, StageRunner, TraceSpan } from '../ports.ts'
 import { BoundaryLog, type LogBudget } from './boundary-log.ts'
 
 /** What a standby has not confirmed by then is sent again. */
@@ -34,6 +34,8 @@ export class Seat {
   #confirmed = 0
   #hops: readonly Hop[] = []
   #known = 0
+  /** What was begun before anybody asked for it. */
+  #begun: { readonly position: number; readonly tokens: readonly number[]; readonly out: Promise<StageOutput> } | undefined
   #guard: { readonly host: PeerId; acked: number } | undefined
   #sending: (() => void) | undefined
   #tasks: (() => Promise<void>)[] = []
@@ -69,6 +71,7 @@ export class Seat {
     this.#hops = []
     this.#hurried = false
     this.#accused = false
+    this.#begun = undefined
     this.#protect(undefined)
     this.#tasks = []
     this.#life.abort(new MeshError('EPOCH_FENCED', 'the session has gone on under a newer epoch'))
@@ -107,6 +110,16 @@ export class Seat {
     // What it no longer has it will be given to compute again.
     if ((this.log.from ?? this.have) > next.from) return
     for (const { position, count, hidden } of this.log.since(next.from)) this.#forward(next, { position, count, loose: 0, want: 'none', rows: 'last', hidden })
+  }
+
+  /** Computes what a new session will ask its first stage for, while that opens the others. */
+  begin(position: number, tokens: readonly number[]): void {
+    const { runner, session } = this.terms
+    if (this.role !== 'primary' || runner.spec.end === runner.spec.layers) return
+    const out = runner.step({ session, position, count: tokens.length, input: { tokens }, want: 'hidden', rows: 'all', kv: false }, this.#life.signal)
+    // Whoever asks for it hears of it.
+    out.catch(() => undefined)
+    this.#begun = { position, tokens, out }
   }
 
   step(step: Step): void {
@@ -179,7 +192,9 @@ export class Seat {
     const guard = this.#guard
     // Where the standby has all before it, the instance gives the rows along and need not be asked.
     const kv = guard?.acked === position && count === 1 && loose === 0 && this.#sending === undefined
-    const out = await runner.step({ session, position, count, input, want, rows: last ? step.rows : 'all', kv }, this.#life.signal)
+    const begun = this.#begun
+    this.#begun = undefined
+    const out = begun !== undefined && !kv && isStep(begun, step) ? await begun.out : await runner.step({ session, position, count, input, want, rows: last ? step.rows : 'all', kv }, this.#life.signal)
     if (epoch !== this.epoch) return
     this.have = end
     this.#confirmed = end - loose
@@ -274,4 +289,9 @@ export class Seat {
   #head(stage = this.terms.stage): { readonly session: string; readonly epoch: number; readonly stage: number } {
     return { session: this.terms.session, epoch: this.epoch, stage }
   }
+}
+
+/** Is what was begun just what a step wants? */
+function isStep({ position, tokens }: { readonly position: number; readonly tokens: readonly number[] }, { input, ...step }: Step): boolean {
+  return step.position === position && step.loose === 0 && 'tokens' in input && input.tokens.length === tokens.length && tokens.every((token, at) => token === input.tokens[at])
 }

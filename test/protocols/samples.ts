@@ -134,6 +134,7 @@ export const samples: Readonly<Record<string, Sample>> = {
   'quota share answer': { protocol: '/aios/quota/1', schema: quotaShare.response, value: { amount: 25, free: 25 } },
   'stage open': { protocol: '/aios/stage-open/1', schema: stageOpen.request, value: { session: 'gen-ab', epoch: 16_777_220, stage: 1, role: 'standby', block: 'tiny-s1', instance: 'in-a1b2', contractEpoch: 3, reserve: 300, known: 12, prefix: ['00ff'] } },
   'stage open in a trace': { protocol: '/aios/stage-open/1', schema: stageOpen.request, value: { session: 'gen-ab', epoch: 16_777_220, stage: 1, role: 'primary', block: 'tiny-s1', instance: 'in-a1b2', contractEpoch: 3, reserve: 300, known: 12, prefix: [], trace: '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01' } },
+  'stage open with its prompt': { protocol: '/aios/stage-open/1', schema: stageOpen.request, value: { session: 'gen-ab', epoch: 16_777_220, stage: 0, role: 'primary', block: 'tiny-s0', instance: 'in-a1b2', contractEpoch: 3, reserve: 300, known: 2, prefix: [], prompt: Uint8Array.of(7, 0, 0, 0, 1, 2, 0, 0, 9, 0, 0, 0) } },
   'stage open answer': { protocol: '/aios/stage-open/1', schema: stageOpen.response, value: { have: 12, logFrom: 8 } },
   'kept plan': { protocol: 'kept-plan', schema: keptPlan, value: [{ block: 'tiny-s0', first: 0, end: 1, host: A, instance: 'in-a1b2', standby: { host: B, instance: 'in-c3' } }] },
   'generation keep': {
