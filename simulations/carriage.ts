@@ -1,6 +1,5 @@
 import { decode, encode, type ProtocolId, type Schema } from '../protocols/codec.ts'
 import { MeshError } from '../protocols/errors.ts'
-import { frozen } from '../src/lib/frozen.ts'
 import { hashBytes } from './identity.ts'
 import { hash32 } from './random.ts'
 
@@ -37,7 +36,7 @@ export class Carriage {
       if (bytes.byteLength > limitBytes) throw new MeshError('MESSAGE_TOO_LARGE', `${what} ${id} is ${bytes.byteLength} bytes; the limit is ${limitBytes}`)
       return { value, bytes, hash: hashBytes(bytes, 2) }
     }
-    return { value: turn === (this.#offset + 1) % this.#every ? frozen(value) : value, bytes: undefined, hash: kind.hash }
+    return { value: turn === (this.#offset + 1) % this.#every ? freeze(value) : value, bytes: undefined, hash: kind.hash }
   }
 
   /** Throws MESSAGE_INVALID for one of the sample. */
@@ -58,6 +57,14 @@ export class Carriage {
     kinds.set(id, made)
     return made
   }
+}
+
+/** Whoever holds the value shares it with others, so none of them may change it. */
+export function freeze<T>(value: T): T {
+  if (value === null || typeof value !== 'object' || ArrayBuffer.isView(value) || Object.isFrozen(value)) return value
+  Object.freeze(value)
+  for (const inner of Object.values(value)) freeze(inner)
+  return value
 }
 
 function same(a: Uint8Array, b: Uint8Array): boolean {

@@ -1,8 +1,7 @@
 import { decode, encode, type ProtocolId, type Topic } from '../protocols/codec.ts'
 import { MeshError } from '../protocols/errors.ts'
 import type { Millis, PeerId } from '../protocols/ids.ts'
-import { frozen } from '../src/lib/frozen.ts'
-import { Carriage } from './carriage.ts'
+import { Carriage, freeze } from './carriage.ts'
 import { Fingerprint } from './fingerprint.ts'
 import { hashBytes } from './identity.ts'
 import type { Kernel, Life } from './kernel.ts'
@@ -162,7 +161,7 @@ export class SimulatedNetwork {
     if (channel === undefined) return
     let value: unknown
     try {
-      value = frozen(decode(channel.topic.message, bytes, channel.topic.limits.messageBytes, topic.id))
+      value = freeze(decode(channel.topic.message, bytes, channel.topic.limits.messageBytes, topic.id))
     } catch (error) {
       // What does not parse is dropped before anyone sees it.
       if (error instanceof MeshError) return

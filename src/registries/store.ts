@@ -2,7 +2,6 @@ import { decode, encode, check, type Schema } from '../../protocols/codec.ts'
 import { MeshError, type Verdict } from '../../protocols/errors.ts'
 import { REGISTRIES, REGISTRY_VALUE_BYTES, type RegistryName, type RegistryRecord } from '../../protocols/registry.ts'
 import { assert } from '../lib/assert.ts'
-import { frozen } from '../lib/frozen.ts'
 import type { Clock, Entry, Registry, RegistryStore, Telemetry } from '../ports.ts'
 import { seal } from '../trust/seal.ts'
 import { RECORD_DOMAIN, checkKey, checkRecord, isSigned, mayOperate, type HeldRecord, type RecordRules } from './record.ts'
@@ -16,9 +15,6 @@ type Hear = (record: HeldRecord) => void
 const COMMIT_PUTS = 512
 /** Puts that may wait for a commit. */
 const PENDING_PUTS = 20_000
-
-/** What the bytes of values say: several listen for each record, and whoever lists a registry reads all of it again. */
-const read = new WeakMap<Uint8Array, { readonly schema: Schema<unknown>; readonly inside: unknown }>()
 
 type Put = { readonly registry: RegistryName; readonly key: string; readonly value: Uint8Array | null; readonly done: (record: HeldRecord) => void; readonly failed: (error: unknown) => void }
 
@@ -233,16 +229,9 @@ class OpenRegistry<T> implements Registry<T> {
   #entry(record: HeldRecord): Entry<T> {
     const { key, value, writer, sequence, issuedAt } = record
     assert(value !== null, 'a withdrawn record has no entry')
-    return { key, value: this.#inside(value, `${this.#name} ${key}`), writer, sequence, issuedAt }
-  }
-
-  #inside(value: Uint8Array | string, what: string): T {
-    if (typeof value === 'string') return check(this.#schema, value, what)
-    const known = read.get(value)
-    if (known?.schema === this.#schema) return known.inside as T
-    const inside = decode(this.#schema, value, REGISTRY_VALUE_BYTES, what)
-    read.set(value, { schema: this.#schema, inside: frozen(inside) })
-    return inside
+    const what = `${this.#name} ${key}`
+    const inside = typeof value === 'string' ? check(this.#schema, value, what) : decode(this.#schema, value, REGISTRY_VALUE_BYTES, what)
+    return { key, value: inside, writer, sequence, issuedAt }
   }
 }
 
