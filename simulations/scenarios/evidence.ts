@@ -26,6 +26,9 @@ export class Evidence {
   readonly #whole: () => boolean
   readonly #nodes = new Map<string, Completed>()
   readonly #began = new Map<RunId, Millis>()
+  readonly #holders = new Map<RunId, Set<SimulatedHost>>()
+  /** Begun anew while everybody who had them was down: one death is survived, not that of all copies. */
+  readonly #orphaned = new Set<RunId>()
   readonly #runs = new Set<RunId>()
   readonly #fences = new Map<SimulatedHost, Map<BlockId, number>>()
   readonly #blocks = new Set<BlockId>()
@@ -80,9 +83,10 @@ export class Evidence {
     return this.apart(found.data.run) ? undefined : `${found.data.run} ${found.data.label}`
   }
 
-  /** May both sides of a cut have had this run to themselves? */
+  /** May two have had this run each to himself: on the sides of a cut, or because all who had it were down? */
   apart(run: RunId): boolean {
-    return (this.#began.get(run) ?? -Infinity) < this.#lastCut + HEALING_MS
+    this.#look()
+    return this.#orphaned.has(run) || (this.#began.get(run) ?? -Infinity) < this.#lastCut + HEALING_MS
   }
 
   /** When a node was completed, as far as somebody who knows it has been there ever since. */
@@ -98,7 +102,7 @@ export class Evidence {
     return {
       name: 'acknowledged runs end',
       safety: () => {
-        if (!this.#whole()) this.#lastCut = this.#now()
+        this.#look()
         return undefined
       },
       pending: ({ running }) => {
@@ -124,9 +128,21 @@ export class Evidence {
     }
   }
 
+  #begun(run: RunId, host: SimulatedHost): void {
+    if (!this.#began.has(run)) this.#began.set(run, this.#now())
+    const holders = this.#holders.get(run) ?? new Set()
+    if (holders.size > 0 && [...holders].every(({ running }) => !running)) this.#orphaned.add(run)
+    this.#holders.set(run, holders.add(host))
+  }
+
+  /** Before anybody is judged by it: a cut may be younger than the last look. */
+  #look(): void {
+    if (!this.#whole()) this.#lastCut = this.#now()
+  }
+
   #written(run: RunId, bytes: Uint8Array, copy: Copy): void {
     const { event } = decode(entry, bytes, ENTRY_BYTES, 'an event on a disk')
-    if (event.type === 'began' && !this.#began.has(run)) this.#began.set(run, this.#now())
+    if (event.type === 'began') this.#begun(run, copy.host)
     if (event.type !== 'finished') return
     const node = `${run} ${event.label}`
     const known = this.#nodes.get(node) ?? { copies: [], at: Infinity }
