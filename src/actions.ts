@@ -9,6 +9,7 @@ import type { ThirdParty } from './blocks/third-party.ts'
 import type { BlockGovernance } from './clusters/block-governance.ts'
 import type { Controllers } from './controllers/controllers.ts'
 import type { Gate } from './controllers/gate.ts'
+import { lookedFor } from './lib/looked-for.ts'
 import type { Ports, Random } from './ports.ts'
 import type { MeshView } from './roles.ts'
 import type { ArtefactCatalogue } from './registries/catalogue.ts'
@@ -27,7 +28,7 @@ import type { RunEngine } from './vdag/engine.ts'
 const ALPHABET = 'abcdefghijklmnopqrstuvwxyz0123456789'
 const FETCH_MS = 30_000
 /** How long word of a new block takes at most, on a good day. */
-const NEWS_MS = 1_500
+const NEWS = { forMs: 1_500, everyMs: 150 }
 /** A block of which nothing has begun to start for so long may be one that nobody can take. */
 const EXPLAIN_AFTER_MS = 4_000
 /** So many instances in a row that could not start: it is not their hosts. */
@@ -195,7 +196,7 @@ export class Actions {
     }
     for (const { label, blockId, vdagURI, componentURI, assignmentPolicyRule } of spec.nodes) {
       const stoodInFor = componentURI !== undefined || assignmentPolicyRule !== undefined
-      if (blockId !== undefined && !stoodInFor && !await this.#blockIsThere(blockId)) missing(label, `no block is called ${blockId}`, 'create it first, or name one that `aios block list` shows')
+      if (blockId !== undefined && !stoodInFor && (await lookedFor(() => this.#catalogue.block(blockId), this.#ports.clock, NEWS)) === undefined) missing(label, `no block is called ${blockId}`, 'create it first, or name one that `aios block list` shows')
       if (vdagURI !== undefined && vdagURI !== spec.vdagURI) await this.#catalogue.vdag(vdagURI, signal).catch(unlessThere(() => missing(label, `no vDAG is called ${vdagURI}`, 'create it first, or name one that `aios vdag list` shows')))
       if (componentURI !== undefined) await this.#catalogue.component(componentURI, signal).catch(unlessThere(() => missing(label, `no component is called ${componentURI}`, 'publish it first, or name one that `aios component list` shows')))
     }
@@ -209,17 +210,6 @@ export class Actions {
       if (error instanceof MeshError && error.code === 'NOT_FOUND') return this.#ports.identity.peer
       throw error
     }
-  }
-
-  /** One that was made a moment ago on another peer may not be known here yet. */
-  async #blockIsThere(id: BlockId): Promise<boolean> {
-    const { clock } = this.#ports
-    const until = clock.monotonic() + NEWS_MS
-    while ((await this.#catalogue.block(id)) === undefined) {
-      if (clock.monotonic() >= until) return false
-      await clock.sleep(NEWS_MS / 10)
-    }
-    return true
   }
 
   /** Nodes that state no protocol of their own are checked by their block's. */

@@ -115,17 +115,10 @@ export function foundMesh(hosts: readonly SimulatedHost[], random: SeededRandom,
 function employ(world: World<MeshPeer>, work: Work, evidence: Evidence, random: SeededRandom, spanMs: Millis): void {
   const clock = world.kernel.clock()
   const end = clock.monotonic() + spanMs
-  const ask = async (at: number): Promise<void> => {
-    const running = [...world.peers.values()]
-    if (running.length === 0) return
-    try {
-      const { run } = await random.pick(running).peer.actions.submit(VDAG, { at }, { key: `key-${at}` })
-      evidence.runAcknowledged(run)
-    } catch (error) {
-      // Refused and unreachable is everyday; anything else surfaces.
-      if (!(error instanceof MeshError)) throw error
-    }
-  }
+  const ask = (at: number): Promise<void> => anybody(world, random, async ({ actions }) => {
+    const { run } = await actions.submit(VDAG, { at }, { key: `key-${at}` })
+    evidence.runAcknowledged(run)
+  })
   const again = (at: number): void => {
     if (clock.monotonic() >= end) return
     void ask(at)
@@ -139,21 +132,23 @@ function employ(world: World<MeshPeer>, work: Work, evidence: Evidence, random: 
 function change(world: World<MeshPeer>, blocks: readonly BlockId[], work: Work, random: SeededRandom, { spanMs, everyMs }: { readonly spanMs: Millis; readonly everyMs: Millis }): void {
   const clock = world.kernel.clock()
   const end = clock.monotonic() + spanMs
-  const once = async (at: number): Promise<void> => {
-    const running = [...world.peers.values()]
-    if (running.length === 0) return
-    try {
-      await random.pick(running).peer.actions.changeBlock({ ...documentOf(random.pick(blocks), work), parameters: { at } })
-    } catch (error) {
-      if (!(error instanceof MeshError)) throw error
-    }
-  }
   const again = (at: number): void => {
     if (clock.monotonic() >= end) return
-    void once(at)
+    void anybody(world, random, async ({ actions }) => void await actions.changeBlock({ ...documentOf(random.pick(blocks), work), parameters: { at } }))
     clock.after(1 + random.below(2 * everyMs), () => again(at + 1))
   }
   again(1)
+}
+
+/** Has one of those who run do something. Refused and unreachable is everyday; anything else surfaces. */
+async function anybody(world: World<MeshPeer>, random: SeededRandom, work: (peer: Peer) => Promise<void>): Promise<void> {
+  const running = [...world.peers.values()]
+  if (running.length === 0) return
+  try {
+    await work(random.pick(running).peer)
+  } catch (error) {
+    if (!(error instanceof MeshError)) throw error
+  }
 }
 
 function documentOf(blockId: BlockId, { instances }: Work): { readonly [field: string]: Json } {

@@ -112,9 +112,10 @@ export function reconcile(situation: Situation): readonly Step[] {
 function replaced(want: number, counted: readonly Observed[], old: readonly Observed[]): readonly Observed[] {
   const ready = (some: readonly Observed[]): number => some.filter(({ state }) => state === 'ready').length
   const most = Math.max(0, counted.length - want)
+  const seen = ready(counted)
   const dispensable = mostDispensable(old)
-  const idle = dispensable.filter(({ state }) => state !== 'ready').slice(0, ready(counted) >= want ? most : ready(counted) - ready(old))
-  const spare = dispensable.filter(({ state }) => state === 'ready').slice(0, Math.max(0, ready(counted) - want))
+  const idle = dispensable.filter(({ state }) => state !== 'ready').slice(0, seen >= want ? most : seen - ready(old))
+  const spare = dispensable.filter(({ state }) => state === 'ready').slice(0, Math.max(0, seen - want))
   return [...idle, ...spare].slice(0, most)
 }
 

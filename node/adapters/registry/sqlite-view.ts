@@ -1,12 +1,11 @@
 import { join } from 'node:path'
 import type { DatabaseSync, SQLOutputValue, StatementSync } from 'node:sqlite'
-import { digest } from '../../../protocols/codec.ts'
 import type { Cid } from '../../../protocols/ids.ts'
 import { registryName, type RegistryName } from '../../../protocols/registry.ts'
 import type { Signed } from '../../../protocols/signed.ts'
 import { assert } from '../../../src/lib/assert.ts'
 import { BucketDigests } from '../../../src/registries/digests.ts'
-import { RECORD_DOMAIN, bucketOf, type HeldRecord } from '../../../src/registries/record.ts'
+import { RECORD_DOMAIN, placeOf, type HeldRecord } from '../../../src/registries/record.ts'
 import { VIEW_RECORDS, cursorOf, fullView, parseCursor, type Change, type Page, type RecordView } from '../../../src/registries/view.ts'
 import { compareRecords } from '../../../src/registries/winner.ts'
 import { openDatabase, storageError, transact } from '../sqlite.ts'
@@ -173,11 +172,11 @@ export class SqliteView implements RecordView, Disposable {
   }
 
   #put(record: HeldRecord, replaced: HeldRecord | undefined): number {
-    const bucket = bucketOf(record.registry, record.key)
+    const { bucket, hash } = placeOf(record)
     const { registry, key, cid, writer, owner, since, sequence, issuedAt, value, envelope } = record
     if (replaced === undefined) this.#count++
-    else this.#digests.toggle(bucket, digest(replaced.envelope.payload))
-    this.#digests.toggle(bucket, digest(envelope.payload))
+    else this.#digests.toggle(bucket, placeOf(replaced).hash)
+    this.#digests.toggle(bucket, hash)
     this.#sql.put.run(registry, key, bucket, cid, writer, owner, since, sequence, issuedAt, typeof value === 'string' ? value : null, value instanceof Uint8Array ? value : null, envelope.payload, envelope.signature)
     return bucket
   }

@@ -4,6 +4,7 @@ import type { Json } from '../../../protocols/ids.ts'
 import type { ModelManifest, ServedModel } from '../../../protocols/model.ts'
 import type { Clock, Random } from '../../../src/ports.ts'
 import type { Models } from '../../../src/roles.ts'
+import { lookedFor } from '../../../src/lib/looked-for.ts'
 import type { ModelText } from '../../../src/llm/text/model-text.ts'
 import type { ModelTexts } from '../../../src/llm/text/model-texts.ts'
 import { wrong } from './failure.ts'
@@ -13,17 +14,11 @@ import type { SamplingFields } from './requests.ts'
 export type Speaker = { readonly served: ServedModel; readonly manifest: ModelManifest; readonly text: ModelText }
 
 /** News of a name given on another peer a moment ago may be on its way for so long. */
-const NEWS_MS = 1_000
-const LOOK_MS = 20
+const NEWS = { forMs: 1_000, everyMs: 20 }
 
 /** Throws NOT_FOUND as OpenAI has it: who serves a model on one peer may ask another at once, so not before news had time to come. */
 export async function speaker(models: Pick<Models, 'served' | 'modelByCid'>, texts: ModelTexts, name: string, clock: Pick<Clock, 'monotonic' | 'sleep'>, signal: AbortSignal): Promise<Speaker> {
-  const ends = clock.monotonic() + NEWS_MS
-  let served = await models.served(name)
-  while (served === undefined && clock.monotonic() < ends) {
-    await clock.sleep(LOOK_MS, signal)
-    served = await models.served(name)
-  }
+  const served = await lookedFor(() => models.served(name), clock, NEWS, signal)
   if (served === undefined) throw noModel(name)
   const [manifest, text] = await Promise.all([models.modelByCid(served.model, signal), texts.of(served.model, signal)])
   return { served, manifest, text }

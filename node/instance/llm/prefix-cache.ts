@@ -69,14 +69,14 @@ export class PrefixCache {
     }
   }
 
-  /** A session closes; `room` positions are free for what it leaves. True where it is kept whole: the store is not to forget it. */
-  retire(session: KvSession, prefix: readonly string[], keep: boolean, room: number): boolean {
+  /** A session closes; `room` positions are free for what it leaves. The store forgets it, unless it is kept whole. */
+  retire(session: KvSession, prefix: readonly string[], keep: boolean, room: number): void {
     const blocks = keep ? Math.min(prefix.length, Math.floor(Math.min(session.held, room) / PREFIX_BLOCK)) : 0
-    if (this.#park(session, prefix, blocks, room)) return true
+    if (this.#park(session, prefix, blocks, room)) return
     this.#drop(session, prefix)
     this.#keep(session, prefix.slice(0, blocks))
     this.shrink(room)
-    return false
+    this.#store.forget(session)
   }
 
   /** Forgets the longest unused until at most `tokens` positions are kept. */

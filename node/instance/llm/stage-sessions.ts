@@ -75,7 +75,7 @@ export class StageSessions {
   close({ id, kv, prefix }: Session, keep: boolean): void {
     this.#sessions.delete(id)
     this.#reserved -= kv.reserved
-    if (!this.#cache.retire(kv, prefix, keep, this.#limits.kvTokens - this.#reserved)) this.#store.forget(kv)
+    this.#cache.retire(kv, prefix, keep, this.#limits.kvTokens - this.#reserved)
   }
 
   /** Positions [position, position + count) may be computed or written now; later ones are forgotten. Throws BAD_INPUT, RangeError. */
