@@ -9,6 +9,9 @@ import { markOf, memberOf, readShort, writtenMember, type Member } from './membe
 
 export type MemberPage = { members: { peer: PeerId; chain: Signed[] }[]; next?: PeerId }
 
+/** What a list that is compared with ours lacks, and whether it names what ours does not hold. */
+export type Compared = { readonly page: MemberPage; readonly unknown: boolean }
+
 const BOUND = 20_000
 const PAGE = 128
 /** Half of what an answer may have: chains differ in length. */
@@ -105,25 +108,30 @@ export class Members {
   }
 
   /** Those after `after`, in order of their ids; only from parts of the list that differ from `theirs`, and only whom `held` does not name, where those are given. */
-  page(after: PeerId | undefined, theirs?: Uint8Array, held?: Uint8Array): MemberPage {
+  page(after: PeerId | undefined, theirs?: Uint8Array, held?: Uint8Array): Compared {
     let from = after === undefined ? 0 : this.#placeOf(after)
     if (after !== undefined && this.#sorted[from]?.peer === after) from += 1
     const members: MemberPage['members'] = []
     let bytes = 0
     let last: PeerId | undefined
+    let shared = 0
     const marks = held === undefined ? undefined : readMarks(held)
     const same = theirs === undefined ? undefined : Array.from({ length: BUCKETS }, (_, bucket) => this.#agrees(bucket, theirs))
     for (let at = from; at < this.#sorted.length; at += 1) {
       const member = this.#sorted[at]!
       const { peer } = member
-      if (marks?.has(member.short) === true || same?.[bucketOf(peer)] === true || this.#expired(member)) continue
+      if (marks?.has(member.short) === true) {
+        shared += 1
+        continue
+      }
+      if (same?.[bucketOf(peer)] === true || this.#expired(member)) continue
       const size = member.chain.reduce((sum, { payload, signature }) => sum + payload.byteLength + signature.byteLength + LINK_BYTES, 0)
-      if (last !== undefined && (members.length === PAGE || bytes + size > PAGE_BYTES)) return { members, next: last }
+      if (last !== undefined && (members.length === PAGE || bytes + size > PAGE_BYTES)) return { page: { members, next: last }, unknown: false }
       bytes += size
       last = peer
       members.push({ peer, chain: member.chain })
     }
-    return { members }
+    return { page: { members }, unknown: after === undefined && marks !== undefined && marks.size > shared }
   }
 
   all(): readonly { readonly peer: PeerId; readonly chain: CapabilityChain }[] {

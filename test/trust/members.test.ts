@@ -59,7 +59,7 @@ describe('members', () => {
     members.learn(peer, chainFor(peer, ['host', 'publish'], NOW + DAY))
     now += 2 * DAY
     assert.equal(members.get(peer), undefined)
-    assert.deepEqual(members.page(undefined), { members: [] })
+    assert.deepEqual(members.page(undefined).page, { members: [] })
     assert.deepEqual(members.learn(peer, chainFor(peer, ['host'], NOW + 3 * DAY)), { ok: true, value: true })
     now += 2 * DAY
     assert.equal(members.forgetExpired(), 1)
@@ -85,10 +85,12 @@ describe('members', () => {
     // The same peer by another chain is not the same word.
     const changed = people[0]?.peer ?? ''
     all.learn(changed, chainFor(changed, ['host', 'publish']))
-    const page = all.page(undefined, undefined, some.marks())
+    const { page, unknown } = all.page(undefined, undefined, some.marks())
+    // The chain of the changed one that the asker has is none of ours.
+    assert.equal(unknown, true)
     assert.deepEqual(page.members.map(({ peer }) => peer).sort(), people.filter(({ peer }, at) => at % 2 === 1 || peer === changed).map(({ peer }) => peer).sort())
     for (const { peer, chain } of page.members) some.learn(peer, chain)
-    assert.deepEqual(all.page(undefined, undefined, some.marks()), { members: [] })
+    assert.deepEqual(all.page(undefined, undefined, some.marks()), { page: { members: [] }, unknown: false })
   })
 
   it('pages name everybody once, whatever the number', () => {
@@ -98,7 +100,7 @@ describe('members', () => {
     let after: string | undefined
     let pages = 0
     do {
-      const page = members.page(after)
+      const { page } = members.page(after)
       seen.push(...page.members.map(({ peer }) => peer))
       after = page.next
       pages += 1
