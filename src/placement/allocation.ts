@@ -6,6 +6,7 @@ import type { Json, Millis, PeerId } from '../../protocols/ids.ts'
 import { askForBid, award, bid as bidSchema, contract as contractSchema, lease, type Ask, type Bid, type Contract, type Explanation, type InstanceInit } from '../../protocols/placement.ts'
 import type { Signed } from '../../protocols/signed.ts'
 import type { BlockRecord } from '../../protocols/specs.ts'
+import { hedgeWithin } from '../lib/hedge.ts'
 import { isJsonObject, toJson, type JsonObject } from '../lib/json.ts'
 import type { Ports, Random } from '../ports.ts'
 import type { MeshView, MetricsSource, PolicyCalls } from '../roles.ts'
@@ -44,6 +45,9 @@ type Offer = Pick<Held, 'bid'> & { readonly ad: CapacityAd; readonly rank: Rank 
 type Log = { readonly lines: Candidate[] }
 
 const LINES_BOUND = 400
+/** Who has not answered by then may not have heard. Asks and awards are idempotent. */
+const ASKED = { againMs: 200, times: 3 }
+const AWARDED = { againMs: 500, times: 3 }
 const identified = z.union([z.string(), z.looseObject({ id: z.string(), node_id: z.string().optional() })])
 
 /** The buyer's side: AIOS's allocation sequence for one instance, by asking hosts instead of a gateway. */
@@ -136,8 +140,8 @@ export class Allocation {
     const clusters = Map.groupBy(ads, ({ cluster }) => cluster)
     // A filter by metrics means those of now; without one, what hosts advertise is enough.
     const measured = asksForMetrics(block) ? new Map((await this.#metrics.clusters()).map(metrics => [metrics['clusterId'], metrics])) : undefined
-    const documents = new Map([...clusters].map(([id, members]) => [id, withMetrics(this.#governance.clusters.document(id, members), measured?.get(id))]))
-    const candidates = await this.#selected(block, this.#filtered(wish, ads, documents, log), documents, log)
+    const documentOf = once(id => withMetrics(this.#governance.clusters.document(id, clusters.get(id) ?? []), measured?.get(id)))
+    const candidates = await this.#selected(block, this.#filtered(wish, ads, [...clusters.keys()], documentOf, log), documentOf, log)
     const { ranked, refused: unsuited } = rank(block, candidates, { hosting: wish.hosting, rtt: peer => (peer === this.#view.self ? 0 : this.#ports.network.rtt(peer)), lastResort: isMissing(wish) })
     for (const { peer, because } of unsuited) note(log, { peer, step: 'filter', ok: false, because })
     const drawn = sample(ranked, choices(ads.length), this.#random)
@@ -162,9 +166,9 @@ export class Allocation {
     })
   }
 
-  #filtered({ block, avoid, hosting }: Wish, ads: readonly CapacityAd[], documents: ReadonlyMap<string, JsonObject>, log: Log): readonly CapacityAd[] {
+  #filtered({ block, avoid, hosting }: Wish, ads: readonly CapacityAd[], clusters: readonly string[], documentOf: (cluster: string) => JsonObject, log: Log): readonly CapacityAd[] {
     const filter = block.policies['clusterAllocator']?.parameters['filter']
-    const verdicts = new Map([...documents].map(([id, document]) => [id, filter === undefined ? granted(true as const) : this.#config.filter(filter, document)]))
+    const verdicts = new Map(clusters.map(id => [id, filter === undefined ? granted(true as const) : this.#config.filter(filter, documentOf(id))]))
     return ads.filter(ad => {
       // A stage has a second instance for when the host of the first one dies.
       const twice = block.runtime.name === 'llm' && (hosting.get(ad.peer) ?? 0) > 0 ? 'runs an instance of this stage already' : undefined
@@ -176,13 +180,16 @@ export class Allocation {
   }
 
   /** AIOS's `clusterAllocator: selection` keeps some of the clusters that passed the filter. */
-  async #selected(block: BlockRecord, ads: readonly CapacityAd[], documents: ReadonlyMap<string, JsonObject>, log: Log): Promise<readonly CapacityAd[]> {
+  async #selected(block: BlockRecord, ads: readonly CapacityAd[], documentOf: (cluster: string) => JsonObject, log: Log): Promise<readonly CapacityAd[]> {
     const ids = [...new Set(ads.map(({ cluster }) => cluster))]
     const everyone = new Set(ids)
     const decision = await this.#policies.decide<ReadonlySet<string>>({
       hook: 'clusterAllocator',
       rule: block.policies['clusterAllocator'],
-      input: { action: 'selection', filter_result: ids.map(id => documents.get(id) ?? { id }), block_data: toJson(block) },
+      // For a rule; most blocks have none, and a document of every cluster is long.
+      get input() {
+        return { action: 'selection', filter_result: ids.map(documentOf), block_data: toJson(block) }
+      },
       scope: block.blockId,
       accept: answer => {
         const listed = isJsonObject(answer) ? answer['clusters'] : answer
@@ -215,10 +222,10 @@ export class Allocation {
   }
 
   async #askOne({ block, epoch, action, at }: Wish, host: PeerId, dryRun: boolean, holdMs: Millis = this.#config.holdMs): Promise<Verdict<Bid>> {
-    const { identity, network } = this.#ports
+    const { clock, identity, network } = this.#ports
     const ask: Ask = { id: `ask-${hex(this.#random.bytes(8))}`, block, needs: block.needs, steward: identity.peer, epoch, holdMs, action, dryRun, ...(at === undefined || at.gpus.length === 0 ? {} : { gpus: [...at.gpus] }) }
     try {
-      const answer = host === identity.peer ? await this.#bidder.ask(ask, host) : await network.request(host, askForBid, ask, this.#config.askMs)
+      const answer = host === identity.peer ? await this.#bidder.ask(ask, host) : await hedgeWithin(clock, { ...ASKED, windowMs: this.#config.askMs }, leftMs => network.request(host, askForBid, ask, leftMs))
       if ('refusal' in answer) return refused(answer.refusal.because, answer.refusal.retryable)
       const { value, signer } = unseal(identity, 'bid', bidSchema, answer.bid, askForBid.limits.responseBytes)
       if (signer !== host || value.host !== host || value.ask !== ask.id) return refused('it answered with a bid for something else')
@@ -232,13 +239,17 @@ export class Allocation {
   /** The order in which to award: AIOS's `post_dry_run` names the first, the rest follow by score. */
   async #pick(block: BlockRecord, offers: readonly Offer[], log: Log): Promise<readonly Offer[]> {
     // The host's word about itself counts as much as what is known of it from here: spread, distance, bundle.
+    const clusters = this.#governance.clusters
+    const view = this.#view
     const order = [...offers].sort((a, b) => b.bid.score + b.rank.score - (a.bid.score + a.rank.score) || (a.bid.host < b.bid.host ? -1 : 1))
     const decision = await this.#policies.decide<Offer | undefined>({
       hook: 'clusterAllocator',
       rule: block.policies['clusterAllocator'],
-      input: {
-        action: 'post_dry_run',
-        clusters: order.map(({ bid, ad }) => ({ id: ad.cluster, node_id: bid.host, cluster: this.#governance.clusters.document(ad.cluster, this.#view.ads().filter(other => other.cluster === ad.cluster)), score_data: { score: bid.score, selection_score_data: { score: bid.score, node_info: { node_id: bid.host, gpus: [...bid.gpus] } } }, block_data: toJson(block) })),
+      get input() {
+        return {
+          action: 'post_dry_run',
+          clusters: order.map(({ bid, ad }) => ({ id: ad.cluster, node_id: bid.host, cluster: clusters.document(ad.cluster, view.ads().filter(other => other.cluster === ad.cluster)), score_data: { score: bid.score, selection_score_data: { score: bid.score, node_info: { node_id: bid.host, gpus: [...bid.gpus] } } }, block_data: toJson(block) })),
+        }
       },
       scope: block.blockId,
       accept: answer => {
@@ -261,7 +272,7 @@ export class Allocation {
     const body = { ask: bid.ask, hold: bid.hold, block: wish.block, instance: `in-${hex(this.#random.bytes(6))}`, epoch: wish.epoch, leaseMs: this.#config.leaseMs, issuedAt: clock.unix(), ...(wish.init === undefined ? {} : { init: wish.init }) }
     const envelope = seal(identity, 'award', body)
     const send = async (): Promise<Verdict<Placed>> => {
-      const answer = bid.host === identity.peer ? await this.#bidder.award(envelope, identity.peer) : await network.request(bid.host, award, envelope, this.#config.awardMs)
+      const answer = bid.host === identity.peer ? await this.#bidder.award(envelope, identity.peer) : await hedgeWithin(clock, { ...AWARDED, windowMs: this.#config.awardMs }, leftMs => network.request(bid.host, award, envelope, leftMs))
       if ('refusal' in answer) return refused(answer.refusal.because, answer.refusal.retryable)
       const { value, signer } = unseal(identity, 'contract', contractSchema, answer.contract, award.limits.responseBytes)
       const asAwarded = signer === bid.host && value.host === bid.host && value.instance === body.instance && value.block === wish.block.blockId && value.epoch >= wish.epoch
@@ -292,6 +303,18 @@ export class Allocation {
     const envelope = seal(identity, 'lease', { do: 'release', block: block.blockId, contract: what, epoch, leaseMs: 0, because, issuedAt: clock.unix() })
     const sent = host === identity.peer ? this.#bidder.lease(envelope, identity.peer) : network.request(host, lease, envelope, this.#config.askMs)
     sent.catch(unreachable)
+  }
+}
+
+/** Made when it is first asked for. */
+function once<V>(make: (key: string) => V): (key: string) => V {
+  const made = new Map<string, V>()
+  return key => {
+    const known = made.get(key)
+    if (known !== undefined) return known
+    const value = make(key)
+    made.set(key, value)
+    return value
   }
 }
 

@@ -230,14 +230,17 @@ export class Bidder {
   }
 
   #call<T>(ask: Ask, action: Ask['action'], self: CapacityAd, accept: (answer: Json) => Verdict<T>, fallback: T) {
-    const members = this.#members(self)
+    const members = (): readonly CapacityAd[] => this.#members(self)
+    const { clusters } = this.#governance
     const rule = ask.block.policies['resourceAllocator']
     const metrics = rule === undefined ? undefined : this.#metrics.known({ block: ask.block.blockId, cluster: self.cluster })
     return this.#policies.decide<T>({
       hook: 'resourceAllocator',
       rule,
-      // This host answers for itself alone, so it is the only node that the rule may choose.
-      input: { action, payload: { block: toJson(ask.block), cluster: this.#governance.clusters.document(self.cluster, members), cluster_metrics: metrics?.cluster_metrics ?? {}, block_metrics: metrics?.block_metrics ?? {}, healthy_nodes: [nodeDocument(self)] } },
+      // This host answers for itself alone, so it is the only node that the rule may choose. Most blocks have no rule, and none of it is made.
+      get input() {
+        return { action, payload: { block: toJson(ask.block), cluster: clusters.document(self.cluster, members()), cluster_metrics: metrics?.cluster_metrics ?? {}, block_metrics: metrics?.block_metrics ?? {}, healthy_nodes: [nodeDocument(self)] } }
+      },
       settings: { get_metrics: metrics ?? {} },
       scope: ask.block.blockId,
       accept,

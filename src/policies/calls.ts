@@ -81,7 +81,8 @@ export class Policies implements PolicyCalls {
   async decide<T>(asked: PolicyCall<T>): Promise<Decision<T>> {
     const { hook, rule: ref } = asked
     if (ref === undefined || ref.policyRuleURI === DEFAULT_RULE) return { value: asked.fallback(), by: 'default', because: `no ${hook} policy is set` }
-    const call = await this.#lent(asked)
+    // Made here and once, where the asker makes its input only for a rule.
+    const call = await this.#lent({ ...asked })
     const opinion = await this.#ask(call, ref)
     this.#telemetry.count('policy_calls_total', { hook })
     if (opinion.ok) return { value: opinion.value, by: 'policy', because: opinion.because }
