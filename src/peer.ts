@@ -166,7 +166,7 @@ export function createPeer(ports: Ports, config: PeerConfig): Peer {
   const stability = new Stability(ports, { view: capacity, book, policies, own })
   const governed = new BlockGovernance({ view: capacity, clusters: book, prechecks, metrics, own })
   const clusters = new Clusters(ports, config.membership.network, { admission, view: capacity, catalogue, book, belonging, prechecks, stability, metrics })
-  const placement = new Placement(ports, { view: capacity, catalogue, policies, instances, metrics, governance: { clusters: book, prechecks, bids: () => stability.bids() } }, { ...PLACEMENT, ...config.placement, maySteward: peer => admission.may(peer, 'host') })
+  const placement = new Placement(ports, { view: capacity, catalogue, policies, instances, metrics, governance: { clusters: book, prechecks, bids: () => stability.bids() }, knowsMost: () => capacity.knowsMost() }, { ...PLACEMENT, ...config.placement, maySteward: peer => admission.may(peer, 'host') })
   const calls = new Calls(ports, instances, placement, (peer, right) => admission.may(peer, right), (block, command) => governed.command(block, command))
   const invoker = new BlockInvoker(ports, capacity, calls, catalogue, policies, metrics)
   const runs = new RunEngine(ports, { view: capacity, invoker, policies, catalogue, compatible, settled: () => capacity.settled() }, config.runs)

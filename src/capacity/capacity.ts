@@ -46,6 +46,9 @@ const MET = 'capacity/met'
 /** How long nobody new is heard of before a peer that has just started takes what it sees for the mesh, and how long it waits for that at most. */
 const SETTLE_MS = 1_000
 const SETTLE_MOST_MS = 10_000
+const KNOW_MOST_MS = 750
+/** How much the mesh a newcomer knows must have grown for it not to know most of it yet. */
+const MUCH = 1.1
 const UNPROVED_BYTES = 16_384
 const AD_BYTES = capacityTopic.limits.messageBytes
 
@@ -72,6 +75,9 @@ export class Capacity implements MeshView {
   #most = 0
   /** When the last peer was heard of that was unknown before. */
   #grewAt = 0
+  /** The same of a tenth more peers than before. */
+  #grewMuchAt = 0
+  #known = 0
   #stopped = false
   #ads: readonly CapacityAd[] | undefined
 
@@ -118,6 +124,7 @@ export class Capacity implements MeshView {
     this.#stops.push(network.subscribe(capacityTopic, envelope => this.#hear(envelope)))
     this.#startedAt = clock.monotonic()
     this.#grewAt = this.#startedAt
+    this.#grewMuchAt = this.#startedAt
     this.#met = (await journal.get(MET)) !== undefined
     await this.#advertiser.start(sources)
     this.#liveness.start()
@@ -174,11 +181,20 @@ export class Capacity implements MeshView {
    * Resolves once this peer, which has just started, has not heard of a new peer for a while: until then it holds a part of the mesh for
    * all of it, and would ask others than the rest does. Never later than a bound after the start, and at once ever after.
    */
-  async settled(): Promise<void> {
+  settled(): Promise<void> {
+    return this.#calm(SETTLE_MS, () => this.#grewAt)
+  }
+
+  /** The same for who can do with most of the mesh: single peers that are heard of late keep nobody waiting. */
+  knowsMost(): Promise<void> {
+    return this.#calm(KNOW_MOST_MS, () => this.#grewMuchAt)
+  }
+
+  async #calm(calmMs: Millis, since: () => Millis): Promise<void> {
     const { clock } = this.#ports
     while (true) {
       const now = clock.monotonic()
-      const wait = Math.min(this.#grewAt + SETTLE_MS, this.#startedAt + SETTLE_MOST_MS) - now
+      const wait = Math.min(since() + calmMs, this.#startedAt + SETTLE_MOST_MS) - now
       if (wait <= 0 || this.#stopped) return
       await clock.sleep(wait)
     }
@@ -308,6 +324,10 @@ export class Capacity implements MeshView {
     if (this.#view.size > this.#most) {
       this.#most = this.#view.size
       this.#grewAt = this.#ports.clock.monotonic()
+      if (this.#most > this.#known * MUCH) {
+        this.#known = this.#most
+        this.#grewMuchAt = this.#grewAt
+      }
     }
     for (const hear of this.#hearers) hear(peer, what)
     if (what !== 'ad') for (const hear of this.#lifeHearers) hear(peer, what)

@@ -45,6 +45,8 @@ export type PlacementRoles = {
   readonly metrics: Pick<MetricsSource, 'known' | 'clusters'>
   /** Absent: nobody's rules are asked, and every host is a cluster of itself. */
   readonly governance?: Governance
+  /** Resolves once this peer knows most of the mesh it has come into. Absent: it does at once. */
+  readonly knowsMost?: () => Promise<void>
 }
 
 /** Puts the host's side and the steward's side of placement together. */
@@ -64,7 +66,7 @@ export class Placement implements ContractBook {
     this.#hosting = new Hosting(ports, roles, config.hosting)
     this.#bidder = new Bidder(ports, { hosting: this.#hosting, view: roles.view, policies: roles.policies, metrics: roles.metrics, governance }, { ...config.bidder, maySteward, filter: config.allocation.filter })
     this.#allocation = new Allocation(ports, { view: roles.view, policies: roles.policies, bidder: this.#bidder, governance, metrics: roles.metrics }, config.allocation)
-    this.#steward = new Steward(ports, { ...roles, allocation: this.#allocation, bidder: this.#bidder, hostEpoch: block => this.#hosting.highestEpoch(block), keep: block => this.#bundles.keep(block) }, { ...config.steward, maySteward })
+    this.#steward = new Steward(ports, { ...roles, allocation: this.#allocation, bidder: this.#bidder, hostEpoch: block => this.#hosting.highestEpoch(block), keep: block => this.#bundles.keep(block), knowsMost: roles.knowsMost ?? (async () => undefined) }, { ...config.steward, maySteward })
   }
 
   /** Reads the contracts back. Call it before the first ad is said, so that the ad tells of them. */

@@ -46,6 +46,7 @@ export class Steward {
   readonly #catalogue: Pick<Catalogue, 'blocks' | 'onBlock'>
   readonly #hostEpoch: (block: BlockId) => number
   readonly #keep: (block: BlockRecord) => void
+  readonly #knowsMost: () => Promise<void>
   readonly #config: StewardConfig
   readonly #mirrors: Mirrors
   readonly #deeds: Deeds
@@ -66,11 +67,13 @@ export class Steward {
   #surveyPending = false
   #surveyedAt = -Infinity
   #ticks = 0
+  /** Until then most of what seems to fall to us falls to somebody we have not heard of. */
+  #settled = false
   #stopped = false
 
   constructor(
     ports: Pick<Ports, 'clock' | 'random' | 'identity' | 'network' | 'journal' | 'telemetry'>,
-    roles: { readonly view: MeshView; readonly catalogue: Pick<Catalogue, 'blocks' | 'onBlock'>; readonly allocation: Allocation; readonly bidder: Bidder; readonly hostEpoch: (block: BlockId) => number; readonly keep: (block: BlockRecord) => void },
+    roles: { readonly view: MeshView; readonly catalogue: Pick<Catalogue, 'blocks' | 'onBlock'>; readonly allocation: Allocation; readonly bidder: Bidder; readonly hostEpoch: (block: BlockId) => number; readonly keep: (block: BlockRecord) => void; /** Resolves once this peer, which has just started, knows most of the mesh. */ readonly knowsMost: () => Promise<void> },
     config: StewardConfig,
   ) {
     this.#ports = ports
@@ -79,6 +82,7 @@ export class Steward {
     this.#catalogue = roles.catalogue
     this.#hostEpoch = roles.hostEpoch
     this.#keep = roles.keep
+    this.#knowsMost = roles.knowsMost
     this.#config = config
     this.#epochs = new StewardEpochs(ports, config.unfitMs)
     this.#deeds = new Deeds(ports, this.#random, { allocation: roles.allocation, bidder: roles.bidder, kick: block => this.#kick(block), onOutranked: (stewardship, highest) => this.#heardEpoch(stewardship, highest) }, config)
@@ -96,8 +100,7 @@ export class Steward {
     this.#stops.push(this.#catalogue.onBlock((id, block) => this.#registered(id, block)))
     for (const block of await this.#catalogue.blocks()) this.#registered(block.blockId, block)
     this.#stops.push(this.#view.onChange((peer, what) => this.#moved(peer, what)))
-    this.#succession.update(this.#able())
-    this.#kickAll()
+    this.#background(this.#settle())
     this.#tick()
   }
 
@@ -118,6 +121,7 @@ export class Steward {
   }
 
   stewardOf(block: BlockId): PeerId | undefined {
+    if (!this.#settled) this.#succession.settle()
     return this.#succession.line(block)[0]
   }
 
@@ -195,12 +199,20 @@ export class Steward {
     const ad = this.#view.ad(peer)
     // Whether one that was able still has the right to it is looked at now and then.
     const able = what === 'ad' && this.#succession.has(peer) ? ad !== undefined && ad.stewards !== false : this.#isAble(ad)
-    if (this.#succession.note(peer, able)) this.#survey()
+    if (this.#succession.note(peer, able) && this.#settled) this.#survey()
     if (this.#stewardships.size === 0) return
     // New room may be what a block has been waiting for.
     if (what === 'alive') for (const stewardship of this.#stewardships.values()) stewardship.retryAt = Math.min(stewardship.retryAt, this.#ports.clock.monotonic() + this.#config.retryMs.first)
     if (what === 'ad') for (const { block } of ad?.instances ?? []) if (this.#stewardships.has(block)) this.#kick(block)
     for (const stewardship of this.#stewardships.values()) if (stewardship.hosting().has(peer)) this.#kick(stewardship.block)
+  }
+
+  async #settle(): Promise<void> {
+    await this.#knowsMost()
+    if (this.#stopped) return
+    this.#settled = true
+    this.#succession.update(this.#able())
+    this.#kickAll()
   }
 
   #isAble(ad: CapacityAd | undefined): boolean {
@@ -251,7 +263,7 @@ export class Steward {
 
   /** One look at one block at a time; what happens meanwhile asks for another. */
   async #look(block: BlockId): Promise<void> {
-    if (this.#stopped) return
+    if (this.#stopped || !this.#settled) return
     if (this.#busy.has(block)) {
       this.#kick(block)
       return

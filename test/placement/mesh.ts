@@ -55,7 +55,7 @@ export class HostingPeer implements SimPeer {
     const policies = new Policies(ports, this.catalogue)
     this.instances = new Instances(ports, this.catalogue, policies, () => ports.identity.peer)
     this.metrics = new MeshMetrics(ports, this.capacity, new HostMetrics(ports, { instances: this.instances, vdags: { measured: () => [] } }, () => ports.identity.peer))
-    this.placement = new Placement(ports, { view: this.capacity, catalogue: this.catalogue, policies, instances: this.instances, metrics: this.metrics }, config)
+    this.placement = new Placement(ports, { view: this.capacity, catalogue: this.catalogue, policies, instances: this.instances, metrics: this.metrics, knowsMost: () => this.capacity.knowsMost() }, config)
   }
 
   async start(neighbours: readonly string[]): Promise<void> {
