@@ -51,6 +51,8 @@ export type AdvertiserParts = {
 
 /** A delta larger than this part of the whole is said as a whole: it costs as much and needs no base. */
 const WORTH_A_DELTA = 0.75
+/** A word that was said for a smaller mesh than it is now is said again so long after its TTL at the latest: older ones are not passed on. */
+const OVERDUE_MS = 30_000
 const INCARNATION = 'capacity/incarnation'
 
 /** Says what this peer has: the whole at joining and every half of its TTL, and what changed in between. */
@@ -62,7 +64,7 @@ export class Advertiser {
   #report: MachineReport | undefined
   #incarnation = 0
   #sequence = 0
-  #whole: { readonly body: AdBody; readonly sequence: number } | undefined
+  #whole: { readonly body: AdBody; readonly sequence: number; readonly at: Millis } | undefined
   #said: AdBody | undefined
   #saidAt = -Infinity
   #cancelDelta: (() => void) | undefined
@@ -155,13 +157,36 @@ export class Advertiser {
     const sequence = this.#next()
     const ad: CapacityAd = { peer: this.#ports.identity.peer, incarnation: this.#incarnation, sequence, issuedAt: this.#ports.clock.unix(), ...body }
     const envelope = seal(this.#ports.identity, 'capacity', ad)
-    this.#whole = { body, sequence }
-    this.#said = body
     this.#saidAt = this.#ports.clock.monotonic()
+    this.#whole = { body, sequence, at: this.#saidAt }
+    this.#said = body
     this.#envelope = envelope
     this.#parts.onWhole(ad, envelope)
-    this.#cancelWhole = this.#ports.clock.after(Math.max(1, Math.floor(body.ttlMs / 2)), () => this.#background(this.whole()))
+    this.#renewIn(body.ttlMs / 2)
     return envelope
+  }
+
+  #renewIn(waitMs: Millis): void {
+    this.#cancelWhole = this.#ports.clock.after(Math.max(1, Math.floor(waitMs)), () => this.#renew())
+  }
+
+  /** Who started with many others said its first word to few, for a short time: in what has become of them it lasts longer. */
+  #renew(): void {
+    const left = this.#renewalDue() - this.#ports.clock.monotonic()
+    if (left > 0) this.#renewIn(left)
+    else this.#background(this.whole())
+  }
+
+  #renewalDue(): Millis {
+    if (this.#whole === undefined) return Infinity
+    const { at, body } = this.#whole
+    return at + Math.min(this.ttlMs() / 2, body.ttlMs + OVERDUE_MS)
+  }
+
+  /** How long a word lasts in a mesh as large as it is now. */
+  ttlMs(): Millis {
+    const { ttlMs, ttlMostMs, smallMesh } = this.#config
+    return Math.min(ttlMostMs, Math.round(ttlMs * Math.max(1, this.#parts.meshSize() / smallMesh)))
   }
 
   async #delta(): Promise<void> {
@@ -188,12 +213,11 @@ export class Advertiser {
   }
 
   #body(): AdBody {
-    const { cluster, labels, protocolMajor, http, ttlMs, ttlMostMs, smallMesh } = this.#config
+    const { cluster, labels, protocolMajor, http } = this.#config
     const { free, instances, holds } = this.#sources ?? NOTHING
     const report = this.#report ?? UNKNOWN
-    const stretch = Math.max(1, this.#parts.meshSize() / smallMesh)
     return describeSelf({
-      cluster: this.#sources?.cluster?.() ?? cluster, labels: { ...labels, ...this.#sources?.labels?.() }, protocolMajor, http, ttlMs: Math.min(ttlMostMs, Math.round(ttlMs * stretch)), stewards: this.#parts.ready() && this.#sources?.stewards?.() !== false,
+      cluster: this.#sources?.cluster?.() ?? cluster, labels: { ...labels, ...this.#sources?.labels?.() }, protocolMajor, http, ttlMs: this.ttlMs(), stewards: this.#parts.ready() && this.#sources?.stewards?.() !== false,
       report, usage: this.#ports.machine.usage(), free: free(), instances: instances(), holds: holds(),
     })
   }
@@ -201,6 +225,8 @@ export class Advertiser {
   #poll(): void {
     this.#cancelPoll = this.#ports.clock.after(this.#config.pollMs, () => {
       if (this.#said !== undefined && isNews(this.#said, this.#body())) this.changed()
+      // The mesh may have become smaller.
+      if (this.#ports.clock.monotonic() >= this.#renewalDue()) this.#renew()
       this.#poll()
     })
   }

@@ -308,7 +308,7 @@ export class Capacity implements MeshView {
   #expire(): void {
     this.#ports.clock.after(this.#config.expireEveryMs, () => {
       if (this.#stopped) return
-      for (const peer of this.#view.expire(this.#ports.clock.monotonic(), this.self)) {
+      for (const peer of this.#view.expire(this.#ports.clock.monotonic(), this.self, this.#advertiser.ttlMs())) {
         this.#liveness.expired(peer)
         this.#changed(peer, 'dead')
       }

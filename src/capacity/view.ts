@@ -37,6 +37,7 @@ export type Change = 'new' | 'newer' | 'stale' | 'base-missing'
 /** Peers remembered; beyond it the one heard of longest ago is forgotten, to within `ORDER_MS`. */
 const PEERS_BOUND = 20_000
 const ORDER_MS = 10_000
+const RELOOK_MS = 10_000
 const FORGOTTEN_BOUND = 20_000
 
 /**
@@ -102,15 +103,17 @@ export class AdView {
     return 'newer'
   }
 
-  /** Takes out what nobody renewed within its TTL; returns who, sorted. */
-  expire(now: Millis, except: PeerId): readonly PeerId[] {
+  /** Takes out what nobody renewed within its TTL, or `leastMs` where that is longer; returns who, sorted. */
+  expire(now: Millis, except: PeerId, leastMs: Millis = 0): readonly PeerId[] {
     if (now <= this.#expiresFrom) return []
     const expired: PeerId[] = []
     this.#expiresFrom = Infinity
     for (const { ad, heardAt } of this.#heard.values()) {
       if (ad.peer === except) continue
-      if (now - heardAt > ad.ttlMs) expired.push(ad.peer)
-      else this.#expiresFrom = Math.min(this.#expiresFrom, heardAt + ad.ttlMs)
+      const ttlMs = Math.max(ad.ttlMs, leastMs)
+      if (now - heardAt > ttlMs) expired.push(ad.peer)
+      // What `leastMs` keeps is looked at again before it is over: the mesh may become smaller.
+      else this.#expiresFrom = Math.min(this.#expiresFrom, heardAt + ttlMs, ad.ttlMs < leastMs ? now + RELOOK_MS : Infinity)
     }
     for (const peer of expired) this.forget(peer)
     return expired.sort()

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { livenessTopic } from '../../protocols/capacity.ts'
 import { NOTHING_TO_SEE, viewsConverge } from '../../simulations/checkers.ts'
 import { World, type SimPeer } from '../../simulations/world.ts'
-import { Capacity, CAPACITY } from '../../src/capacity/capacity.ts'
+import { Capacity, CAPACITY, type CapacityConfig } from '../../src/capacity/capacity.ts'
 import { seal } from '../../src/trust/seal.ts'
 import { enter } from '../placement/mesh.ts'
 
@@ -25,7 +25,7 @@ class Watcher implements SimPeer {
 
 const FREE = { cpuMilli: 0, memoryMb: 0, diskMb: 0, gpus: [] }
 
-function mesh(peers: number, seed = 1, loss = 0, isMember = (_peer: string): boolean => true): World<Watcher> {
+function mesh(peers: number, seed = 1, loss = 0, isMember = (_peer: string): boolean => true, config: CapacityConfig = CAPACITY): World<Watcher> {
   const world: World<Watcher> = new World({
     seed,
     peers,
@@ -33,7 +33,7 @@ function mesh(peers: number, seed = 1, loss = 0, isMember = (_peer: string): boo
     checkers: [viewsConverge()],
     checkEveryMs: 100,
     factory: async (ports, host) => {
-      const capacity = new Capacity(ports, { ...CAPACITY, isMember })
+      const capacity = new Capacity(ports, { ...config, isMember })
       const watcher = new Watcher(capacity)
       capacity.onChange((peer, what) => watcher.heard.push({ at: world.now, peer, what }))
       enter(ports, world.hosts.filter(({ index }) => index < host.index).slice(-6).map(({ address }) => address))
@@ -76,6 +76,39 @@ describe('knowing the mesh', () => {
     const after = Math.max(...settled.map(({ at }) => at))
     await world.drive(Promise.all([...world.peers.values()].map(({ capacity }) => capacity.settled())))
     assert.equal(world.now, after)
+  })
+
+  it('single peers that are heard of late keep nobody waiting who can do with most of the mesh', async () => {
+    const world = mesh(12, 3)
+    await world.startAll()
+    const most = await world.drive(Promise.all([...world.peers.values()].map(async ({ capacity }) => {
+      await capacity.knowsMost()
+      return { at: world.now, live: capacity.live().length }
+    })))
+    assert.ok(most.every(({ live }) => live >= 11), most.map(({ live }) => live).join(' '))
+    const after = Math.max(...most.map(({ at }) => at))
+    await world.drive(Promise.all([...world.peers.values()].map(({ capacity }) => capacity.settled())))
+    assert.ok(after < world.now, 'most was known before it was certain that nobody else comes')
+  })
+
+  it('words that were said when a peer knew few are renewed at the pace of the mesh that it knows now, and nobody is given up for it', async () => {
+    const { advertiser } = CAPACITY
+    // 20 peers are a mesh four times as large as a small one: 120 s instead of 30.
+    const world = mesh(20, 5, 0, undefined, { ...CAPACITY, advertiser: { ...advertiser, smallMesh: 5 } })
+    await world.startAll()
+    await world.run(3_000)
+    const { network: { counts } } = world
+    const before = counts.published
+    const first = new Map([...world.peers.values()].flatMap(({ capacity }) => capacity.ads().map(ad => [ad.peer, ad] as const)))
+    assert.ok([...first.values()].some(({ ttlMs }) => ttlMs < 60_000), 'some said their first word to few')
+    await world.run(29_000)
+    assert.equal(counts.published, before)
+    await world.run(100_000)
+    for (const { capacity, heard } of world.peers.values()) {
+      assert.equal(capacity.live().length, 20)
+      for (const ad of capacity.ads()) assert.ok(ad.issuedAt > (first.get(ad.peer)?.issuedAt ?? Infinity) && ad.ttlMs > 100_000)
+      assert.deepEqual(heard.filter(({ what }) => what === 'dead'), [])
+    }
   })
 
   it('a peer that is killed is noticed by all well within three seconds, connection broken or silent', async () => {

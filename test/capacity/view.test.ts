@@ -77,6 +77,13 @@ describe('the view of the mesh', () => {
     assert.deepEqual(view.expire(30_001, 'nobody'), [PEER])
   })
 
+  it('a word lasts as long as words do in a mesh of this size, and no longer once the mesh is small again', () => {
+    const view = new AdView()
+    view.hear(ad(), ENVELOPE, 0)
+    assert.deepEqual(view.expire(31_000, 'nobody', 120_000), [])
+    assert.deepEqual(view.expire(50_000, 'nobody', 30_000), [PEER])
+  })
+
   it('an instance is found under its block until its host says otherwise', () => {
     const view = new AdView()
     const instance = { block: 'b', instance: 'in-1', contract: 'c1', component: 'x', epoch: 1, steward: PEER, state: 'ready' as const, inFlight: 0, queued: 0, latencyMs: 0 }
