@@ -1,5 +1,6 @@
 import { decode, encode, type ProtocolId, type Schema } from '../protocols/codec.ts'
 import { MeshError } from '../protocols/errors.ts'
+import { sameBytes } from '../src/lib/same-bytes.ts'
 import { hashBytes } from './identity.ts'
 import { hash32 } from './random.ts'
 
@@ -44,7 +45,7 @@ export class Carriage {
     // What is sent under an id is what its schema describes: the sample shows it.
     if (bytes === undefined) return value as T
     const decoded = decode(schema, bytes, limitBytes, `${what} ${id}`)
-    if (this.#every > 1 && !same(encode(decoded), bytes)) this.#kind(what, id).always = true
+    if (this.#every > 1 && !sameBytes(encode(decoded), bytes)) this.#kind(what, id).always = true
     return decoded
   }
 
@@ -65,8 +66,4 @@ export function freeze<T>(value: T): T {
   Object.freeze(value)
   for (const inner of Object.values(value)) freeze(inner)
   return value
-}
-
-function same(a: Uint8Array, b: Uint8Array): boolean {
-  return a.byteLength === b.byteLength && a.every((byte, at) => byte === b[at])
 }

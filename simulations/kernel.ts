@@ -37,6 +37,8 @@ const TASKS_PER_INSTANT = 5_000_000
 const REASONS = 1_000
 /** Instants for each turn of the event loop, which asks the system for real events that there are none of. */
 const INSTANTS_A_TURN = 64
+/** Most of what is scheduled is due within so many milliseconds, a power of two: it waits in a ring with a place for each. */
+const NEAR = 4_096
 
 /** Who follows a deadline: what the platform does for each listener costs as much as a message. */
 const FOLLOWERS = Symbol('followers')
@@ -69,9 +71,13 @@ const idle = setTimeout
 export class Kernel {
   readonly seed: number
   readonly random: SeededRandom
-  readonly #instants = new Heap<Millis>((a, b) => a < b)
   readonly #reasons = new Map<Millis, MeshError>()
-  readonly #due = new Map<Millis, Step[]>()
+  readonly #near: (Step[] | undefined)[] = Array.from({ length: NEAR }, () => undefined)
+  #nearInstants = 0
+  /** No place of the ring before this instant is taken. */
+  #nearFrom: Millis = 0
+  readonly #far = new Map<Millis, Step[]>()
+  readonly #farInstants = new Heap<Millis>((a, b) => a < b)
   #now: Millis = 0
   #tasksRun = 0
   #running = false
@@ -99,11 +105,23 @@ export class Kernel {
   /** The same for a step that is an object already, and that nobody cancels here. */
   enter(duration: Millis, step: Step): void {
     const when = this.#now + Math.max(0, Math.round(duration))
-    const steps = this.#due.get(when)
-    if (steps === undefined) {
-      this.#due.set(when, [step])
-      this.#instants.push(when)
-    } else steps.push(step)
+    if (when - this.#now >= NEAR) {
+      const steps = this.#far.get(when)
+      if (steps !== undefined) steps.push(step)
+      else {
+        this.#far.set(when, [step])
+        this.#farInstants.push(when)
+      }
+      return
+    }
+    const place = when & (NEAR - 1)
+    const steps = this.#near[place]
+    if (steps !== undefined) steps.push(step)
+    else {
+      this.#near[place] = [step]
+      this.#nearInstants += 1
+      if (when < this.#nearFrom) this.#nearFrom = when
+    }
   }
 
   /** The Clock port of one life. `skewMs` shifts its wall clock against the others'. */
@@ -119,10 +137,7 @@ export class Kernel {
 
   /** Runs everything due up to and including `until`; `afterEach` is called at the end of each instant. */
   async run(until: Millis, afterEach?: () => void): Promise<void> {
-    await this.#advance(() => {
-      const next = this.#instants.peek()
-      return next !== undefined && next <= until
-    }, afterEach)
+    await this.#advance(() => this.#next() <= until, afterEach)
     this.#now = Math.max(this.#now, until)
   }
 
@@ -135,12 +150,9 @@ export class Kernel {
     }
     work.then(settle, settle)
     await drain()
-    await this.#advance(() => {
-      const next = this.#instants.peek()
-      return !settled && next !== undefined && next <= end
-    }, afterEach)
+    await this.#advance(() => !settled && this.#next() <= end, afterEach)
     if (settled) return await work
-    throw new Error(this.#instants.size === 0 ? 'the work waits, and nothing is scheduled that could wake it' : `the work did not finish within ${limit} ms of virtual time`)
+    throw new Error(this.#next() === Infinity ? 'the work waits, and nothing is scheduled that could wake it' : `the work did not finish within ${limit} ms of virtual time`)
   }
 
   /**
@@ -152,7 +164,7 @@ export class Kernel {
     const step = (): void => {
       if (stopped) return
       this.#instant()
-      if (this.#instants.size > 0) macrotask(step)
+      if (this.#next() < Infinity) macrotask(step)
       else idle(step, 1)
     }
     macrotask(step)
@@ -202,21 +214,44 @@ export class Kernel {
     }
   }
 
+  /** When something is due next; Infinity when nothing is. */
+  #next(): Millis {
+    const far = this.#farInstants.peek() ?? Infinity
+    if (this.#nearInstants === 0) return far
+    let near = Math.max(this.#now, this.#nearFrom)
+    while (this.#near[near & (NEAR - 1)] === undefined) near += 1
+    this.#nearFrom = near
+    return Math.min(near, far)
+  }
+
   #instant(): void {
-    const when = this.#instants.pop()
-    if (when === undefined) return
+    const when = this.#next()
+    if (when === Infinity) return
     this.#now = when
+    if (this.#farInstants.peek() === when) {
+      this.#farInstants.pop()
+      // What was scheduled that long ago was scheduled before all that is in the ring.
+      this.#run(this.#far.get(when) ?? [])
+      this.#far.delete(when)
+    }
+    const place = when & (NEAR - 1)
+    const steps = this.#near[place]
+    if (steps === undefined) return
     // Tasks that schedule more for this very instant append to the same list.
-    const steps = this.#due.get(when) ?? []
+    this.#run(steps)
+    this.#near[place] = undefined
+    this.#nearInstants -= 1
+  }
+
+  #run(steps: readonly Step[]): void {
     for (let at = 0; at < steps.length; at += 1) {
       const step = steps[at]!
       if (step.life?.alive !== false) {
         this.#tasksRun += 1
         step.run()
       }
-      if (at > TASKS_PER_INSTANT) throw new Error(`more than ${TASKS_PER_INSTANT} steps at ${when} ms: something schedules itself without waiting`)
+      if (at > TASKS_PER_INSTANT) throw new Error(`more than ${TASKS_PER_INSTANT} steps at ${this.#now} ms: something schedules itself without waiting`)
     }
-    this.#due.delete(when)
   }
 
   /** Most deadlines pass long after the work is done: they share their reason. */

@@ -36,7 +36,7 @@ export class Links {
     const [least, most] = this.weather.delayMs
     const a = this.#places[from]
     const b = this.#places[to]
-    const distance = a === undefined || b === undefined ? 0.5 : Math.min(1, Math.hypot(a.x - b.x, a.y - b.y))
+    const distance = a === undefined || b === undefined ? 0.5 : Math.min(1, Math.sqrt((a.x - b.x) ** 2 + (a.y - b.y) ** 2))
     return Math.max(1, Math.round((least + (most - least) * distance) * (0.875 + this.#random.float() * 0.25)))
   }
 
