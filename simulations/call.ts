@@ -6,7 +6,7 @@ import type { Carried } from './carriage.ts'
 import type { Connection, Connections } from './connections.ts'
 import { onAbort, type Life, type Step } from './kernel.ts'
 import type { Host, SimulatedNetwork } from './network.ts'
-import type { RateLimit } from './rate-limit.ts'
+import type { Rate, RateLimit } from './rate-limit.ts'
 
 /** How long a message may wait at a peer that has not admitted its sender yet. */
 const ADMISSION_MS = 2_000
@@ -25,7 +25,7 @@ export type Party = {
 }
 
 type Limits = Protocol<unknown, unknown>['limits']
-type Answer = { readonly limits: Limits; readonly heedful: boolean; readonly serve: (request: Carried, from: PeerId, signal: AbortSignal) => Promise<unknown> }
+type Answer = { readonly limits: Limits; readonly rate: Rate; readonly heedful: boolean; readonly serve: (request: Carried, from: PeerId, signal: AbortSignal) => Promise<unknown> }
 /** A question as the one who answers it sees it. */
 export type Asked = {
   readonly protocol: { readonly id: ProtocolId; readonly limits: Limits }
@@ -41,6 +41,8 @@ class Call<R> implements Asked {
   readonly protocol: Pick<Protocol<unknown, R>, 'id' | 'limits' | 'response'>
   readonly request: Carried
   readonly asker: Party
+  /** Among the calls of its connection. */
+  place = -1
   /** At the one who answers. */
   controller: AbortController | undefined
   cancelled = false
@@ -118,7 +120,7 @@ class Call<R> implements Asked {
 
   #send(connection: Connection): void {
     if (this.#settled) return
-    connection.pending.add(this)
+    this.place = connection.calls.push(this) - 1
     this.#connection = connection
     this.#sentAt = this.#net.kernel.now
     send(this.#net, this.asker, connection, new Datagram(this.#net, this.asker, connection, this, undefined))
@@ -131,7 +133,15 @@ class Call<R> implements Asked {
     this.#unfollow?.()
     const connection = this.#connection
     if (connection === undefined) return true
-    connection.pending.delete(this)
+    const { calls } = connection
+    if (calls[this.place] === this) {
+      // The last one takes its place.
+      const last = calls.pop()
+      if (last !== undefined && last !== this) {
+        calls[this.place] = last
+        last.place = this.place
+      }
+    }
     if (!this.#answered) send(this.#net, this.asker, connection, new Datagram(this.#net, this.asker, connection, this, 'cancel'))
     return true
   }
@@ -229,7 +239,7 @@ export class Calls {
     if (this.#answers.has(id)) throw new Error(`bug: ${id} is already answered`)
     const { carriage } = this.#net
     // Making a signal costs more than most answers: who declares no third parameter gets none of its own.
-    this.#answers.set(id, { limits: protocol.limits, heedful: answer.length !== 1 && answer.length !== 2, serve: (request, from, signal) => answer(carriage.unload('a request of', id, request, protocol.request, requestBytes), from, signal) })
+    this.#answers.set(id, { limits: protocol.limits, rate: this.#rates.of(id), heedful: answer.length !== 1 && answer.length !== 2, serve: (request, from, signal) => answer(carriage.unload('a request of', id, request, protocol.request, requestBytes), from, signal) })
   }
 
   /** A question has arrived. */
@@ -248,7 +258,7 @@ export class Calls {
     }
     const answer = this.#answers.get(id)
     if (answer === undefined) call.reply(this.#party, new MeshError('PROTOCOL_UNSUPPORTED', `${self} does not speak ${id}`))
-    else if (!this.#rates.allow(id, from, answer.limits.perPeerPerSecond)) {
+    else if (!answer.rate.allow(from, answer.limits.perPeerPerSecond)) {
       this.#net.counts.rateLimited += 1
       call.reply(this.#party, tooOften(id, from, answer.limits.perPeerPerSecond))
     } else if (answer.heedful) this.#serveHeedful(answer, call, connection)

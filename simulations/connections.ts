@@ -14,7 +14,9 @@ export type Connection = {
   twin: Connection | undefined
   admitted: boolean
   rtt: Millis
-  /** What must be told when the connection is lost. */
+  /** Questions that wait for an answer over it, in no order: there are very many. */
+  readonly calls: { place: number; fail(failure: MeshError): void }[]
+  /** What else must be told when the connection is lost. */
   readonly pending: Set<{ fail(failure: MeshError): void }>
   readonly streams: Set<{ sever(failure: MeshError): void; readonly closed: boolean }>
   /** Calls off the end of a connection that nobody admits. */
@@ -114,6 +116,7 @@ export class Connections {
     connection.admitted = false
     if (wasAdmitted) this.#net.topologyChanged()
     const failure = new MeshError('PEER_UNREACHABLE', `the connection to ${peer} was lost`)
+    for (const call of connection.calls.splice(0)) call.fail(failure)
     for (const waiting of connection.pending) waiting.fail(failure)
     for (const stream of connection.streams) stream.sever(failure)
     for (const wake of connection.waiting) wake()
@@ -244,5 +247,5 @@ export class Connections {
 }
 
 function fresh(host: Host, port: NetworkPort, oneWay: Millis): Connection {
-  return { host, port, twin: undefined, admitted: false, rtt: oneWay * 2, welcome: () => undefined, pending: new Set(), streams: new Set(), waiting: new Set() }
+  return { host, port, twin: undefined, admitted: false, rtt: oneWay * 2, welcome: () => undefined, calls: [], pending: new Set(), streams: new Set(), waiting: new Set() }
 }

@@ -2,22 +2,20 @@ import type { Millis } from '../protocols/ids.ts'
 
 type Window = { start: Millis; count: number }
 
-/** Counts events a kind, peer and second; the same allowance, a burst of one second's worth, as the real adapter gives. */
-export class RateLimit {
+/** Counts events of one kind a peer and second; the same allowance, a burst of one second's worth, as the real adapter gives. */
+export class Rate {
   readonly #now: () => Millis
-  readonly #windows = new Map<string, Map<string, Window>>()
+  readonly #windows = new Map<string, Window>()
 
   constructor(now: () => Millis) {
     this.#now = now
   }
 
-  allow(kind: string, peer: string, perSecond: number): boolean {
+  allow(peer: string, perSecond: number): boolean {
     const now = this.#now()
-    let peers = this.#windows.get(kind)
-    if (peers === undefined) this.#windows.set(kind, peers = new Map<string, Window>())
-    const window = peers.get(peer)
+    const window = this.#windows.get(peer)
     if (window === undefined) {
-      peers.set(peer, { start: now, count: 1 })
+      this.#windows.set(peer, { start: now, count: 1 })
       return perSecond >= 1
     }
     if (now - window.start >= 1_000) {
@@ -26,5 +24,27 @@ export class RateLimit {
     }
     window.count += 1
     return window.count <= perSecond
+  }
+}
+
+/** Those of all kinds. */
+export class RateLimit {
+  readonly #now: () => Millis
+  readonly #rates = new Map<string, Rate>()
+
+  constructor(now: () => Millis) {
+    this.#now = now
+  }
+
+  of(kind: string): Rate {
+    const known = this.#rates.get(kind)
+    if (known !== undefined) return known
+    const rate = new Rate(this.#now)
+    this.#rates.set(kind, rate)
+    return rate
+  }
+
+  allow(kind: string, peer: string, perSecond: number): boolean {
+    return this.of(kind).allow(peer, perSecond)
   }
 }
