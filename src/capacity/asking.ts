@@ -21,6 +21,26 @@ export function reach(ports: Pick<Ports, 'clock' | 'network'>, peer: PeerId, req
   return hedgeWithin(clock, { againMs, times, windowMs }, leftMs => network.request(peer, probe, request, leftMs))
 }
 
+/**
+ * The same for who asks very many at once and keeps the time for all of them: nothing but the question is made for one. Tells one of the
+ * two, once; calling the function asks again while there was no answer.
+ */
+export function inquire(ports: Pick<Ports, 'clock' | 'network'>, peer: PeerId, request: ProbeRequest, windowMs: Millis, heard: (answer: ProbeAnswer) => void, failed: (verdict: 'refused' | 'silent') => void): () => void {
+  const { clock, network } = ports
+  const until = clock.monotonic() + windowMs
+  let open = true
+  const close = (): boolean => {
+    const was = open
+    open = false
+    return was
+  }
+  const ask = (): void => void network.request(peer, probe, request, Math.max(1, until - clock.monotonic())).then(answer => close() && heard(answer), error => close() && failed(verdictOf(error)))
+  ask()
+  return () => {
+    if (open) ask()
+  }
+}
+
 /** Is nobody there, or is nothing to be heard? */
 export function verdictOf(error: unknown): 'refused' | 'silent' {
   return asMeshError(error).code === 'PEER_UNREACHABLE' ? 'refused' : 'silent'

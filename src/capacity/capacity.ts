@@ -11,7 +11,8 @@ import { checkAd, checkDelta, type AdLimits } from './ad.ts'
 import { Advertiser, type AdSources, type AdvertiserConfig } from './advertiser.ts'
 import type { LifeState } from './beliefs.ts'
 import { AdExchange, hearOne, SMALL_MESH, type ExchangeConfig } from './exchange.ts'
-import { Liveness, LIVENESS, type LivenessConfig } from './liveness.ts'
+import { Liveness } from './liveness.ts'
+import { LIVENESS, type LivenessConfig } from './timings.ts'
 import { AdView } from './view.ts'
 
 export type CapacityConfig = {

@@ -4,34 +4,10 @@ import type { Signed } from '../../protocols/signed.ts'
 import { background } from '../lib/background.ts'
 import type { Ports, Random } from '../ports.ts'
 import { seal, unseal } from '../trust/seal.ts'
-import { reach, reachThrough, unheard, verdictOf, type ProbeAnswer, type ProbeRequest } from './asking.ts'
-import { Beliefs, overrides, type LifeState } from './beliefs.ts'
+import { inquire, reach, reachThrough, unheard, verdictOf, type ProbeAnswer, type ProbeRequest } from './asking.ts'
+import { Beliefs, overrides, type Belief, type LifeState } from './beliefs.ts'
 import { Rumours } from './rumours.ts'
-
-export type LivenessConfig = {
-  /** Every peer we watch is probed once in this time. */
-  readonly periodMs: Millis
-  readonly probeMs: Millis
-  /** A probe of a peer that is not connected gets this much more: three round trips and a handshake. */
-  readonly dialMs: Millis
-  /** A relay's own probe must end before the asker gives the relay up. */
-  readonly relayMs: Millis
-  readonly suspectMs: Millis
-  /** Ring successors probed each period, besides one peer at random. */
-  readonly watched: number
-  readonly relays: number
-  /** Every so many periods one peer given up is tried again: a partition may have healed. */
-  readonly retryDeadPeriods: number
-  /** Whoever lost a connection to a peer that others watch leaves it to them for about this long. */
-  readonly deferMs: Millis
-  readonly skewMs: Millis
-}
-
-/**
- * A silent death is noticed within period + probe + relay + suspicion + a last probe: 2.35 s. A broken connection starts the same
- * sequence a moment later, and a refused redial that every relay confirms ends it at once.
- */
-export const LIVENESS: LivenessConfig = { periodMs: 900, probeMs: 400, dialMs: 800, relayMs: 300, suspectMs: 250, watched: 3, relays: 3, retryDeadPeriods: 5, deferMs: 250, skewMs: 60_000 }
+import type { LivenessConfig } from './timings.ts'
 
 export type LivenessParts = {
   readonly isMember: (peer: PeerId) => boolean
@@ -59,6 +35,8 @@ const TRIED_BY = 8
 /** What was under way at a peer whose connection broke goes on elsewhere first: to bury it, and to start others in its place, takes the time of the same hosts. */
 const GONE_MS: Millis = 150
 
+type Check = { readonly before: Belief; refused: boolean; told: boolean }
+
 /** Notices who died, tells others, and refutes what is wrongly said of us. What others say is believed only of peers we cannot ask. */
 export class Liveness {
   readonly #ports: Pick<Ports, 'clock' | 'identity' | 'network' | 'telemetry'>
@@ -68,7 +46,7 @@ export class Liveness {
   readonly #beliefs: Beliefs
   readonly #rumours: Rumours
   /** Being asked. `refused`: its connection broke and nobody answers there. `told`: another has given it up. */
-  readonly #checking = new Map<PeerId, { refused: boolean; told: boolean }>()
+  readonly #checking = new Map<PeerId, Pick<Check, 'refused' | 'told'>>()
   /** Silent to us and to those who were asked about it, and given a last moment. */
   readonly #suspects = new Set<PeerId>()
   readonly #reconsidering = new Set<PeerId>()
@@ -152,17 +130,43 @@ export class Liveness {
     const other = this.#periods % STRANGER_PERIODS === 0 ? this.#anyLiving(1, [...targets])[0] : this.#anyConnected()
     if (other !== undefined) targets.add(other)
     if (this.#periods % this.#config.retryDeadPeriods === 0) this.#tryDead()
-    for (const peer of targets) this.#background(this.#check(peer, false))
+    const asked: (() => void)[] = []
+    for (const peer of targets) {
+      if (this.#isConnected(peer)) asked.push(this.#probe(peer))
+      else this.#background(this.#check(peer, false))
+    }
+    if (asked.length > 0) this.#ports.clock.after(Math.floor(this.#config.probeMs / ASKED), () => asked.forEach(again => again()))
+  }
+
+  /** `#check` of one that is connected: the answer almost always comes. The function asks again where it has not. */
+  #probe(peer: PeerId): () => void {
+    const check = this.#begin(peer)
+    if (check === undefined) return () => undefined
+    const conclude = (direct: 'alive' | 'refused' | 'silent'): void => {
+      if (direct === 'alive') this.#checking.delete(peer)
+      else this.#background(this.#doubt(peer, check, direct, false))
+    }
+    return inquire(this.#ports, peer, this.#question(peer), this.#config.probeMs, answer => conclude(this.#hasAnswered(peer, answer)), conclude)
+  }
+
+  /** Undefined where there is nothing to ask. */
+  #begin(peer: PeerId): Check | undefined {
+    const before = this.#beliefs.of(peer)
+    if (this.#stopped || peer === this.#ports.identity.peer || this.#checking.has(peer) || before === undefined || before.state === 'left') return undefined
+    const check: Check = { before, refused: false, told: false }
+    this.#checking.set(peer, check)
+    return check
   }
 
   /** Is the peer there? Asks it, then others about it, then gives it a moment, then gives it up. */
   async #check(peer: PeerId, connectionLost: boolean): Promise<void> {
-    const before = this.#beliefs.of(peer)
-    if (this.#stopped || peer === this.#ports.identity.peer || this.#checking.has(peer) || before === undefined || before.state === 'left') return
-    const check = { refused: false, told: false }
-    this.#checking.set(peer, check)
+    const check = this.#begin(peer)
+    if (check !== undefined) await this.#doubt(peer, check, await this.#ask(peer, !connectionLost), connectionLost)
+  }
+
+  async #doubt(peer: PeerId, check: Check, direct: 'alive' | 'refused' | 'silent', connectionLost: boolean): Promise<void> {
+    const { before } = check
     try {
-      const direct = await this.#ask(peer, !connectionLost)
       if (direct === 'alive' || before.state === 'dead') return
       check.refused = connectionLost && direct === 'refused'
       // Those who watch it find out at the same time, and their word spares the others the questions.
@@ -199,16 +203,22 @@ export class Liveness {
   /** `patient`: a peer we are not connected to may need the time of a dial besides. */
   async #ask(peer: PeerId, patient = false, windowMs = this.#config.probeMs, times = ASKED): Promise<'alive' | 'refused' | 'silent'> {
     const waitMs = windowMs + (patient && !this.#isConnected(peer) ? this.#config.dialMs : 0)
-    const belief = this.#beliefs.of(peer)
-    const request: ProbeRequest = { incarnation: belief?.incarnation ?? 0, ...(belief?.state === 'dead' ? { believed: 'dead' } : {}) }
     try {
-      const answer = await reach(this.#ports, peer, request, waitMs, times)
-      this.#set(peer, 'alive', answer.incarnation)
-      if (answer.sequence !== undefined) this.#parts.onProbed(peer, answer.incarnation, answer.sequence)
-      return this.#beliefs.of(peer)?.state === 'dead' ? 'silent' : 'alive'
+      return this.#hasAnswered(peer, await reach(this.#ports, peer, this.#question(peer), waitMs, times))
     } catch (error) {
       return verdictOf(error)
     }
+  }
+
+  #question(peer: PeerId): ProbeRequest {
+    const belief = this.#beliefs.of(peer)
+    return { incarnation: belief?.incarnation ?? 0, ...(belief?.state === 'dead' ? { believed: 'dead' } : {}) }
+  }
+
+  #hasAnswered(peer: PeerId, { incarnation, sequence }: ProbeAnswer): 'alive' | 'silent' {
+    this.#set(peer, 'alive', incarnation)
+    if (sequence !== undefined) this.#parts.onProbed(peer, incarnation, sequence)
+    return this.#beliefs.of(peer)?.state === 'dead' ? 'silent' : 'alive'
   }
 
   /** Asks those who watch it too, and it itself once more: loss must not look like death. */
