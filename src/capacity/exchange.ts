@@ -196,7 +196,7 @@ export class AdExchange {
       if (asker === undefined) return live().filter(peer => peer !== self)
       const { lacking, unknown } = view.compared(asker)
       if (unknown > lacking.length) this.#hasMore(from)
-      return lacking.filter(peer => peer !== self && isLive(peer)).sort()
+      return lacking.filter(peer => peer !== self)
     }
     const wanted = of ?? [...(asker?.has(view.mark(self)) === true ? [] : [self]), ...others()]
     const ads: Signed[] = []

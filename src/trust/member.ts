@@ -16,7 +16,12 @@ export type Member = {
   readonly hash: Uint8Array
   /** The first 4 bytes of `hash`. */
   readonly short: number
+  /** What its chain takes in a message, about. */
+  readonly bytes: number
 }
+
+/** What a link has beside its payload and signature. */
+const LINK_BYTES = 160
 
 /** By the leaf: the same chain comes from many peers, and in one process to many. */
 const made = new WeakMap<Signed, Member>()
@@ -30,7 +35,7 @@ export function memberOf(peer: PeerId, given: CapabilityChain, { rights, expires
   if (known !== undefined && known.peer === peer && known.chain.length === chain.length && known.chain.every((link, at) => link === chain[at])) return known
   const mark = markOf(chain)
   const hash = digest(utf8(`${peer}\0${mark}`))
-  const member: Member = { peer, chain, rights, expires, mark, hash, short: readShort(hash, 0) }
+  const member: Member = { peer, chain, rights, expires, mark, hash, short: readShort(hash, 0), bytes: chain.reduce((sum, { payload, signature }) => sum + payload.byteLength + signature.byteLength + LINK_BYTES, 0) }
   if (leaf !== undefined) made.set(leaf, member)
   return member
 }

@@ -22,8 +22,6 @@ const BUCKET_BYTES = 8
 /** Up to so many members are named one by one, so that only what is lacking is answered. */
 const MARKS = 1_024
 const MARK_BYTES = 4
-/** What a link has beside its payload and signature. */
-const LINK_BYTES = 160
 
 /**
  * Holds who has proved to be a member. Of two chains of one peer every replica keeps the same one, in whatever order
@@ -125,9 +123,8 @@ export class Members {
         continue
       }
       if (same?.[bucketOf(peer)] === true || this.#expired(member)) continue
-      const size = member.chain.reduce((sum, { payload, signature }) => sum + payload.byteLength + signature.byteLength + LINK_BYTES, 0)
-      if (last !== undefined && (members.length === PAGE || bytes + size > PAGE_BYTES)) return { page: { members, next: last }, unknown: false }
-      bytes += size
+      if (last !== undefined && (members.length === PAGE || bytes + member.bytes > PAGE_BYTES)) return { page: { members, next: last }, unknown: false }
+      bytes += member.bytes
       last = peer
       members.push({ peer, chain: member.chain })
     }
