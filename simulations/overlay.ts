@@ -10,7 +10,8 @@ export type OverlayConfig = { readonly addresses: readonly string[]; readonly de
  */
 export function keepConnected(ports: { readonly clock: Clock; readonly network: Network; readonly random: Random }, config: OverlayConfig): void {
   const { clock, network, random } = ports
-  const others = config.addresses.filter(address => !network.addresses().includes(address))
+  const own = network.addresses()
+  const others = config.addresses.filter(address => !own.includes(address))
   const tick = (): void => {
     const missing = Math.min(config.degree, others.length) - network.peers().length
     for (let dials = 0; dials < missing; dials += 1) {
