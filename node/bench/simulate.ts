@@ -6,7 +6,8 @@ import { compiledFolder } from '../compiled.ts'
 
 const ROOT = join(import.meta.dirname, '../..')
 // As `npm run sim` does: worlds share the cores, and a collector or compiler that asks all of them for help at once costs each more than it
-// gives. A world is garbage as a whole when its seed ends: marking what it holds before then finds nothing to free. Room for the young that grows in few steps is copied less often.
+// gives. A world is garbage as a whole when its seed ends: marking what it holds before then finds nothing to free.
+// Room for the young that grows in few steps is copied less often.
 const ARGUMENTS = ['--single-threaded', '--initial-old-space-size=1024', '--semi-space-growth-factor=4', 'simulations/run.ts', '--scenario', 'mesh', '--peers', '200', '--seeds', '50', '--seconds', '6', '--loss', '0.05', '--churn', '0.05', '--json']
 
 const figures = z.object({ seeds: z.int(), violations: z.int(), seconds: z.number(), cpu_s: z.number(), virtual_s: z.number() })

@@ -2,6 +2,7 @@ import { capacityPull } from '../../protocols/capacity.ts'
 import { MeshError } from '../../protocols/errors.ts'
 import type { Millis, PeerId } from '../../protocols/ids.ts'
 import type { Signed } from '../../protocols/signed.ts'
+import { AskBack } from '../lib/ask-back.ts'
 import { background } from '../lib/background.ts'
 import { hedge } from '../lib/hedge.ts'
 import { Lru } from '../lib/lru.ts'
@@ -39,8 +40,6 @@ const CAME_BACK = 4
 export const SMALL_MESH = 16
 /** How long gossip may take before it counts as lost. */
 const GOSSIP_MS = 500
-/** Who holds what we do not is asked within that time. */
-const RETURN_MS = 100
 const MISSING_BOUND = 4_096
 /** Versions an asker names as held; the ads of a larger mesh come in parts anyway. */
 const VERSIONS_A_PULL = 4_096
@@ -62,8 +61,7 @@ export class AdExchange {
   #cameBack = 0
   #compareWaitMs = 0
   #cancelCompare = (): void => undefined
-  /** Hold something that we do not: about to be asked. */
-  readonly #knowMore = new Set<PeerId>()
+  readonly #askBack: AskBack
   #answered = false
   #stopped = false
 
@@ -72,6 +70,9 @@ export class AdExchange {
     this.#random = random
     this.#config = config
     this.#parts = parts
+    this.#askBack = new AskBack(ports.clock, random, peer => {
+      if (!this.#stopped && !this.#pulls.has(peer)) this.#background(this.#pullAll(peer))
+    })
   }
 
   /** Has anybody told all it holds yet? */
@@ -195,7 +196,7 @@ export class AdExchange {
     const others = (): readonly PeerId[] => {
       if (asker === undefined) return live().filter(peer => peer !== self)
       const { lacking, unknown } = view.compared(asker)
-      if (unknown > lacking.length) this.#hasMore(from)
+      if (unknown > lacking.length && !this.#stopped) this.#askBack.soon(from)
       return lacking.filter(peer => peer !== self)
     }
     const wanted = of ?? [...(asker?.has(view.mark(self)) === true ? [] : [self]), ...others()]
@@ -212,16 +213,6 @@ export class AdExchange {
       }
     }
     return ads
-  }
-
-  /** Who asked us holds more than we do: it is asked in its turn, at once. So what few know reaches all in half the time, and before the questions become rare. */
-  #hasMore(peer: PeerId): void {
-    if (this.#stopped || this.#knowMore.has(peer)) return
-    this.#knowMore.add(peer)
-    this.#ports.clock.after(this.#random.below(RETURN_MS), () => {
-      this.#knowMore.delete(peer)
-      if (!this.#stopped && !this.#pulls.has(peer)) this.#background(this.#pullAll(peer))
-    })
   }
 
   #background(work: Promise<unknown>): void {

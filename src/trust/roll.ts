@@ -3,6 +3,7 @@ import { decode } from '../../protocols/codec.ts'
 import { asMeshError, type Verdict } from '../../protocols/errors.ts'
 import { peerId, type Cid, type Millis, type PeerId } from '../../protocols/ids.ts'
 import { capabilityChain, membersPull, type CapabilityChain } from '../../protocols/membership.ts'
+import { AskBack } from '../lib/ask-back.ts'
 import { hedge } from '../lib/hedge.ts'
 import type { Ports, Random } from '../ports.ts'
 import type { Member } from './member.ts'
@@ -12,8 +13,6 @@ import { Members } from './members.ts'
 const SAVE_MS = 1_000
 /** Between two comparisons with another peer: soon while there is news or an answer was lost, ever less often when not. */
 const COMPARE_MS: readonly [soon: Millis, calm: Millis] = [400, 30_000]
-/** Who holds what we do not is asked within that time. */
-const RETURN_MS = 100
 const PAGES = 200
 /** A page that does not come is asked for again long before it is given up. */
 const PAGE_ASKED = { againMs: 1_000, times: 3 }
@@ -32,8 +31,7 @@ export class Roll {
   readonly #random: Random
   readonly #members: Members
   readonly #pulling = new Map<PeerId, Promise<void>>()
-  /** To be asked in return. */
-  readonly #asked = new Set<PeerId>()
+  readonly #askBack: AskBack
   readonly #unsaved = new Set<PeerId>()
   readonly #hearers = new Set<(peer: PeerId) => void>()
   #saved = 0
@@ -48,6 +46,9 @@ export class Roll {
     this.#ports = ports
     this.#random = ports.random.fork('roll')
     this.#members = new Members(ports.identity, network, owner, ports.clock)
+    this.#askBack = new AskBack(ports.clock, this.#random, peer => {
+      if (!this.#stopped) this.pull(peer).catch(error => this.#failed(peer, error))
+    })
   }
 
   async start(): Promise<void> {
@@ -66,7 +67,7 @@ export class Roll {
     network.handle(membersPull, async ({ after, known, buckets, held }, from) => {
       if (after === undefined && known !== undefined && this.#members.isDigest(known)) return { members: [] }
       const { page, unknown } = this.#members.page(after, buckets, held)
-      if (unknown) this.#hasMore(from)
+      if (unknown && !this.#stopped) this.#askBack.soon(from)
       return page
     })
     this.#compareIn(COMPARE_MS[0])
@@ -165,16 +166,6 @@ export class Roll {
   #sooner(): void {
     this.#waitMs = COMPARE_MS[0]
     if (this.#dueAt < Infinity && this.#dueAt > this.#ports.clock.monotonic() + COMPARE_MS[0] * 1.25) this.#compareIn(COMPARE_MS[0])
-  }
-
-  /** Who asked us holds more than we do: it is asked in its turn, at once. So what few know reaches all in half the time. */
-  #hasMore(peer: PeerId): void {
-    if (this.#stopped || this.#asked.has(peer)) return
-    this.#asked.add(peer)
-    this.#ports.clock.after(this.#random.below(RETURN_MS), () => {
-      this.#asked.delete(peer)
-      if (!this.#stopped) this.pull(peer).catch(error => this.#failed(peer, error))
-    })
   }
 
   #failed(peer: PeerId, error: unknown): void {
