@@ -1,8 +1,7 @@
+import { PREFIX_BLOCK } from '../../../protocols/stage.ts'
 import type { KvPlane } from './kv-layout.ts'
 import type { KvSession, KvStore } from './kv-store.ts'
 
-/** Positions that one prefix hash covers beyond the one before it. */
-export const PREFIX_BLOCK = 64
 /** Closed sessions that are kept whole, for whoever goes on with their prompts to take over as they are. */
 const PARKED = 4
 

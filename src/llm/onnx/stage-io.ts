@@ -16,8 +16,10 @@ import type { PieceName } from './pieces.ts'
  *
  * On the CPU a row's bits do not depend on its company, nor on the chunks that its tokens came in, with one exception: a run of
  * S = 1 takes other kernels for attention than one of S > 1, and its last bits differ from theirs. So a prompt is cut into chunks
- * of at least two, and what was decoded token by token is computed again token by token, or its cache is copied. Where `ragged` is
- * 'none', bits depend on every token of the run.
+ * of at least two, and what was decoded token by token is computed again token by token, or its cache is copied. Weights of 4 bits
+ * with activations in full precision (MatMulNBits of accuracy level 0) have such kernels, too: a lone row of S = 1 has other last bits
+ * than one in company, and so has a lone selected place, so that the last of several is selected twice. Where `ragged` is 'none', bits
+ * depend on every token of the run.
  */
 export type StageIo = {
   readonly first: number

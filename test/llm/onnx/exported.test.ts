@@ -158,7 +158,7 @@ describe('a model as a public exporter writes it', () => {
     await same(directory)
   })
 
-  it('with a last norm that is put in the shape of all tokens: a stage gives the logits of all, not of chosen ones', async () => {
+  it('with a last norm that is put in the shape of all tokens: a stage chooses after that', async () => {
     const directory = rewritten('viewed', { variant: 'plain' }, graph => {
       const at = graph.node.findIndex(({ output }) => output.includes('logits'))
       const head = graph.node[at]!
@@ -166,7 +166,38 @@ describe('a model as a public exporter writes it', () => {
       graph.node.splice(at, 1, node('Shape', ['input_ids'], ['view/ids']), node('Concat', ['view/ids', 'view/width'], ['view/shape'], [intAttribute('axis', 0)]), node('Reshape', [head.input[0]!, 'view/shape'], ['view/state']), renamed(head, name => name === head.input[0] ? 'view/state' : name))
     })
     const { skeleton, analysis } = await openModel(directory)
+    assert.equal(stageGraph(skeleton, analysis, { first: 3, end: 6, select: true }).io.logits?.select, 'select')
+    await same(directory)
+  })
+
+  it('with logits that are put in the shape of all tokens: a stage gives those of all, not of chosen ones', async () => {
+    const directory = rewritten('viewed-late', { variant: 'plain' }, graph => {
+      const at = graph.node.findIndex(({ output }) => output.includes('logits'))
+      graph.initializer.push(integers('view/width', [-1]))
+      graph.node.splice(at, 1, renamed(graph.node[at]!, name => name === 'logits' ? 'view/logits' : name), node('Shape', ['input_ids'], ['view/ids']), node('Concat', ['view/ids', 'view/width'], ['view/shape'], [intAttribute('axis', 0)]), node('Reshape', ['view/logits', 'view/shape'], ['logits']))
+    })
+    const { skeleton, analysis } = await openModel(directory)
     assert.equal(stageGraph(skeleton, analysis, { first: 3, end: 6, select: true }).io.logits?.select, undefined)
+    await same(directory)
+  })
+
+  it('with norms spelled out between conversions that convert nothing, and states scaled by one number on their way into the head', async () => {
+    // Optimum writes a norm so, of which ONNX Runtime makes one operator: a stage that chooses tokens must not take it apart.
+    const directory = rewritten('scaled', { variant: 'plain' }, graph => {
+      const number = (name: string, value: number): TensorProto => create(TensorProtoSchema, { name, dataType: ELEMENT.float32, dims: [], rawData: new Uint8Array(Float32Array.of(value).buffer) })
+      graph.initializer.push(number('scale', 0.3), number('one', 1))
+      const cast = (from: string, to: string): NodeProto => node('Cast', [from], [to], [intAttribute('to', ELEMENT.float32)])
+      graph.node = graph.node.flatMap(one => {
+        const [first = '', second = ''] = one.input
+        const [out = ''] = one.output
+        if (/layers\.\d+\/Add_1$/.test(one.name)) return [renamed(one, name => name === out ? `${out}/before` : name), cast(`${out}/before`, out)]
+        if (out === 'logits') return [node('Mul', [first, 'scale'], ['scaled']), renamed(one, name => name === first ? 'scaled' : name)]
+        if (one.opType === 'Reciprocal') return [node('Div', ['one', first], one.output)]
+        if (one.name.endsWith('norm/Pow')) return [cast(first, `${out}/wide`), renamed(one, name => name === first ? `${out}/wide` : name)]
+        if (one.name.endsWith('norm/Mul')) return [node('Mul', [`${out.replace('Mul', 'Pow')}/wide`, second], [`${out}/unit`]), cast(`${out}/unit`, out)]
+        return [one]
+      })
+    })
     await same(directory)
   })
 

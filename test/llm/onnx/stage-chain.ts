@@ -197,9 +197,18 @@ export class StageChain {
     return logitsOf((await this.run([ids]))[this.stages.at(-1)!.graph.io.logits!.name]!)
   }
 
+  /** Adds tokens to the only row; the logits after the last of them, asked for as a host asks. */
+  async next(ids: readonly number[]): Promise<Logits> {
+    return lastOf(logitsOf((await this.run([ids], ids.length === 1 ? [0] : [ids.length - 1, ids.length - 1]))[this.stages.at(-1)!.graph.io.logits!.name]!))
+  }
+
   async close(): Promise<void> {
     for (const stage of this.stages) await stage.close()
   }
+}
+
+function lastOf({ vocab, data }: Logits): Logits {
+  return { rows: 1, vocab, data: data.slice(data.length - vocab) }
 }
 
 /** As float32, whatever the model computes in. */
@@ -211,17 +220,17 @@ export function logitsOf(tensor: Ort.Tensor): Logits {
 
 const PROMPT = [11, 402, 33, 7, 90, 255, 180, 64]
 
-/** How far the logits of a model in so many parts lie from those of the whole, at most, over a greedy answer; the tokens must be the same. */
+/** How far the logits of a model in so many parts, as they are served, lie from those of the whole, at most, over a greedy answer; the tokens must be the same. */
 export async function distances(directory: string, parts: readonly number[], tokens = 64): Promise<readonly number[]> {
   const whole = await WholeModel.open(directory)
   const model = await openModel(directory)
   const found: number[] = []
   for (const part of parts) {
-    const chain = await StageChain.open(model, join(directory, 'pieces'), part)
+    const chain = await StageChain.open(model, join(directory, 'pieces'), part, { select: true, greedy: true })
     whole.reset()
     let apart = 0
     for (let step = 0, next = PROMPT; step < tokens; step++) {
-      const [expected, got] = [await whole.add(next), await chain.add(next)]
+      const [expected, got] = [lastOf(await whole.add(next)), await chain.next(next)]
       apart = Math.max(apart, furthest(expected, got))
       assert.equal(likeliest(got), likeliest(expected), `token ${step} in ${part} parts`)
       next = [likeliest(expected)]

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import fc from 'fast-check'
 import { KvLayout } from '../../../node/instance/llm/kv-layout.ts'
 import { KvStore } from '../../../node/instance/llm/kv-store.ts'
-import { PREFIX_BLOCK } from '../../../node/instance/llm/prefix-cache.ts'
+import { PREFIX_BLOCK } from '../../../protocols/stage.ts'
 import { StageSessions } from '../../../node/instance/llm/stage-sessions.ts'
 
 const LAYOUT = new KvLayout([{ dtype: 'float32', heads: 2, dim: 3 }])
