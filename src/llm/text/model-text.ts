@@ -7,7 +7,8 @@ import { formExpression } from '../grammar/form.ts'
 import { Vocabulary } from '../grammar/vocabulary.ts'
 import { ChatTemplate, type ChatPrompt } from './chat-template.ts'
 import { tokenBytes } from './token-bytes.ts'
-import { readTextFiles, type TextFiles, type TokenizerFile } from './tokenizer-files.ts'
+import { TokenEncoder } from './token-encoder.ts'
+import { readTextFiles, type TextFiles, type TokenizerConfig, type TokenizerFile } from './tokenizer-files.ts'
 
 const FORMS = 8
 
@@ -18,7 +19,8 @@ export class ModelText {
   readonly ends: readonly number[]
   readonly #tokenizer: Tokenizer
   readonly #file: TokenizerFile
-  readonly #unknownInBytes: boolean
+  readonly #encoder: TokenEncoder
+  readonly #added: ReadonlyMap<number, string>
   #known: readonly (Uint8Array | undefined)[] | undefined
   #vocabulary: Vocabulary | undefined
   readonly #constraints = new Lru<string, Constraint>(FORMS)
@@ -26,18 +28,14 @@ export class ModelText {
   /** Throws SPEC_INVALID when the files are not those of a tokenizer that we know. */
   constructor(files: TextFiles) {
     const setup = readTextFiles(files)
-    try {
-      this.#tokenizer = new Tokenizer(setup.tokenizer, { ...setup.config, unk_token: setup.config.unk_token ?? setup.tokenizer.model.unk_token })
-    } catch (cause) {
-      throw new MeshError('SPEC_INVALID', `tokenizer.json cannot be read: ${cause instanceof Error ? cause.message : String(cause)}`, { cause })
-    }
-    this.#file = setup.tokenizer
-    const { type, byte_fallback: inBytes } = setup.tokenizer.model
-    this.#unknownInBytes = type === 'Unigram' && inBytes === true
-    // The library reads most of a run of unknown characters away, where each has to become its bytes.
-    if (this.#unknownInBytes && this.#tokenizer.model !== null) this.#tokenizer.model.fuse_unk = false
+    const { tokenizer: file, config } = setup
+    this.#file = file
+    this.#tokenizer = libraryTokenizer(file, config)
+    if (this.#tokenizer.model === null) throw new MeshError('SPEC_INVALID', 'tokenizer.json has no model')
+    this.#encoder = new TokenEncoder(file, this.#tokenizer.model)
+    this.#added = new Map(file.added_tokens.map(({ id, content }) => [id, content]))
     this.chat = new ChatTemplate(setup)
-    const eos = typeof setup.config.eos_token === 'string' ? this.#tokenizer.token_to_id(setup.config.eos_token) : undefined
+    const eos = typeof config.eos_token === 'string' ? this.#tokenizer.token_to_id(config.eos_token) : undefined
     this.ends = [...new Set([...setup.ends, ...(eos === undefined ? [] : [eos])])]
   }
 
@@ -53,16 +51,7 @@ export class ModelText {
 
   /** `special`: with what the tokenizer puts around a text of its own (a first token, say). Markers in the text become special tokens either way. */
   encode(text: string, special: boolean): readonly number[] {
-    if (text === '' && !special) return []
-    const { ids, tokens }: { readonly ids: readonly number[]; readonly tokens: readonly string[] } = this.#tokenizer.encode(text, { add_special_tokens: special })
-    return this.#unknownInBytes ? ids.flatMap((id, at) => this.#tokenizer.token_to_id(tokens[at] ?? '') === undefined ? this.#inBytes(tokens[at] ?? '', id) : [id]) : ids
-  }
-
-  /** The tokens of a text's bytes, where there is one for each; else the one for what is unknown. */
-  #inBytes(text: string, unknown: number): readonly number[] {
-    const ids = [...new TextEncoder().encode(text)].map(byte => this.#tokenizer.token_to_id(`<0x${byte.toString(16).toUpperCase().padStart(2, '0')}>`))
-    const known = ids.filter(id => id !== undefined)
-    return known.length === ids.length ? known : [unknown]
+    return this.#encoder.encode(text, special)
   }
 
   /** The text of tokens that others come before; special tokens give none. */
@@ -82,7 +71,7 @@ export class ModelText {
 
   /** As it stands in the vocabulary. */
   token(id: number): string | undefined {
-    return this.#tokenizer.id_to_token(id)
+    return this.#added.get(id) ?? this.#tokenizer.id_to_token(id)
   }
 
   /** Shared by all sessions that ask for the same form. Throws SPEC_INVALID. */
@@ -93,5 +82,14 @@ export class ModelText {
     const made = new Constraint(formExpression(form), (this.#vocabulary ??= new Vocabulary(this.#bytes)))
     this.#constraints.set(key, made)
     return made
+  }
+}
+
+/** The library's model of the vocabulary and its way back to text; what comes before the model is ours, and so are tokens added to the vocabulary. */
+function libraryTokenizer(file: TokenizerFile, config: TokenizerConfig): Tokenizer {
+  try {
+    return new Tokenizer({ ...file, decoder: file.decoder ?? null, added_tokens: [], normalizer: null, pre_tokenizer: null, post_processor: null }, { ...config, unk_token: config.unk_token ?? file.model.unk_token })
+  } catch (cause) {
+    throw new MeshError('SPEC_INVALID', `tokenizer.json cannot be read: ${cause instanceof Error ? cause.message : String(cause)}`, { cause })
   }
 }

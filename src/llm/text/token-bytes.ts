@@ -1,6 +1,8 @@
 import type { Tokenizer } from '@huggingface/tokenizers'
 import type { Json } from '../../../protocols/ids.ts'
 import { isJsonObject } from '../../lib/json.ts'
+import { bytesOfSigns } from './byte-signs.ts'
+import { onigurumaPattern } from './oniguruma.ts'
 import type { TokenizerFile } from './tokenizer-files.ts'
 
 const encoder = new TextEncoder()
@@ -10,7 +12,7 @@ const encoder = new TextEncoder()
  * ids without a token). Bytes and not characters: in vocabularies of bytes a character may take several tokens.
  */
 export function tokenBytes(tokenizer: Tokenizer, { added_tokens: added, decoder = null }: TokenizerFile): readonly (Uint8Array | undefined)[] {
-  const ids = [...tokenizer.get_vocab(true).values()]
+  const ids = [...tokenizer.get_vocab(true).values(), ...added.map(({ id }) => id)]
   const size = ids.reduce((most, id) => Math.max(most, id), -1) + 1
   const extra = new Map(added.map(({ id, content, special }) => [id, special ? undefined : encoder.encode(content)]))
   const read = reader(tokenizer, flat(decoder))
@@ -21,30 +23,33 @@ export function tokenBytes(tokenizer: Tokenizer, { added_tokens: added, decoder 
   })
 }
 
-type Step = { readonly type: string; readonly from: string; readonly to: string }
+type Step = { readonly type: string; readonly change: (text: string) => string }
 
 /** The decoders in order, those within `Sequence` in its place. */
 function flat(decoder: Json): readonly Step[] {
   if (!isJsonObject(decoder)) return []
-  const inner = decoder['decoders']
-  if (decoder['type'] === 'Sequence' && Array.isArray(inner)) return inner.flatMap(flat)
-  const { pattern, content, replacement } = decoder
-  const from = isJsonObject(pattern) ? pattern['String'] : replacement
-  return [{ type: String(decoder['type']), from: typeof from === 'string' ? from : '▁', to: typeof content === 'string' ? content : ' ' }]
+  const { type, decoders, pattern, content, replacement } = decoder
+  if (type === 'Sequence' && Array.isArray(decoders)) return decoders.flatMap(flat)
+  if (type === 'Replace') {
+    const [from, to] = [onigurumaPattern(pattern), typeof content === 'string' ? content : '']
+    return [{ type, change: text => text.replace(from, () => to) }]
+  }
+  if (type !== 'Metaspace') return [{ type: String(type), change: text => text }]
+  const mark = typeof replacement === 'string' ? replacement : '▁'
+  return [{ type, change: text => text.replaceAll(mark, ' ') }]
 }
+
+/** What takes off something at the beginning or the end of a text has nothing to do in its middle. */
+const SIGN_BY_SIGN: ReadonlySet<string> = new Set(['Replace', 'Metaspace', 'ByteFallback', 'Fuse', 'Strip'])
 
 function reader(tokenizer: Tokenizer, steps: readonly Step[]): (token: string, id: number) => Uint8Array {
   const has = (type: string): boolean => steps.some(step => step.type === type)
-  if (has('ByteLevel')) return token => byteLevel(token) ?? encoder.encode(token)
-  const known = ['Replace', 'Metaspace', 'ByteFallback', 'Fuse', 'Strip']
-  if (steps.length > 0 && steps.every(({ type }) => known.includes(type)) && (has('Replace') || has('Metaspace'))) {
-    return token => {
-      const byte = has('ByteFallback') ? /^<0x([0-9A-Fa-f]{2})>$/.exec(token)?.[1] : undefined
-      if (byte !== undefined) return Uint8Array.of(Number.parseInt(byte, 16))
-      return encoder.encode(steps.reduce((text, { type, from, to }) => (type === 'Replace' || type === 'Metaspace' ? text.replaceAll(from, to) : text), token))
-    }
+  if (has('ByteLevel')) return token => bytesOfSigns(token) ?? encoder.encode(token)
+  if (steps.length === 0 || steps.some(({ type }) => !SIGN_BY_SIGN.has(type))) return between(tokenizer)
+  return token => {
+    const byte = has('ByteFallback') ? /^<0x([0-9A-Fa-f]{2})>$/.exec(token)?.[1] : undefined
+    return byte === undefined ? encoder.encode(steps.reduce((text, { change }) => change(text), token)) : Uint8Array.of(Number.parseInt(byte, 16))
   }
-  return between(tokenizer)
 }
 
 /** Any other decoder is asked what a token adds between two others. */
@@ -58,20 +63,4 @@ function between(tokenizer: Tokenizer): (token: string, id: number) => Uint8Arra
     const head = decode([anchor])
     return encoder.encode(text.startsWith(head) && text.endsWith(tail) ? text.slice(head.length, text.length - tail.length) : decode([id]))
   }
-}
-
-/** GPT-2's stand-ins for bytes: those that print are themselves, the others follow from U+0100 on. */
-const BYTE_OF: ReadonlyMap<number, number> = new Map(Array.from({ length: 256 }, (_, byte) => byte).reduce<(readonly [number, number])[]>((all, byte) => {
-  const prints = (byte >= 0x21 && byte <= 0x7e) || (byte >= 0xa1 && byte <= 0xac) || byte >= 0xae
-  return [...all, [prints ? byte : 0x100 + all.filter(([code]) => code >= 0x100).length, byte]]
-}, []))
-
-function byteLevel(token: string): Uint8Array | undefined {
-  const bytes = new Uint8Array(token.length)
-  for (let at = 0; at < token.length; at += 1) {
-    const byte = BYTE_OF.get(token.charCodeAt(at))
-    if (byte === undefined) return undefined
-    bytes[at] = byte
-  }
-  return bytes
 }

@@ -2,18 +2,24 @@ import { z } from 'zod'
 import { check } from '../../../protocols/codec.ts'
 import { json } from '../../../protocols/ids.ts'
 import { genaiDocuments } from './genai-config.ts'
-import { spelledNormalizer, spelledPreTokenizer } from './spelled-out.ts'
 
 /** Those that Hugging Face's library has; files from before these were named go by their parts. */
 const MODELS = ['BPE', 'Unigram', 'WordPiece', 'WordLevel'] as const
 
+const addedToken = z.looseObject({
+  id: z.int().nonnegative(), content: z.string(), special: z.boolean().default(false),
+  single_word: z.boolean().optional(), lstrip: z.boolean().optional(), rstrip: z.boolean().optional(), normalized: z.boolean().optional(),
+})
+export type AddedToken = z.infer<typeof addedToken>
+
 /** The part of Hugging Face's `tokenizer.json` that we read ourselves; the library reads the rest. */
 export const tokenizerFile = z.looseObject({
-  model: z.looseObject({ type: z.enum(MODELS).optional(), unk_token: z.string().nullish(), byte_fallback: z.boolean().nullish() }),
-  added_tokens: z.array(z.looseObject({ id: z.int().nonnegative(), content: z.string(), special: z.boolean().default(false) })).default([]),
+  model: z.looseObject({ type: z.enum(MODELS).optional(), unk_token: z.string().nullish(), byte_fallback: z.boolean().nullish(), end_of_word_suffix: z.string().nullish() }),
+  added_tokens: z.array(addedToken).default([]),
   decoder: json.optional(),
-  normalizer: json.optional().transform(spelledNormalizer),
-  pre_tokenizer: json.optional().transform(spelledPreTokenizer),
+  normalizer: json.optional(),
+  pre_tokenizer: json.optional(),
+  post_processor: json.optional(),
 })
 export type TokenizerFile = z.infer<typeof tokenizerFile>
 

@@ -53,6 +53,15 @@ describe('the text of a model', () => {
     assert.equal(cleaning.decode(cleaning.encode('a\u0001b\tc\u200bd\u007f\u2581e\nf', false)), 'ab c d e f')
   })
 
+  it('comes back as its decoder says, by patterns and bytes', () => {
+    const files = fallbackTokenizer(['_the', '_'])
+    const file = files['tokenizer.json'] as object
+    const text = (decoders: readonly object[]): ModelText => new ModelText({ ...files, 'tokenizer.json': { ...file, decoder: { type: 'Sequence', decoders } } })
+    const ids = [...fallback.encode('é', false).slice(-2), ...new ModelText(files).encode('_the', false).slice(-1)]
+    assert.equal(text([{ type: 'Replace', pattern: { Regex: '[_▁]' }, content: '$& ' }, { type: 'ByteFallback' }, { type: 'Fuse' }]).decode(ids), 'é$& the')
+    assert.equal(text([{ type: 'ByteFallback' }, { type: 'Fuse' }]).decode(ids), 'é_the')
+  })
+
   it('renders a conversation as the template says', () => {
     const prompt = bytewise.prompt({ messages: [{ role: 'system', content: 'Be brief.' }, { role: 'user', content: [{ type: 'text', text: 'the ' }, { type: 'text', text: 'answer?' }] }] })
     assert.equal(prompt.map(id => bytewise.token(id)?.replaceAll('Ġ', ' ').replaceAll('Ċ', '\n')).join(''), '<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nthe answer?<|im_end|>\n<|im_start|>assistant\n')
