@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto'
-import { mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises'
+import { rename, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { z } from 'zod'
 import manifest from '../package.json' with { type: 'json' }
@@ -13,6 +13,7 @@ import type { Network, Ports } from '../src/ports.ts'
 import { foundNetwork, networkOf, readGenesis, readInvite, type Membership } from '../src/trust/invitation.ts'
 import { createBackend } from './adapters/backend.ts'
 import { createContentStore } from './adapters/content-store.ts'
+import { FolderLock } from './adapters/folder-lock.ts'
 import { openIdentity } from './adapters/identity.ts'
 import { openJournal } from './adapters/journal.ts'
 import { createLibp2pNetwork } from './adapters/libp2p.ts'
@@ -25,7 +26,7 @@ import { sweepDeadScratch } from './adapters/scratch.ts'
 import { SystemClock, SystemRandom } from './adapters/system.ts'
 import { createTelemetry } from './adapters/telemetry.ts'
 import { createAuthoring } from './authoring/authoring.ts'
-import { daemonFile } from './cli/daemon-client.ts'
+import { readDaemonFile, type DaemonFile } from './cli/daemon-client.ts'
 import { compiledFolder } from './compiled.ts'
 import { openGrpcDoor } from './gateway/grpc-door.ts'
 import { openGateway } from './gateway/server.ts'
@@ -82,10 +83,8 @@ const savedMembership = z.object({ network: cid, genesis: signed, secret: bytes,
 /** Starts this host's peer: adapters, the peer itself, its doors. Throws what keeps it from running, and leaves nothing open. `far` stands between the peer and its network, to pretend distances. */
 export async function up(options: UpOptions, far: (network: Network) => Network = network => network): Promise<Daemon> {
   const startedAt = Date.now()
-  const { dataDir } = options
-  await mkdir(dataDir, { recursive: true, mode: 0o700 })
-  await refuseSecond(dataDir)
   const closers = new Closers()
+  closers.add('folder', await hold(options.dataDir))
   try {
     return await assemble(options, startedAt, closers, far)
   } catch (error) {
@@ -185,22 +184,18 @@ async function enter(peer: Peer, addresses: readonly string[]): Promise<void> {
 }
 
 /** Written whole and renamed: whoever reads it sees a daemon that is ready. */
-async function announce(dataDir: string, content: z.infer<typeof daemonFile>): Promise<void> {
+async function announce(dataDir: string, content: DaemonFile): Promise<void> {
   const path = join(dataDir, 'daemon.json')
   await writeFile(`${path}.part`, `${JSON.stringify(content)}\n`, { mode: 0o600 })
   await rename(`${path}.part`, path)
 }
 
-/** Two daemons on one folder would share a key and a journal. */
-async function refuseSecond(dataDir: string): Promise<void> {
-  let other: z.infer<typeof daemonFile>
-  try {
-    other = daemonFile.parse(JSON.parse(await readFile(join(dataDir, 'daemon.json'), 'utf8')))
-  } catch {
-    return
-  }
-  const command = await readFile(`/proc/${other.pid}/cmdline`, 'utf8').catch(() => '')
-  if (other.pid !== process.pid && command.includes('up')) throw new MeshError('ALREADY_EXISTS', `a peer already runs on ${dataDir} (process ${other.pid}): use it, or another --data DIR`)
+/** Takes the folder for this process; what it gives lets go. Throws ALREADY_EXISTS, STORAGE_FAILED, STORAGE_FULL. */
+async function hold(dataDir: string): Promise<() => Promise<void>> {
+  const lock = FolderLock.take(dataDir)
+  if (lock !== undefined) return async () => lock[Symbol.dispose]()
+  const other = await readDaemonFile(dataDir).catch(() => undefined)
+  throw new MeshError('ALREADY_EXISTS', `a peer already runs on ${dataDir}${other === undefined ? '' : ` (process ${other.pid})`}: use it, or another --data DIR`)
 }
 
 /** Closes what was opened, last first, each within a bound, whatever the others do. */

@@ -8,6 +8,15 @@ import { json, type Json } from '../../protocols/ids.ts'
 export const daemonFile = z.object({ http: z.string(), grpc: z.string().optional(), oci: z.string().optional(), token: z.string(), pid: z.int(), peer: z.string() })
 export type DaemonFile = z.infer<typeof daemonFile>
 
+/** Throws PEER_UNREACHABLE where no daemon has left one. */
+export async function readDaemonFile(dataDir: string): Promise<DaemonFile> {
+  try {
+    return daemonFile.parse(JSON.parse(await readFile(join(dataDir, 'daemon.json'), 'utf8')))
+  } catch (cause) {
+    throw new MeshError('PEER_UNREACHABLE', `no peer runs on ${dataDir}: start one with \`aios up --data ${dataDir}\``, { cause })
+  }
+}
+
 const failure = z.object({ error: z.object({ code: z.string(), message: z.string() }) })
 
 /** Speaks HTTP to the daemon of one folder. */
@@ -21,13 +30,7 @@ export class DaemonClient {
   }
 
   static async find(dataDir: string, signal: AbortSignal): Promise<DaemonClient> {
-    let raw: string
-    try {
-      raw = await readFile(join(dataDir, 'daemon.json'), 'utf8')
-    } catch (cause) {
-      throw new MeshError('PEER_UNREACHABLE', `no peer runs on ${dataDir}: start one with \`aios up --data ${dataDir}\``, { cause })
-    }
-    return new DaemonClient(daemonFile.parse(JSON.parse(raw)), signal)
+    return new DaemonClient(await readDaemonFile(dataDir), signal)
   }
 
   get peer(): string {

@@ -1,11 +1,13 @@
 import { spawn } from 'node:child_process'
-import { mkdir, open, readFile, statfs } from 'node:fs/promises'
+import { mkdir, open, readFile, statfs, type FileHandle } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { z } from 'zod'
 import { isErrorCode, MeshError } from '../../protocols/errors.ts'
-import { daemonFile } from './daemon-client.ts'
+import { FolderLock } from '../adapters/folder-lock.ts'
+import { storageError } from '../adapters/sqlite.ts'
+import { readDaemonFile } from './daemon-client.ts'
 
 const READY_MS = 60_000
 const STOP_MS = 30_000
@@ -16,9 +18,10 @@ export type Ready = z.infer<typeof ready>
 
 /** Starts this same `aios up` without `--detach`, in a session of its own, and comes back when it is ready. Throws with its last words. */
 export async function detach(dataDir: string): Promise<Ready> {
-  await mkdir(dataDir, { recursive: true, mode: 0o700 })
   const path = join(dataDir, 'output.log')
-  const log = await open(path, 'w', 0o600)
+  // What a peer that runs there has said stays where it is.
+  const log = FolderLock.isHeld(dataDir) ? undefined : await opened(dataDir, path)
+  if (log === undefined) throw new MeshError('ALREADY_EXISTS', `a peer already runs on ${dataDir}: use it, or another --data DIR`)
   const args = process.argv.slice(2).filter(word => word !== '--detach' && word !== '--json')
   const child = spawn(process.execPath, [CLI, ...args, '--json'], { detached: true, stdio: ['ignore', log.fd, log.fd] })
   child.unref()
@@ -36,6 +39,15 @@ export async function detach(dataDir: string): Promise<Ready> {
   }
 }
 
+async function opened(dataDir: string, path: string): Promise<FileHandle> {
+  try {
+    await mkdir(dataDir, { recursive: true, mode: 0o700 })
+    return await open(path, 'w', 0o600)
+  } catch (error) {
+    throw storageError(error, `use the folder ${dataDir}`)
+  }
+}
+
 /** What a daemon that did not come up said of it, or why it could say nothing. */
 async function lastWords(dataDir: string, said: string | undefined, exitCode: number): Promise<MeshError> {
   const failure = said?.startsWith('{') === true ? failed.safeParse(JSON.parse(said)) : undefined
@@ -50,10 +62,9 @@ async function lastWords(dataDir: string, said: string | undefined, exitCode: nu
 
 /** Asks the daemon of a folder to stop and waits until its process is gone. Throws PEER_UNREACHABLE when none runs. */
 export async function down(dataDir: string): Promise<void> {
-  const raw = await readFile(join(dataDir, 'daemon.json'), 'utf8').catch(cause => {
-    throw new MeshError('PEER_UNREACHABLE', `no peer runs on ${dataDir}`, { cause })
-  })
-  const { pid } = daemonFile.parse(JSON.parse(raw))
+  const { pid } = await readDaemonFile(dataDir)
+  // A peer that was killed left its number behind, which may be anybody's by now.
+  if (!FolderLock.isHeld(dataDir)) throw new MeshError('PEER_UNREACHABLE', `no peer runs on ${dataDir}: the last one was killed`)
   if (!signal(pid, 'SIGTERM')) return
   const ends = performance.now() + STOP_MS
   while (signal(pid, 0)) {

@@ -4,6 +4,7 @@ import { right } from '../../protocols/membership.ts'
 import { flag, list, text, UsageError, type Command, type Context } from './command.ts'
 import { bytes, shortId, table } from './output.ts'
 
+const LAST_MS = 1_000
 const peerRow = z.object({ peer: z.string(), self: z.boolean(), state: z.string(), connected: z.boolean(), rttMs: z.number().nullable(), ad: capacityAd.nullable() })
 const statusBody = z.object({
   peer: z.string(), network: z.object({ id: z.string(), name: z.string(), owner: z.string() }), addresses: z.array(z.string()), http: z.string(),
@@ -69,6 +70,8 @@ export const meshCommands: readonly Command[] = [
       ].join('\n'))
       await daemon.until(context.signal)
       context.out.note('stopped')
+      // What could not be closed, on a full disk for one, keeps no process.
+      setTimeout(() => process.exit(), LAST_MS).unref()
     },
   },
   {

@@ -123,7 +123,7 @@ export class Admission {
       const because = answer.refused?.because ?? 'no reason given'
       const code = answer.refused !== undefined && isErrorCode(answer.refused.code) ? answer.refused.code : 'NETWORK_REFUSED'
       // It could not take us in; that is no reason to shun it once somebody else has.
-      if (code !== 'UNAUTHENTICATED') network.ban(peer, because)
+      if (code !== 'UNAUTHENTICATED') network.ban(peer, `it refused us: ${because}`)
       throw new MeshError(code, `${peer} refused us: ${because}`)
     }
     const verdict = this.#judge(answer.hello, peer)

@@ -328,6 +328,7 @@ export function networkConformance(name: string, setup: () => Promise<NetworksUn
       assert.deepEqual(gone.sort(), ['mine true gone', 'theirs true gone'])
       await pending
       assert.deepEqual(theirs.peers(), [])
+      await assert.rejects(theirs.dial(mine.addresses(), clock.deadline(3_000)), { code: 'NETWORK_REFUSED', message: /misbehaved/ })
       await assert.rejects(mine.dial(theirs.addresses(), clock.deadline(3_000)), { code: /NETWORK_REFUSED|PEER_UNREACHABLE/ })
     })
   })

@@ -168,14 +168,17 @@ describe('a mesh of three real peers', function () {
   it('an invite with another secret, and text that is none, are refused and say so', async () => {
     const read = readInvite(await net.invite(net.peer(0)))
     const forged = `aios1${base64url.baseEncode(encode({ ...read, secret: new Uint8Array(32).fill(7) }))}`
-    const [wrong, none, nowhere] = await Promise.all([
+    const stolen = `aios1${base64url.baseEncode(encode({ ...read, bearerKey: new Uint8Array(32).fill(7) }))}`
+    const [wrong, taken, none, nowhere] = await Promise.all([
       aside('up', '--data', join(dir, 'stranger'), '--listen', '/ip4/127.0.0.1/tcp/0', '--no-mdns', '--join', forged),
+      aside('up', '--data', join(dir, 'stranger-4'), '--listen', '/ip4/127.0.0.1/tcp/0', '--no-mdns', '--join', stolen),
       aside('up', '--data', join(dir, 'stranger-2'), '--join', 'hello'),
       aside('up', '--data', join(dir, 'stranger-3'), '--listen', 'nowhere', '--no-mdns', '--detach', '--json'),
     ])
     assert.equal(wrong.code, 1)
     assert.match(wrong.err, /NETWORK_REFUSED|PEER_UNREACHABLE/)
     assert.match(wrong.err, /invite|secret|network/)
+    assert.match(taken.err, /NETWORK_REFUSED.*refused us: .*was not signed by it|FORBIDDEN.*was not signed by it/)
     assert.deepEqual([none.code, /BAD_INPUT/.test(none.err)], [1, true])
     assert.deepEqual([nowhere.code, /BAD_INPUT.*nowhere is no address/.test(nowhere.err)], [1, true])
   })

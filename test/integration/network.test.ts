@@ -10,6 +10,7 @@ import { fileURLToPath } from 'node:url'
 import { peerIdFromString } from '@libp2p/peer-id'
 import { z } from 'zod'
 import { defineProtocol, defineStream, defineTopic } from '../../protocols/codec.ts'
+import type { MeshError } from '../../protocols/errors.ts'
 import { KIND, MUX_ID, writeHead } from '../../protocols/mux.ts'
 import { Ed25519Identity } from '../../node/adapters/identity.ts'
 import { SystemClock } from '../../node/adapters/system.ts'
@@ -38,6 +39,12 @@ describe('the network between real nodes', () => {
     assert.notDeepEqual(third.network.addresses(), [before])
     await third.stop()
     squatter.close()
+  })
+
+  it('where it cannot listen is named with the reason', async () => {
+    for (const [address, because] of [['/ip4/192.0.2.1/tcp/0', /not available/], ['/ip4/127.0.0.1/udp/0', /No transport/]] as const) {
+      await assert.rejects(startNode({ listen: [address] }), (error: MeshError) => error.code === 'BAD_INPUT' && error.message.includes(`cannot listen on ${address}: `) && because.test(error.message) && !error.message.includes('\n'))
+    }
   })
 
   it('all that stopped at once find one another again, also days later', async () => {

@@ -1,6 +1,6 @@
 import type { Connection } from '@libp2p/interface'
 import { multiaddr, type Multiaddr } from '@multiformats/multiaddr'
-import { MeshError } from '../../../protocols/errors.ts'
+import { asMeshError, MeshError } from '../../../protocols/errors.ts'
 import type { PeerId } from '../../../protocols/ids.ts'
 
 /** Throws BAD_INPUT. */
@@ -46,6 +46,13 @@ export function unreachable(error: unknown, addresses: readonly string[], signal
   if (signal.aborted) return signal.reason instanceof MeshError ? signal.reason : new MeshError('CANCELLED', 'the dial was cancelled', { cause: signal.reason })
   if (ours instanceof MeshError) return ours
   return new MeshError('PEER_UNREACHABLE', `nobody answers at ${addresses.join(', ')}: ${causes.at(-1)?.message ?? String(error)}`, { cause: error })
+}
+
+/** What keeps libp2p from listening where it was told to, as its user can read it. */
+export function unlistenable(error: unknown): MeshError {
+  const said = [...String(error instanceof Error ? error.message : error).matchAll(/^\s*(\/\S*): (?:\w*Error: )?(.*)$/gm)].map(([, address, because]) => `${address}: ${because}`)
+  if (said.length === 0) return asMeshError(error)
+  return new MeshError('BAD_INPUT', `cannot listen on ${said.join('; ')}: give addresses of this host such as /ip4/0.0.0.0/tcp/0, whose ports are free`, { cause: error })
 }
 
 function allErrors(error: unknown, depth = 6): Error[] {

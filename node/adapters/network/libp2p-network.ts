@@ -7,7 +7,7 @@ import type { Millis, PeerId } from '../../../protocols/ids.ts'
 import { hello } from '../../../protocols/membership.ts'
 import { MUX_ID, neighbours } from '../../../protocols/mux.ts'
 import type { Clock, Network, Random, Stream, Telemetry } from '../../../src/ports.ts'
-import { directHost, isAddress, parseAddress, peerIn, unreachable } from './addresses.ts'
+import { directHost, isAddress, parseAddress, peerIn, unlistenable, unreachable } from './addresses.ts'
 import { Acquaintances } from './acquaintances.ts'
 import { Bans } from './bans.ts'
 import { Dials } from './dials.ts'
@@ -88,7 +88,7 @@ export class Libp2pNetwork implements Network {
     await this.#libp2p.handle(MUX_ID, (stream, connection) => this.#muxOpened(stream, connection), { maxInboundStreams: 8, maxOutboundStreams: 8, runOnLimitedConnection: true })
     this.handle(neighbours, async () => ({ peers: await this.#acquaintances.addressesOf(this.#peers) }))
     await this.#lanes?.start(options.loopback, options.lanePort, options.localLane)
-    await this.#libp2p.start()
+    await Promise.resolve(this.#libp2p.start()).catch((error: unknown) => Promise.reject(unlistenable(error)))
     this.#gossip.start()
     for (const address of options.given) this.#keep.learn(peerIn(address) ?? address, [address], true)
     for (const peer of await this.#acquaintances.known()) this.#keep.learn(peer, [], true)
@@ -118,7 +118,9 @@ export class Libp2pNetwork implements Network {
     try {
       return await Promise.any([...groups.values()].map(group => this.#dialGroup(group, signal)))
     } catch (error) {
-      throw unreachable(error, addresses, signal)
+      // It may have answered, and not have taken us in, before the dial was done.
+      const [banned] = [...groups.keys()].flatMap(key => this.#bans.because(key) ?? [])
+      throw banned === undefined ? unreachable(error, addresses, signal) : new MeshError('NETWORK_REFUSED', `${addresses.join(', ')} is refused here for now: ${banned}`, { cause: error })
     }
   }
 
