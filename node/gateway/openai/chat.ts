@@ -3,7 +3,6 @@ import type { AnswerForm, GenerationRequest } from '../../../protocols/generatio
 import { json, type Json } from '../../../protocols/ids.ts'
 import type { ModelText } from '../../../src/llm/text/model-text.ts'
 import type { ChatMessage } from '../../../src/llm/text/chat-template.ts'
-import { toolForm, type Tool } from '../../../src/llm/text/tool-calls.ts'
 import type { ChoiceEvent } from './choices.ts'
 import { ChoiceReader, usageOf, type Added, type NumberedCall } from './choice-reader.ts'
 import type { ServerEvent } from './event-stream.ts'
@@ -11,18 +10,21 @@ import { wrong } from './failure.ts'
 import { chatLogprob } from './logprobs.ts'
 import type { ChatRequest } from './requests.ts'
 import { generation, guidedForm, samplingOf, type Speaker } from './served-model.ts'
+import { forcedCall, offeredTools, type callsOf } from './tool-choice.ts'
 
 /** How an answer to a conversation is written out. */
-export type ChatShape = { readonly id: string; readonly model: string; readonly created: number; readonly text: ModelText | undefined; readonly known: ((name: string) => boolean) | undefined; readonly usage: boolean; readonly after: readonly number[] }
+export type ChatShape = { readonly id: string; readonly model: string; readonly created: number; readonly text: ModelText | undefined; readonly calls: ReturnType<typeof callsOf>; readonly usage: boolean; readonly after: readonly number[] }
 
 const messages = z.array(z.record(z.string(), json).and(z.object({ role: z.string() })))
 
 /** One request a choice. Throws BAD_INPUT naming the parameter, SPEC_INVALID for a form that cannot be kept. */
 export function chatGenerations(by: Speaker, asked: ChatRequest, seed: number): readonly GenerationRequest[] {
-  const tools = asked.tool_choice === 'none' ? [] : asked.tools ?? []
-  const forced = forcedTools(asked, tools.map(({ function: { name, parameters } }) => ({ name, ...(parameters === undefined ? {} : { parameters }) })))
+  const tools = offeredTools(asked)
+  const forced = forcedCall(asked)
   const form = forced ?? responseForm(asked) ?? guidedForm(asked)
-  const conversation: readonly ChatMessage[] = messages.parse(asked.messages)
+  // A developer's words are what the system's were; most templates know the older name only.
+  const role = (said: string): string => (said === 'developer' && !by.text.chat.says('developer') ? 'system' : said)
+  const conversation: readonly ChatMessage[] = messages.parse(asked.messages).map(message => ({ ...message, role: role(message.role) }))
   const rendered = by.text.chat.render({ messages: conversation, ...(tools.length === 0 ? {} : { tools: z.array(json).parse(tools) }), ...(asked.chat_template_kwargs === undefined || asked.chat_template_kwargs === null ? {} : { more: asked.chat_template_kwargs }) })
   // A model that was taught to tag its calls begins one as it was taught; what comes then is held to the form.
   const prompt = by.text.encode(forced !== undefined && by.text.chat.says('<tool_call>') ? `${rendered}<tool_call>\n` : rendered, false)
@@ -31,16 +33,9 @@ export function chatGenerations(by: Speaker, asked: ChatRequest, seed: number): 
   return Array.from({ length: asked.n ?? 1 }, (_, index) => generation(by, prompt, asked, { sampling: samplingOf(asked, by.manifest, seed + index), maxTokens: asked.max_completion_tokens ?? asked.max_tokens ?? undefined, form, topLogprobs }))
 }
 
-/** Which names are tools of this request; undefined where it has none. */
-export function toolNames({ tools, tool_choice: choice }: Pick<ChatRequest, 'tools' | 'tool_choice'>): ((name: string) => boolean) | undefined {
-  if (tools === undefined || tools === null || tools.length === 0 || choice === 'none') return undefined
-  const names = new Set(tools.map(tool => tool.function.name))
-  return name => names.has(name)
-}
-
 /** The whole answer. */
 export async function chatCompletion(events: AsyncIterable<ChoiceEvent>, sessions: readonly string[], shape: ChatShape): Promise<Json> {
-  const choices = sessions.map(session => ({ reader: new ChoiceReader(session, shape.known), added: [] as Added[] }))
+  const choices = sessions.map(session => ({ reader: new ChoiceReader(session, shape.calls), added: [] as Added[] }))
   for await (const { index, event } of events) {
     const choice = choices[index]
     choice?.added.push(choice.reader.take(event))
@@ -59,7 +54,7 @@ export async function chatCompletion(events: AsyncIterable<ChoiceEvent>, session
 
 /** The answer in pieces as they come. Pieces before `shape.after` (tokens of each choice) are read but not written. */
 export async function * chatChunks(events: AsyncIterable<ChoiceEvent>, sessions: readonly string[], shape: ChatShape): AsyncGenerator<ServerEvent> {
-  const readers = sessions.map(session => new ChoiceReader(session, shape.known))
+  const readers = sessions.map(session => new ChoiceReader(session, shape.calls))
   const told = sessions.map(() => 0)
   const ends: (Added['end'])[] = sessions.map(() => undefined)
   const chunk = (choices: readonly unknown[], usage?: unknown): ServerEvent => ({
@@ -85,15 +80,6 @@ export async function * chatChunks(events: AsyncIterable<ChoiceEvent>, sessions:
 
 function callOf({ id, name, arguments: given }: NumberedCall): { readonly id: string; readonly type: 'function'; readonly function: { readonly name: string; readonly arguments: string } } {
   return { id, type: 'function', function: { name, arguments: given } }
-}
-
-function forcedTools({ tool_choice: choice }: ChatRequest, tools: readonly Tool[]): AnswerForm | undefined {
-  if (choice === undefined || choice === null || choice === 'auto' || choice === 'none') return undefined
-  if (tools.length === 0) throw wrong('tool_choice', 'tool_choice is only allowed when tools are given')
-  if (choice === 'required') return toolForm(tools)
-  const named = tools.find(({ name }) => name === choice.function.name)
-  if (named === undefined) throw wrong('tool_choice', `there is no tool ${choice.function.name} among the tools of this request`)
-  return toolForm([named])
 }
 
 function responseForm({ response_format: format }: ChatRequest): AnswerForm | undefined {

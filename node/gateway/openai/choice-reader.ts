@@ -11,27 +11,29 @@ export type Added = { readonly content: string; readonly calls: readonly Numbere
 export class ChoiceReader {
   readonly #session: SessionId
   readonly #tools: ToolCallReader | undefined
+  readonly #most: number
   #calls = 0
 
-  /** `known`: says whether a name is one of the tools; absent where there are none. */
-  constructor(session: SessionId, known: ((name: string) => boolean) | undefined) {
+  /** `calls`: which names are calls of tools, and after how many no more are given out; absent where there are no tools. */
+  constructor(session: SessionId, calls: { readonly known: (name: string) => boolean; readonly most: number } | undefined) {
     this.#session = session
-    this.#tools = known === undefined ? undefined : new ToolCallReader(known)
+    this.#tools = calls === undefined ? undefined : new ToolCallReader(calls.known)
+    this.#most = calls?.most ?? 0
   }
 
   take(event: GenerationEvent): Added {
     const heard = this.#tools?.push(event.text) ?? { content: event.text, calls: [] }
-    if (event.kind === 'token') return { content: heard.content, calls: heard.calls.map(call => this.#number(call)), token: event }
+    if (event.kind === 'token') return { content: heard.content, calls: this.#numbered(heard.calls), token: event }
     const rest = this.#tools?.end() ?? { content: '', calls: [] }
-    const calls = [...heard.calls, ...rest.calls].map(call => this.#number(call))
+    const calls = this.#numbered([...heard.calls, ...rest.calls])
     return { content: heard.content + rest.content, calls, end: event, finish: this.#calls > 0 ? 'tool_calls' : event.reason === 'length' ? 'length' : 'stop' }
   }
 
   /** The same ids for whoever reads the same answer again. */
-  #number(call: ToolCall): NumberedCall {
-    const index = this.#calls
-    this.#calls += 1
-    return { ...call, index, id: `call_${this.#session.slice(4)}${index}` }
+  #numbered(calls: readonly ToolCall[]): readonly NumberedCall[] {
+    const taken = calls.slice(0, Math.max(0, this.#most - this.#calls)).map((call, at) => ({ ...call, index: this.#calls + at, id: `call_${this.#session.slice(4)}${this.#calls + at}` }))
+    this.#calls += taken.length
+    return taken
   }
 }
 

@@ -5,12 +5,12 @@ import { packet as packetSchema } from '../../../protocols/invoke.ts'
 import type { BlockRecord } from '../../../protocols/specs.ts'
 import { givesEmbeddings } from '../../../src/llm/embedding-model.ts'
 import { isJsonObject, toJson } from '../../../src/lib/json.ts'
-import type { Catalogue, Invoker } from '../../../src/roles.ts'
+import type { Catalogue, Invoker, Models } from '../../../src/roles.ts'
 import { wrong } from './failure.ts'
 import type { embeddingRequest } from './requests.ts'
 import { noModel } from './served-model.ts'
 
-export type EmbeddingParts = { readonly catalogue: Pick<Catalogue, 'block' | 'blocks'>; readonly invoker: Pick<Invoker, 'infer'> }
+export type EmbeddingParts = { readonly catalogue: Pick<Catalogue, 'block' | 'blocks'>; readonly invoker: Pick<Invoker, 'infer'>; readonly models: Pick<Models, 'served'> }
 
 /** Until the caller leaves, in the caller's trace. */
 type Life = { readonly signal: AbortSignal; readonly trace?: string }
@@ -22,9 +22,9 @@ const CALLS = 8
 const answer = z.object({ embeddings: z.array(z.array(z.number())), tokens: z.array(z.int()) })
 
 /** Throws NOT_FOUND, BAD_INPUT naming the parameter, and what the block throws. */
-export async function embeddings({ catalogue, invoker }: EmbeddingParts, asked: z.infer<typeof embeddingRequest>, life: Life): Promise<Json> {
+export async function embeddings({ catalogue, invoker, models }: EmbeddingParts, asked: z.infer<typeof embeddingRequest>, life: Life): Promise<Json> {
   const block = await catalogue.block(asked.model)
-  if (block === undefined) throw noModel(asked.model)
+  if (block === undefined) throw await models.served(asked.model) === undefined ? noModel(asked.model) : wrong('model', `${asked.model} writes text: it is no model of embeddings`)
   if (block.runtime.name === 'external') return whole(invoker, block.blockId, toJson(asked), life)
   if (!givesEmbeddings(block)) throw wrong('model', `${asked.model} is no model of embeddings: its component is of another type, and its initData declares none`)
   const inputs = listed(asked.input)

@@ -5,7 +5,7 @@ import type { Json } from '../../../protocols/ids.ts'
 import type { Clock, Random, Telemetry } from '../../../src/ports.ts'
 import type { Generations } from '../../../src/roles.ts'
 import { blockChat, type BlockChatParts } from './block-chat.ts'
-import { chatChunks, chatCompletion, chatGenerations, toolNames, type ChatShape } from './chat.ts'
+import { chatChunks, chatCompletion, chatGenerations, type ChatShape } from './chat.ts'
 import { Choices, type ChoiceEvent } from './choices.ts'
 import { completion, completionChunks, completionGenerations, type CompletionShape } from './completions.ts'
 import { embeddings, type EmbeddingParts } from './embeddings.ts'
@@ -16,6 +16,7 @@ import { Meter } from './meter.ts'
 import { addModelRoutes, type ModelParts } from './model-routes.ts'
 import { traceOf } from '../trace-door.ts'
 import { seedOf, speaker } from './served-model.ts'
+import { callsOf } from './tool-choice.ts'
 
 export type OpenAiParts = BlockChatParts & EmbeddingParts & ModelParts & { readonly generations: Generations; readonly random: Pick<Random, 'below'>; readonly clock: Clock; readonly telemetry: Telemetry }
 
@@ -96,13 +97,13 @@ function addAnswers(door: Hono, parts: OpenAiParts): void {
     const asked = await openAiBody(context, chatRequest)
     const by = await speaker(models, texts, asked.model, clock, context.req.raw.signal)
     const requests = chatGenerations(by, asked, seedOf(asked, random))
-    const known = toolNames(asked)
-    return answer(context, asked, requests, CHAT, id => ({ id, model: asked.model, created: created(), text: by.text, known, usage: asked.stream_options?.include_usage === true, after: [] }))
+    const calls = callsOf(asked)
+    return answer(context, asked, requests, CHAT, id => ({ id, model: asked.model, created: created(), text: by.text, calls, usage: asked.stream_options?.include_usage === true, after: [] }))
   })
   door.get('/chat/completions/:id', async context => {
     const text = await textOf(context)
-    const known = context.req.query('tools') === 'true' ? (): boolean => true : undefined
-    return again(context, CHAT, (id, after) => ({ id, model: context.req.query('model') ?? '', created: created(), text, known, usage: true, after }))
+    const calls = context.req.query('tools') === 'true' ? { known: (): boolean => true, most: Infinity } : undefined
+    return again(context, CHAT, (id, after) => ({ id, model: context.req.query('model') ?? '', created: created(), text, calls, usage: true, after }))
   })
   door.delete('/chat/completions/:id', ended('chat.completion.deleted'))
 

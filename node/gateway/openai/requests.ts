@@ -2,12 +2,14 @@ import { z } from 'zod'
 import { json } from '../../../protocols/ids.ts'
 
 const fields = z.record(z.string(), json)
+/** Answers to one request, at most. */
+export const CHOICES = 16
 const probability = z.number().min(0).max(1)
 
 /** Accepted and without meaning here: what OpenAI's own service does with a request. */
 const IGNORED = {
   user: z.unknown().optional(), store: z.unknown().optional(), metadata: z.unknown().optional(), service_tier: z.unknown().optional(), safety_identifier: z.unknown().optional(), prompt_cache_key: z.unknown().optional(), prompt_cache_retention: z.unknown().optional(),
-  parallel_tool_calls: z.unknown().optional(), reasoning_effort: z.unknown().optional(), verbosity: z.unknown().optional(), modalities: z.array(z.literal('text', 'only text comes out here')).nullish(),
+  prediction: z.unknown().optional(), reasoning_effort: z.unknown().optional(), verbosity: z.unknown().optional(), modalities: z.array(z.literal('text', 'only text comes out here')).nullish(),
 }
 
 /** What decides how tokens are drawn, for chat and completions alike. Those after `seed` are not OpenAI's own; vLLM and others have them. */
@@ -32,7 +34,7 @@ const SAMPLING = {
 const SHARED = {
   ...IGNORED, ...SAMPLING,
   model: z.string().min(1).max(300),
-  n: z.int().min(1).max(16).nullish(),
+  n: z.int().min(1).max(CHOICES).nullish(),
   stream: z.boolean().nullish(),
   stream_options: z.looseObject({ include_usage: z.boolean().nullish() }).nullish(),
   max_tokens: z.int().min(1).max(1_048_576).nullish(),
@@ -44,7 +46,7 @@ const sampling = z.object(SAMPLING)
 export type SamplingFields = z.infer<typeof sampling>
 
 const toolCall = z.looseObject({ id: z.string(), type: z.literal('function'), function: z.looseObject({ name: z.string(), arguments: z.string() }) })
-const message = z.looseObject({ role: z.string().min(1).max(40), content: z.union([z.string(), z.array(json)]).nullish(), tool_calls: z.array(toolCall).optional() })
+const message = z.looseObject({ role: z.string().min(1).max(40), content: z.union([z.string(), z.array(json)]).nullish(), tool_calls: z.array(toolCall).nullish() })
 
 const responseFormat = z.discriminatedUnion('type', [
   z.object({ type: z.literal('text') }),
@@ -52,14 +54,17 @@ const responseFormat = z.discriminatedUnion('type', [
   z.object({ type: z.literal('json_schema'), json_schema: z.looseObject({ name: z.string().optional(), schema: json.optional(), strict: z.boolean().nullish() }) }),
 ])
 
-const tool = z.looseObject({ type: z.literal('function'), function: z.looseObject({ name: z.string().min(1).max(64), description: z.string().optional(), parameters: fields.optional(), strict: z.boolean().nullish() }) })
-const toolChoice = z.union([z.enum(['none', 'auto', 'required']), z.object({ type: z.literal('function'), function: z.object({ name: z.string() }) })])
+const tool = z.looseObject({ type: z.literal('function'), function: z.looseObject({ name: z.string().min(1).max(64), description: z.string().nullish(), parameters: fields.nullish(), strict: z.boolean().nullish() }) })
+const namedTool = z.object({ type: z.literal('function'), function: z.object({ name: z.string() }) })
+const allowedTools = z.object({ type: z.literal('allowed_tools'), allowed_tools: z.object({ mode: z.enum(['auto', 'required']), tools: z.array(namedTool).min(1).max(128) }) })
+const toolChoice = z.union([z.enum(['none', 'auto', 'required']), namedTool, allowedTools])
 
 export const chatRequest = z.strictObject({
   ...SHARED,
   messages: z.array(message).min(1).max(10_000),
   tools: z.array(tool).max(128).nullish(),
   tool_choice: toolChoice.nullish(),
+  parallel_tool_calls: z.boolean().nullish(),
   response_format: responseFormat.nullish(),
   logprobs: z.boolean().nullish(),
   top_logprobs: z.int().min(0).max(20).nullish(),
@@ -75,7 +80,7 @@ export const completionRequest = z.strictObject({
   prompt: z.union([z.string(), tokens, z.array(z.string()).min(1).max(128), z.array(tokens).min(1).max(128)]).nullish(),
   logprobs: z.int().min(0).max(5).nullish(),
   echo: z.boolean().nullish(),
-  suffix: z.null('text after the answer is not supported').optional(),
+  suffix: z.literal('', 'text after the answer is not supported').nullish(),
   best_of: z.int().nullish(),
 })
 export type CompletionRequest = z.infer<typeof completionRequest>

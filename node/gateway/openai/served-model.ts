@@ -8,7 +8,7 @@ import { lookedFor } from '../../../src/lib/looked-for.ts'
 import type { ModelText } from '../../../src/llm/text/model-text.ts'
 import type { ModelTexts } from '../../../src/llm/text/model-texts.ts'
 import { wrong } from './failure.ts'
-import type { SamplingFields } from './requests.ts'
+import { CHOICES, type SamplingFields } from './requests.ts'
 
 /** A model that answers here, with all that turns a client's request into tokens. */
 export type Speaker = { readonly served: ServedModel; readonly manifest: ModelManifest; readonly text: ModelText }
@@ -28,9 +28,9 @@ export function noModel(name: string): MeshError {
   return new MeshError('NOT_FOUND', `The model \`${name}\` does not exist: see /v1/models`, { details: { param: 'model', code: 'model_not_found' } })
 }
 
-/** A seed of our own where the client gave none, below 2^48 so that choices may count on from it. */
+/** The client's seed, or one of our own where it gave none; so far below what a number holds that choices may count on from it. */
 export function seedOf(asked: SamplingFields, random: Pick<Random, 'below'>): number {
-  return asked.seed === undefined || asked.seed === null ? random.below(2 ** 48) : Math.abs(asked.seed)
+  return asked.seed === undefined || asked.seed === null ? random.below(2 ** 48) : Math.abs(asked.seed) % (Number.MAX_SAFE_INTEGER - CHOICES)
 }
 
 /** What the client says, else what the model's own generation_config.json says, else OpenAI's defaults. */

@@ -26,9 +26,12 @@ const KNOWN = new Set([...OF_ALL, ...Object.values(OF_TYPE).flat()])
 const DATE = '\\d{4}-(0[1-9]|1[0-2])-(0[1-9]|1\\d|2[0-8])'
 const TIME = '([01]\\d|2[0-3]):[0-5]\\d:[0-5]\\d(\\.\\d{1,9})?(Z|[+-]([01]\\d|2[0-3]):[0-5]\\d)'
 const BYTE = '(25[0-5]|2[0-4]\\d|1\\d\\d|[1-9]?\\d)'
-/** Dates only up to the 28th: a subset, valid in every month of every year. */
+const LABEL = '[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?'
+/** Subsets of what is valid: dates only up to the 28th of any month, addresses of the web, IPv6 written out in full. */
 const FORMATS: Readonly<Record<string, string>> = {
   date: `^${DATE}$`, time: `^${TIME}$`, 'date-time': `^${DATE}T${TIME}$`, uuid: '^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$', ipv4: `^${BYTE}(\\.${BYTE}){3}$`,
+  duration: '^P(\\d+W|(\\d+Y(\\d+M(\\d+D)?)?|\\d+M(\\d+D)?|\\d+D)(T(\\d+H(\\d+M(\\d+S)?)?|\\d+M(\\d+S)?|\\d+S))?|T(\\d+H(\\d+M(\\d+S)?)?|\\d+M(\\d+S)?|\\d+S))$',
+  hostname: `^${LABEL}(\\.${LABEL})*$`, ipv6: '^[0-9a-f]{1,4}(:[0-9a-f]{1,4}){7}$', uri: `^https?://${LABEL}(\\.${LABEL})*(:\\d{1,4})?(/[A-Za-z0-9._~-]*)*(\\?[A-Za-z0-9._~=&-]*)?(#[A-Za-z0-9._~-]*)?$`,
   email: '^[A-Za-z0-9_+-]+(\\.[A-Za-z0-9_+-]+)*@[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)+$',
 }
 

@@ -138,6 +138,9 @@ describe('the form of an answer', () => {
     assert.equal(fits(schema({ anyOf: [{ type: 'string', pattern: '^a+$' }, { type: 'string', format: 'uuid' }] }), '"aaa"'), true)
     assert.equal(fits(schema({ type: 'string', pattern: '\\d\\d' }), '"on 42 days"'), true)
     assert.equal(fits(schema({ type: 'string', format: 'date-time' }), '"2026-02-28T23:59:59Z"'), true)
+    const formats = { duration: ['P3W', 'P1Y2M', 'PT36H', 'P1DT5M9S'], hostname: ['a', 'www.aios-mesh.org'], ipv6: ['2001:db8:0:0:0:0:0:1'], uri: ['https://example.org', 'http://a.b:8080/c/~d?e=f&g#h'] }
+    for (const [format, values] of Object.entries(formats)) for (const value of values) assert.equal(fits(schema({ type: 'string', format }), JSON.stringify(value)), true, value)
+    for (const [format, value] of [['duration', 'P'], ['duration', 'P1DT'], ['duration', '1D'], ['hostname', '-a'], ['hostname', 'a..b'], ['ipv6', '1:2'], ['uri', 'example.org'], ['uri', 'https://']] as const) assert.equal(fits(schema({ type: 'string', format }), JSON.stringify(value)), false, value)
   })
 
   it('refuses what it cannot keep, naming it', () => {

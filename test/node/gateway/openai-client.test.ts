@@ -46,6 +46,7 @@ function encoderFiles(): Readonly<Record<string, string | Uint8Array>> {
 
 /** What the scripted model says to a prompt. */
 function script(prompt: string): string {
+  if (prompt.includes('everywhere')) return ['Bonn', 'Rome'].map(city => `<tool_call>\n{"name": "weather", "arguments": {"city": "${city}"}}\n</tool_call>`).join('\n')
   if (prompt.includes('weather')) return '<tool_call>\n{"name": "weather", "arguments": {"city": "Bonn"}}\n</tool_call>'
   if (prompt.includes('count')) return 'one two three four five six seven eight nine ten'
   return 'Hello world, the parrot 😀 says'
@@ -204,6 +205,35 @@ describe('OpenAI\'s own client', () => {
     await refused(client.chat.completions.create({ model: 'parrot', messages: [...hello], tools: [weather], tool_choice: { type: 'function', function: { name: 'other' } } }), 400, /no tool other/, { param: 'tool_choice' })
   })
 
+  it('calls one tool or several at once, of all or of those that are allowed', async () => {
+    const other = { type: 'function', function: { name: 'other', description: null, parameters: null } } as never
+    const asked = { model: 'parrot', messages: [{ role: 'user' as const, content: 'everywhere' }], tools: [weather, other], temperature: 0 }
+    const cities = async (more: object): Promise<readonly string[]> => {
+      const whole = await client.chat.completions.create({ ...asked, ...more })
+      const streamed = await client.chat.completions.stream({ ...asked, ...more }).finalChatCompletion()
+      const [first, second] = [whole, streamed].map(({ choices }) => (choices[0]?.message.tool_calls ?? []).map(call => (call.type === 'function' ? call.function.arguments : '')))
+      assert.deepEqual(first, second)
+      return first ?? []
+    }
+    assert.deepEqual(await cities({}), ['{"city":"Bonn"}', '{"city":"Rome"}'])
+    assert.deepEqual(await cities({ parallel_tool_calls: false }), ['{"city":"Bonn"}'])
+    const allowed = (mode: 'auto' | 'required', name: string) => ({ tool_choice: { type: 'allowed_tools', allowed_tools: { mode, tools: [{ type: 'function', function: { name } }] } } })
+    assert.deepEqual(await cities(allowed('auto', 'other')), [])
+    assert.equal((await cities(allowed('auto', 'weather'))).length, 2)
+    assert.equal((await cities({ ...allowed('required', 'weather'), seed: 5 })).length, 1)
+    await refused(client.chat.completions.create({ ...asked, ...allowed('auto', 'third') } as never), 400, /no tool third/, { param: 'tool_choice' })
+  })
+
+  it('reads what clients send on: answers with fields of nothing, a developer\'s words, the greatest seed', async () => {
+    const before = { role: 'assistant', content: 'Hi', refusal: null, tool_calls: null, function_call: null, audio: null, annotations: [] } as never
+    const ask = (role: 'system' | 'developer') => client.chat.completions.create({ model: 'parrot', messages: [{ role, content: 'Be brief.' }, before, { role: 'user', content: 'count' }], temperature: 0, prediction: { type: 'content', content: 'one' } })
+    const [bySystem, byDeveloper] = [await ask('system'), await ask('developer')]
+    assert.equal(byDeveloper.usage?.prompt_tokens, bySystem.usage?.prompt_tokens)
+    const several = await client.chat.completions.create({ model: 'parrot', messages: [...hello], n: 3, seed: Number.MAX_SAFE_INTEGER })
+    assert.equal(several.choices.length, 3)
+    assert.equal((await client.completions.create({ model: 'parrot', prompt: 'Once', suffix: '', temperature: 0 })).choices.length, 1)
+  })
+
   it('holds answers to a JSON schema, and refuses keywords that cannot be kept', async () => {
     const schema = { type: 'object', required: ['name', 'age'], additionalProperties: false, properties: { name: { type: 'string', maxLength: 8 }, age: { type: 'integer', minimum: 0, maximum: 99 } } }
     for (const seed of [1, 2, 3]) {
@@ -312,6 +342,8 @@ describe('OpenAI\'s own client', () => {
 
   it('hears errors as OpenAI words them', async () => {
     await refused(client.chat.completions.create({ model: 'crow', messages: [...hello] }), 404, /`crow` does not exist/, { code: 'model_not_found', param: 'model' })
+    await refused(client.embeddings.create({ model: 'crow', input: 'a' }), 404, /`crow` does not exist/, { code: 'model_not_found', param: 'model' })
+    await refused(client.embeddings.create({ model: 'parrot', input: 'a' }), 400, /no model of embeddings/, { param: 'model' })
     await refused(client.chat.completions.create({ model: 'parrot', messages: [] }), 400, /messages/, { param: 'messages' })
     await refused(client.chat.completions.create({ model: 'parrot', messages: [...hello], temperature: 9 }), 400, /temperature/, { param: 'temperature' })
     await refused(client.chat.completions.create({ model: 'parrot', messages: [...hello], colour: 'red' } as never), 400, /Unrecognized request argument supplied: colour/, { param: 'colour' })
