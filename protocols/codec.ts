@@ -91,6 +91,8 @@ export function check<T>(schema: Schema<T>, value: unknown, what: string, code: 
     if (cause instanceof z.ZodError) {
       throw new MeshError(code, `${what}: ${refusalOf(cause, value)}`, { cause, details: { field: cause.issues[0]?.path.map(String).join('.') ?? '' } })
     }
+    // A schema goes down what it checks by recursion.
+    if (cause instanceof RangeError) throw new MeshError(code, `${what} is nested too deeply`, { cause })
     throw cause
   }
 }

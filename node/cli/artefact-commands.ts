@@ -88,6 +88,7 @@ export const artefactCommands: readonly Command[] = [
         await rename(part, resolve(output))
       } catch (error) {
         await rm(part, { force: true })
+        if (error instanceof Error && 'syscall' in error) throw new MeshError('BAD_INPUT', `cannot write ${output}: ${error.message}`, { cause: error })
         throw error
       }
       context.out.result(size, () => `wrote ${output}`)

@@ -51,7 +51,7 @@ export class DaemonClient {
     if (response.body === null) return
     let rest = ''
     const decoder = new TextDecoder()
-    for await (const chunk of response.body) {
+    for await (const chunk of this.#heard(response.body)) {
       rest += decoder.decode(chunk, { stream: true })
       const parts = rest.split('\n')
       rest = parts.pop() ?? ''
@@ -83,7 +83,22 @@ export class DaemonClient {
   }
 
   async #json(response: Response): Promise<Json> {
-    return json.parse(await response.json())
+    const text = await response.text().catch((cause: unknown) => Promise.reject(this.#lost(cause)))
+    return json.parse(JSON.parse(text))
+  }
+
+  async * #heard(body: ReadableStream<Uint8Array>): AsyncGenerator<Uint8Array> {
+    try {
+      yield * body
+    } catch (cause) {
+      throw this.#lost(cause)
+    }
+  }
+
+  /** The connection ended in the middle of an answer. */
+  #lost(cause: unknown): MeshError {
+    if (this.#signal.aborted) return new MeshError('CANCELLED', 'stopped', { cause })
+    return new MeshError('PEER_UNREACHABLE', `the peer at ${this.#daemon.http} went away while it answered: what it had begun may go on without it, so ask any other peer`, { cause })
   }
 }
 

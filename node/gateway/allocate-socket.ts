@@ -1,6 +1,7 @@
 import type { WebSocket } from 'ws'
 import { asMeshError, MeshError } from '../../protocols/errors.ts'
 import { json } from '../../protocols/ids.ts'
+import { mustBeShallow } from '../../src/lib/json.ts'
 import type { Peer } from '../../src/peer.ts'
 
 export const ALLOCATE_PATH = '/allocate'
@@ -34,11 +35,13 @@ export function serveAllocations(connection: WebSocket, { allocator }: Peer): vo
 }
 
 function read(text: string): Readonly<Record<string, unknown>> {
+  let value: unknown
   try {
-    const value: unknown = JSON.parse(text)
-    if (value !== null && typeof value === 'object' && !Array.isArray(value)) return { ...value }
+    value = JSON.parse(text)
   } catch {
     // Said below, with what belongs there.
   }
+  mustBeShallow(value, 'the message')
+  if (value !== null && typeof value === 'object' && !Array.isArray(value)) return { ...value }
   throw new MeshError('BAD_INPUT', 'a message is a JSON object: { "clusters": [], "inputs": {}, "policy_rule_uri": "" }')
 }

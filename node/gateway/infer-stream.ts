@@ -3,6 +3,7 @@ import { check } from '../../protocols/codec.ts'
 import { asMeshError, MeshError } from '../../protocols/errors.ts'
 import type { Peer } from '../../src/peer.ts'
 import { packetFrom } from '../../src/inference/inference.ts'
+import { mustBeShallow } from '../../src/lib/json.ts'
 import { checked } from './trace-door.ts'
 import { inferRequest, targetOf, type InferRequest } from './infer-request.ts'
 
@@ -60,11 +61,13 @@ export function serveInferStream(connection: WebSocket, peer: Peer, parent: stri
 }
 
 function read(text: string): Readonly<Record<string, unknown>> {
+  let value: unknown
   try {
-    const value: unknown = JSON.parse(text)
-    if (value !== null && typeof value === 'object' && !Array.isArray(value)) return { ...value }
+    value = JSON.parse(text)
   } catch {
     // Said below, with what belongs there.
   }
+  mustBeShallow(value, 'the message')
+  if (value !== null && typeof value === 'object' && !Array.isArray(value)) return { ...value }
   throw new MeshError('BAD_INPUT', 'a message is a JSON object: { "model": …, "session_id": …, "seq_no": …, "data": … }')
 }

@@ -1,6 +1,7 @@
 import type { Context } from 'hono'
 import { check, type Schema } from '../../protocols/codec.ts'
 import { MeshError } from '../../protocols/errors.ts'
+import { mustBeShallow } from '../../src/lib/json.ts'
 
 /** The JSON body of a request, checked. Throws BAD_INPUT naming the field. */
 export async function body<T>(context: Context, schema: Schema<T>): Promise<T> {
@@ -10,6 +11,7 @@ export async function body<T>(context: Context, schema: Schema<T>): Promise<T> {
   } catch (cause) {
     throw new MeshError('BAD_INPUT', `the request body is not JSON: ${cause instanceof Error ? cause.message : String(cause)}`, { cause })
   }
+  mustBeShallow(value, 'the request body')
   return check(schema, value, 'request', 'BAD_INPUT')
 }
 

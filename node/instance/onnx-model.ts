@@ -3,6 +3,7 @@ import { basename } from 'node:path'
 import type * as Ort from 'onnxruntime-node'
 import { MeshError } from '../../protocols/errors.ts'
 import { describe } from '../../sdk/mapping.ts'
+import { bothEnds } from '../../src/lib/both-ends.ts'
 import { isDtype, type Tensor, type TensorInfo } from '../../sdk/tensor.ts'
 import type { RuntimeModel } from './model-thread.ts'
 import type { ModelOptions } from './models.ts'
@@ -101,6 +102,8 @@ function keepHalfAsBits(ort: typeof Ort): void {
   }
 }
 
+/** Without the place in its source that onnxruntime puts before what is wrong. */
 function firstLine(cause: unknown): string {
-  return (cause instanceof Error ? cause.message : String(cause)).split('\n')[0]!.slice(0, 400)
+  const [line = ''] = (cause instanceof Error ? cause.message : String(cause)).split('\n')
+  return bothEnds(line.replace(/\/\S+\.(?:cc|h):\d+ .*?\) (?=[A-Z])/, ' '), 400)
 }

@@ -4,7 +4,7 @@ import { blockId as blockIdSchema, type BlockId, type Json, type Millis, type Ru
 import { packet as packetSchema, type Packet } from '../../protocols/invoke.ts'
 import type { Actions } from '../actions.ts'
 import type { Gate } from '../controllers/gate.ts'
-import { isJsonObject } from '../lib/json.ts'
+import { isJsonObject, mustBeShallow } from '../lib/json.ts'
 import { Lru } from '../lib/lru.ts'
 import { traceSpan } from '../lib/trace-span.ts'
 import type { Inventory } from '../inventory.ts'
@@ -132,6 +132,7 @@ export class Inference {
 
 /** A packet as it comes from outside. Throws BAD_INPUT naming the field. */
 export function packetFrom(given: unknown): Packet {
+  mustBeShallow(given, 'the packet')
   return check(packetSchema, given, 'packet', 'BAD_INPUT')
 }
 

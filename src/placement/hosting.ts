@@ -7,6 +7,7 @@ import type { Signed } from '../../protocols/signed.ts'
 import type { BlockRecord } from '../../protocols/specs.ts'
 import { Backoff } from '../lib/backoff.ts'
 import { background } from '../lib/background.ts'
+import { bothEnds } from '../lib/both-ends.ts'
 import { Lru } from '../lib/lru.ts'
 import type { Ports, Random } from '../ports.ts'
 import type { Catalogue, ContractBook, InstanceHost, MeshView } from '../roles.ts'
@@ -32,6 +33,8 @@ export type Terms = { readonly hold: string; readonly block: BlockRecord; readon
 export type LeaseAnswer = { readonly contract: Signed } | { readonly refusal: { because: string; retryable: boolean; highestEpoch?: number } }
 
 const FENCES_BOUND = 4_096
+/** Of why an instance failed, in ads. */
+const SHOWN_CHARS = 300
 
 /** Holds this host's ledger and the contracts it has signed: durable before they are answered, run until nobody wants them. */
 export class Hosting implements ContractBook {
@@ -249,7 +252,7 @@ export class Hosting implements ContractBook {
       const shown = state === 'failed' ? 'failed' : state === 'draining' ? 'draining' : live?.state ?? 'starting'
       const { block, instance, component, epoch, steward, id, terms } = contract
       const crashes = all.filter(at => now - at < this.#config.restartWindowMs).length
-      return { block, instance, contract: id, component, epoch, steward, state: shown, inFlight: live?.inFlight ?? 0, queued: live?.queued ?? 0, latencyMs: live?.latencyMs ?? 0, ...(terms === undefined ? {} : { terms }), ...(live?.unhealthy === true ? { unhealthy: true } : {}), ...(crashes > 0 ? { crashes } : {}), ...(state === 'failed' ? { because: because.slice(0, 300) } : {}) }
+      return { block, instance, contract: id, component, epoch, steward, state: shown, inFlight: live?.inFlight ?? 0, queued: live?.queued ?? 0, latencyMs: live?.latencyMs ?? 0, ...(terms === undefined ? {} : { terms }), ...(live?.unhealthy === true ? { unhealthy: true } : {}), ...(crashes > 0 ? { crashes } : {}), ...(state === 'failed' ? { because: bothEnds(because, SHOWN_CHARS) } : {}) }
     }).sort((a, b) => (a.instance < b.instance ? -1 : 1))
   }
 
@@ -318,7 +321,7 @@ export class Hosting implements ContractBook {
   }
 
   async #fail(entry: Entry, because: string): Promise<void> {
-    if (!this.#move(entry, { type: 'failed', because: because.slice(0, 200) })) return
+    if (!this.#move(entry, { type: 'failed', because: bothEnds(because, SHOWN_CHARS) })) return
     this.#ports.telemetry.event('warn', 'contract.failed', { contract: entry.held.contract.id, block: entry.held.contract.block, because })
     await this.#instances.stop(entry.held.contract.instance, 0, because)
     await this.#end(entry)

@@ -80,6 +80,16 @@ export function contentConformance(name: string, setup: () => Promise<StoresUnde
       assert.equal(one.cid, other.cid)
     })
 
+    it('whoever puts or pins the same at the same time gets the same answer', async () => {
+      const file = sample(LEAF + 5)
+      const added = await Promise.all(Array.from({ length: 4 }, () => stores.mine.add(chunks(file))))
+      const [first] = added
+      assert.deepEqual(added, Array.from({ length: 4 }, () => first))
+      await Promise.all(Array.from({ length: 4 }, () => stores.mine.pin(first!.cid)))
+      await Promise.all(Array.from({ length: 4 }, () => stores.mine.unpin(first!.cid)))
+      assert.equal(await stores.mine.has(first!.cid), true)
+    })
+
     it('a record comes back as it was put, from either side, and is checked', async () => {
       const schema = z.object({ name: z.string(), bytes: z.custom<Uint8Array>(value => value instanceof Uint8Array) })
       const cid = await stores.mine.putRecord({ name: 'x', bytes: Uint8Array.of(1, 2, 3), absent: undefined })

@@ -128,6 +128,11 @@ describe('a mesh of three real peers', function () {
     }
     const garbage = await fetch(`${net.peer(1).http}/mesh/blocks`, { method: 'POST', body: '{"spec": ', headers: { 'content-type': 'application/json' } })
     assert.equal(garbage.status, 400)
+    const deep = '['.repeat(50_000) + ']'.repeat(50_000)
+    for (const [path, text] of [['/v1/infer', `{"model":"triage-rules","data":${deep}}`], ['/v1/infer', `{"model":"triage-rules","data":${JSON.stringify(deep)}}`], ['/api/createBlock', `{"body":{"spec":{"values":${deep}}}}`], ['/v1/chat/completions', `{"model":"triage-rules","messages":${deep}}`], ['/v2/models/triage-classify/infer', `{"inputs":[{"name":"x","shape":[1],"datatype":"FP32","data":${deep}}]}`]] as const) {
+      const response = await fetch(`${net.peer(1).http}${path}`, { method: 'POST', body: text, headers: { 'content-type': 'application/json' } })
+      assert.deepEqual([path, response.status, /nested deeper than 200 levels/.test(await response.text())], [path, 400, true])
+    }
     await client.get('/healthz')
     await ask(net.peer(1), 'after-bad-input')
   })

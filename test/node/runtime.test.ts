@@ -1,10 +1,12 @@
 import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
+import { fromBinary, toBinary } from '@bufbuild/protobuf'
 import type { MeshError } from '../../protocols/errors.ts'
 import type { Json } from '../../protocols/ids.ts'
 import { checkFence, type Isolation } from '../../node/adapters/fence.ts'
 import { matmulModel } from '../../node/adapters/machine-model.ts'
+import { ModelProtoSchema, type ModelProto } from '../../src/llm/onnx/onnx-pb.js'
 import { answers, never, openBench, packetOf, realClock, type Bench, type Parts } from './instance-bundle.ts'
 
 const EXAMPLES = fileURLToPath(new URL('../../sdk/examples/tumour-triage/', import.meta.url))
@@ -59,6 +61,19 @@ describe('a model without code', () => {
     const [batch] = await answers(running.infer(packetOf({ features: rows }), never)) as readonly { readonly probability: readonly number[] }[]
     assert.equal(batch!.probability.length, 2)
     assert.ok(Math.abs(batch!.probability[0]! - one!.probability) < 1e-6)
+  })
+
+  it('that onnxruntime does not take is refused with what is wrong with it, not with where in its source that was found', async () => {
+    const changed = (change: (model: ModelProto) => void): Uint8Array => {
+      const model = fromBinary(ModelProtoSchema, matmulModel(2))
+      change(model)
+      return toBinary(ModelProtoSchema, model)
+    }
+    const newer = changed(model => { model.irVersion = 99n })
+    const unknown = changed(model => { model.graph!.node[0]!.opType = 'NoSuchOp' })
+    for (const [bytes, wrong] of [[newer, /did not take the model: .*Unsupported model IR version: 99, max supported/], [unknown, /No Op registered for NoSuchOp/]] as const) {
+      await assert.rejects(start({ files: { 'm.onnx': bytes }, runtime: { name: 'onnx' } }), (error: MeshError) => wrong.test(error.message) && !error.message.includes('onnxruntime_src') && error.message.length < 300)
+    }
   })
 
   it('that is no model, or is mapped wrongly, is refused at the start', async () => {

@@ -1,4 +1,5 @@
-import { mkdirSync, readdirSync } from 'node:fs'
+import { randomBytes } from 'node:crypto'
+import { mkdirSync, readdirSync, rmSync } from 'node:fs'
 import { open, rename, unlink } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Cid } from '../../../protocols/ids.ts'
@@ -12,7 +13,9 @@ export class Ledger implements Iterable<Cid> {
   constructor(folder: string) {
     this.#folder = folder
     mkdirSync(folder, { recursive: true, mode: 0o700 })
-    this.#held = new Set(readdirSync(folder).filter(name => !name.endsWith('.tmp')))
+    const names = readdirSync(folder)
+    for (const name of names.filter(unfinished)) rmSync(join(folder, name), { force: true })
+    this.#held = new Set(names.filter(name => !unfinished(name)))
   }
 
   get size(): number {
@@ -28,10 +31,12 @@ export class Ledger implements Iterable<Cid> {
     if (this.#held.has(cid)) return
     const path = join(this.#folder, cid)
     try {
-      const file = await open(`${path}.tmp`, 'w', 0o600)
+      // Two may note the same at once: each moves a file of its own into place.
+      const aside = `${path}.${randomBytes(6).toString('hex')}.tmp`
+      const file = await open(aside, 'wx', 0o600)
       await file.sync()
       await file.close()
-      await rename(`${path}.tmp`, path)
+      await rename(aside, path)
       await syncPath(this.#folder)
     } catch (error) {
       throw storageError(error, `the note that ${cid} is here`)
@@ -48,4 +53,8 @@ export class Ledger implements Iterable<Cid> {
   [Symbol.iterator](): Iterator<Cid> {
     return this.#held.values()
   }
+}
+
+function unfinished(name: string): boolean {
+  return name.endsWith('.tmp')
 }

@@ -4,7 +4,7 @@ import { check } from '../../../protocols/codec.ts'
 import { asMeshError, MeshError } from '../../../protocols/errors.ts'
 import { json, type Json } from '../../../protocols/ids.ts'
 import { packet as packetSchema } from '../../../protocols/invoke.ts'
-import { isJsonObject } from '../../../src/lib/json.ts'
+import { isJsonObject, mustBeShallow } from '../../../src/lib/json.ts'
 import { traceOf } from '../trace-door.ts'
 import { blockOf, modelView, versionOf, type ModelView, type OpenInferenceParts } from './model-view.ts'
 import { dtypeOf, fromBinary, nestedInput, toBinary, unnest } from './tensors.ts'
@@ -72,6 +72,7 @@ async function read(context: Context): Promise<{ readonly asked: Asked; readonly
   } catch (cause) {
     throw new MeshError('BAD_INPUT', 'the request body is not JSON', { cause })
   }
+  mustBeShallow(value, 'the request body')
   return { asked: check(request, value, 'request', 'BAD_INPUT'), rest: bytes.subarray(length) }
 }
 

@@ -3,7 +3,7 @@ import { z } from 'zod'
 import { json, type Json } from '../../../protocols/ids.ts'
 import { packet as packetSchema } from '../../../protocols/invoke.ts'
 import { givesEmbeddings } from '../../../src/llm/embedding-model.ts'
-import { isJsonObject } from '../../../src/lib/json.ts'
+import { isJsonObject, mustBeShallow } from '../../../src/lib/json.ts'
 import type { Clock } from '../../../src/ports.ts'
 import type { Catalogue, Invoker, Models } from '../../../src/roles.ts'
 import { traceOf } from '../trace-door.ts'
@@ -26,6 +26,7 @@ export async function blockChat(context: Context, { models, catalogue, invoker, 
   const { model } = named.safeParse(body).data ?? {}
   if (model === undefined || await models.served(model) !== undefined) return undefined
   const block = await catalogue.block(model)
+  mustBeShallow(body, 'The body')
   // Looked through only when it goes to a block as it is: a long prompt of ours is checked where it is read.
   const given = block === undefined ? undefined : json.safeParse(body).data
   if (block === undefined || given === undefined) return undefined

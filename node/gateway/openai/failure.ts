@@ -1,6 +1,7 @@
 import type { z } from 'zod'
 import type { Context } from 'hono'
 import { asMeshError, MeshError } from '../../../protocols/errors.ts'
+import { mustBeShallow } from '../../../src/lib/json.ts'
 
 /** OpenAI's error object. */
 export type OpenAiError = { readonly error: { readonly message: string; readonly type: string; readonly param: string | null; readonly code: string | null } }
@@ -31,6 +32,7 @@ export async function openAiBody<S extends z.ZodType>(context: Context, schema: 
   } catch (cause) {
     throw new MeshError('BAD_INPUT', 'We could not parse the JSON body of your request.', { cause })
   }
+  mustBeShallow(given, 'The body')
   const { success, data, error } = schema.safeParse(given)
   if (success) return data
   const [issue] = error.issues
