@@ -4,6 +4,7 @@ import { hoistConstants } from './hoist-constants.ts'
 import { freeCaches } from './idle-caches.ts'
 import { narrowCaches } from './narrow-caches.ts'
 import { attributeOf, describe, integerOf, readsOf, renamed, shapeOf, integers } from './node.ts'
+import { unstackCaches } from './stacked-caches.ts'
 import { GraphProtoSchema, NodeProtoSchema, type FunctionProto, type GraphProto, type ModelProto, type NodeProto } from './onnx-pb.js'
 
 const DEEPEST_CALLS = 32
@@ -13,9 +14,9 @@ const LOGITS_TO_KEEP = /^num_logits_to_keep$|^logits_to_keep$/
 
 /**
  * The model's graph as one flat list of nodes: calls of model-local functions replaced by their bodies, `If` nodes that a
- * merged decoder chooses its with-cache branch by replaced by that branch, large constants made initializers, caches that are
- * converted on their way in and out taken as what they are within. The model itself stays as it is. Throws SPEC_INVALID, naming
- * the node, for recursive functions.
+ * merged decoder chooses its with-cache branch by replaced by that branch, large constants made initializers, stacked caches taken
+ * apart, caches that are converted on their way in and out taken as what they are within. The model itself stays as it is. Throws
+ * SPEC_INVALID, naming the node, for recursive functions.
  */
 export function flatten(model: ModelProto): GraphProto {
   const source = model.graph
@@ -26,6 +27,7 @@ export function flatten(model: ModelProto): GraphProto {
   hoistConstants(graph)
   graph.node = graph.node.map(keepingAll)
   answerOptions(graph)
+  unstackCaches(graph)
   freeCaches(graph)
   narrowCaches(graph)
   const read = new Set(graph.node.flatMap(readsOf))

@@ -6,12 +6,12 @@ import { clone, create } from '@bufbuild/protobuf'
 import { modelFacts } from '../../../src/llm/model-facts.ts'
 import { ELEMENT } from '../../../src/llm/onnx/element.ts'
 import { CONTRIB, integers, intAttribute, intsAttribute, node, renamed, shapeOf, valueInfo } from '../../../src/llm/onnx/node.ts'
-import { AttributeProto_AttributeType as Kind, AttributeProtoSchema, GraphProtoSchema, TensorProtoSchema, type GraphProto, type ModelProto, type NodeProto, type TensorProto } from '../../../src/llm/onnx/onnx-pb.js'
+import { AttributeProto_AttributeType as Kind, AttributeProtoSchema, GraphProtoSchema, TensorProtoSchema, type GraphProto, type ModelProto, type NodeProto, type TensorProto, type ValueInfoProto } from '../../../src/llm/onnx/onnx-pb.js'
 import { pieces } from '../../../src/llm/onnx/pieces.ts'
 import { stageGraph } from '../../../src/llm/onnx/stage-graph.ts'
 import type { ModelOptions } from '../../fixtures/llm/make-model.ts'
 import { rewrittenModel } from './rewritten.ts'
-import { distances, openModel } from './stage-chain.ts'
+import { distances, openModel, StageChain } from './stage-chain.ts'
 
 /** What public exporters and converters were seen to write (ONNX Runtime GenAI's model builder, converters to float16, Optimum), made of ordinary graphs. */
 describe('a model as a public exporter writes it', () => {
@@ -32,6 +32,50 @@ describe('a model as a public exporter writes it', () => {
       })
       assert.deepEqual(open, await sizes('closed', () => {}), variant)
     }
+  })
+
+  it('with caches stacked, keys on values or all layers on one another', async () => {
+    const layers = 6
+    const past = (layer: number, slot: string): string => `past_key_values.${layer}.${slot}`
+    const place = (name: string): readonly [number, number] => [Number(/\.(\d+)\./.exec(name)![1]), name.endsWith('key') ? 0 : 1]
+    const at = (index: number): string => `stack/${index}`
+    const lifted = (from: string, to: string): NodeProto => node('Unsqueeze', [from, 'stack/axis'], [to])
+    /** Each layer's own stack, or one of all. */
+    const stacking = (whole: boolean) => (graph: GraphProto): void => {
+      const [dims = []] = graph.input.filter(({ name }) => name === past(0, 'key')).map(info => shapeOf(info)!.dims!)
+      const stack = (layer: number): string => whole ? 'past' : `past_${layer}`
+      const outer = whole ? [layers, 2] : [2]
+      const stacks = whole ? [0] : Array.from({ length: layers }, (_, layer) => layer)
+      graph.initializer.push(integers('stack/axis', [0]), integers('stack/from', [outer.length]), integers('stack/end', [99]), ...Array.from({ length: layers }, (_, index) => integers(at(index), index)))
+      const taken = graph.input.filter(({ name }) => name.startsWith('past')).flatMap(({ name }) => {
+        const [layer, slot] = place(name)
+        if (!whole) return [node('Gather', [stack(layer), at(slot)], [name])]
+        return [node('Gather', [stack(0), at(layer)], [`${name}/pair`]), node('Gather', [`${name}/pair`, at(slot)], [name])]
+      })
+      const given = Array.from({ length: layers }, (_, layer) => [
+        ...['key', 'value'].map(slot => lifted(`present.${layer}.${slot}`, `present.${layer}.${slot}/one`)),
+        node('Concat', ['key', 'value'].map(slot => `present.${layer}.${slot}/one`), [whole ? `pair_${layer}` : `present_${layer}`], [intAttribute('axis', 0)]),
+        ...whole ? [lifted(`pair_${layer}`, `pair_${layer}/one`)] : [],
+      ]).flat()
+      const asked = graph.node.flatMap(one => {
+        const name = one.opType === 'Shape' && one.input[0]!.startsWith('past') ? one.input[0]! : undefined
+        return name === undefined ? [one] : [node('Shape', [stack(place(name)[0])], [`${one.output[0]}/all`]), node('Slice', [`${one.output[0]}/all`, 'stack/from', 'stack/end', 'stack/axis'], one.output)]
+      })
+      graph.node = [...taken, ...asked, ...given, ...whole ? [node('Concat', Array.from({ length: layers }, (_, layer) => `pair_${layer}/one`), ['present'], [intAttribute('axis', 0)])] : []]
+      const declared = (names: (layer: number) => string): ValueInfoProto[] => stacks.map(layer => valueInfo(names(layer), ELEMENT.float32, [...outer, ...dims]))
+      graph.input = [...graph.input.filter(({ name }) => !name.startsWith('past')), ...declared(stack)]
+      graph.output = [...graph.output.filter(({ name }) => !name.startsWith('present')), ...declared(layer => whole ? 'present' : `present_${layer}`)]
+    }
+    const answers = async (name: string, rewrite: (graph: GraphProto) => void): Promise<readonly Float32Array[]> => {
+      const directory = rewritten(name, { variant: 'plain' }, rewrite)
+      const chain = await StageChain.open(await openModel(directory), join(directory, 'pieces'), 2)
+      const given: Float32Array[] = []
+      for (const tokens of [[11, 402, 33, 7], [90], [255]]) given.push((await chain.add(tokens)).data)
+      await chain.close()
+      return given
+    }
+    const apart = await answers('apart', () => {})
+    for (const whole of [false, true]) assert.deepEqual(await answers(`stacked-${whole}`, stacking(whole)), apart)
   })
 
   it('with caches joined with nothing before they are lengthened, as recent releases of transformers do', async () => {
