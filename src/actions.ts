@@ -4,7 +4,7 @@ import type { BlockId, InstanceId, Json, PeerId, RunId } from '../protocols/ids.
 import type { Packet } from '../protocols/invoke.ts'
 import type { Right } from '../protocols/membership.ts'
 import type { Explanation } from '../protocols/placement.ts'
-import type { BlockRecord, Template, VdagSpec } from '../protocols/specs.ts'
+import type { BlockRecord, VdagSpec } from '../protocols/specs.ts'
 import type { ThirdParty } from './blocks/third-party.ts'
 import type { BlockGovernance } from './clusters/block-governance.ts'
 import type { Controllers } from './controllers/controllers.ts'
@@ -24,6 +24,7 @@ import type { Admission } from './trust/admission.ts'
 import { insertConverters } from './vdag/converters.ts'
 import { checkGraph } from './vdag/graph.ts'
 import type { RunEngine } from './vdag/engine.ts'
+import { withProtocols } from './vdag/typed-nodes.ts'
 
 const ALPHABET = 'abcdefghijklmnopqrstuvwxyz0123456789'
 const FETCH_MS = 30_000
@@ -176,8 +177,9 @@ export class Actions {
   async createVdag(document: Json, options: { readonly dryRun?: boolean } = {}): Promise<CreatedVdag> {
     this.#need('publish')
     const given: VdagSpec = parseVdag(document, { author: this.#ports.identity.peer })
-    const typed = await this.#withProtocols(given)
-    const spec = await insertConverters(given, typed, this.#catalogue, this.#ports.clock.deadline(FETCH_MS))
+    const signal = this.#ports.clock.deadline(FETCH_MS)
+    const typed = await withProtocols(given, this.#catalogue, signal)
+    const spec = await insertConverters(given, typed, this.#catalogue, signal)
     checkGraph({ ...typed, edges: spec.edges }, compatible)
     await this.#checkNamed(spec)
     const mode = vdagMode(document)
@@ -197,7 +199,7 @@ export class Actions {
     for (const { label, blockId, vdagURI, componentURI, assignmentPolicyRule } of spec.nodes) {
       const stoodInFor = componentURI !== undefined || assignmentPolicyRule !== undefined
       if (blockId !== undefined && !stoodInFor && (await lookedFor(() => this.#catalogue.block(blockId), this.#ports.clock, NEWS)) === undefined) missing(label, `no block is called ${blockId}`, 'create it first, or name one that `aios block list` shows')
-      if (vdagURI !== undefined && vdagURI !== spec.vdagURI) await this.#catalogue.vdag(vdagURI, signal).catch(unlessThere(() => missing(label, `no vDAG is called ${vdagURI}`, 'create it first, or name one that `aios vdag list` shows')))
+      if (vdagURI !== undefined) await this.#catalogue.vdag(vdagURI, signal).catch(unlessThere(() => missing(label, `no vDAG is called ${vdagURI}`, 'create it first, or name one that `aios vdag list` shows')))
       if (componentURI !== undefined) await this.#catalogue.component(componentURI, signal).catch(unlessThere(() => missing(label, `no component is called ${componentURI}`, 'publish it first, or name one that `aios component list` shows')))
     }
   }
@@ -210,16 +212,6 @@ export class Actions {
       if (error instanceof MeshError && error.code === 'NOT_FOUND') return this.#ports.identity.peer
       throw error
     }
-  }
-
-  /** Nodes that state no protocol of their own are checked by their block's. */
-  async #withProtocols(spec: VdagSpec): Promise<VdagSpec> {
-    const nodes = await Promise.all(spec.nodes.map(async node => {
-      const block = node.blockId === undefined ? undefined : await this.#catalogue.block(node.blockId)
-      if (block === undefined) return node
-      return { ...node, inputProtocol: node.inputProtocol ?? said(block.inputProtocol), outputProtocol: node.outputProtocol ?? said(block.outputProtocol) }
-    }))
-    return { ...spec, nodes }
   }
 
   /**
@@ -275,10 +267,6 @@ export class Actions {
 
 function sameJson(a: Json, b: Json): boolean {
   return hex(encode(a)) === hex(encode(b))
-}
-
-function said(protocol: Template): Template | undefined {
-  return Object.keys(protocol).length === 0 ? undefined : protocol
 }
 
 /** Only a name that nobody knows; what cannot be fetched now may be there. */

@@ -48,12 +48,12 @@ export function structureProblems(spec: VdagSpec): readonly GraphProblem[] {
   for (const node of spec.nodes) {
     if (labels.has(node.label)) problems.push(`two nodes are labelled "${node.label}": rename one of them`)
     labels.add(node.label)
-    problems.push(...nodeProblems(node))
+    problems.push(...nodeProblems(node, spec.vdagURI))
   }
   const known = (label: string, where: string): boolean => {
     if (labels.has(label)) return true
     const near = nearestName(label, labels)
-    problems.push(`${where} names "${label}", which is no node${near === undefined ? '' : `: did you mean "${near}"?`}`)
+    problems.push(`${where} names "${label}", which is no node: ${near === undefined ? 'add it to the nodes, or name one of them' : `did you mean "${near}"?`}`)
     return false
   }
   const pairs = new Set<string>()
@@ -68,7 +68,7 @@ export function structureProblems(spec: VdagSpec): readonly GraphProblem[] {
   problems.push(...fallbackProblems(spec, known), ...endProblems(spec, edges, known))
   const cycle = findCycle(labels, edges)
   if (cycle !== undefined) problems.push(`the nodes ${[...cycle, cycle[0]].map(label => `"${label}"`).join(' → ')} form a cycle: remove one of these edges`)
-  else problems.push(...reachProblems(spec, labels, edges))
+  else problems.push(...reachProblems({ ...spec, edges }, labels))
   return problems.map(because => ({ code: 'GRAPH_INVALID', because }))
 }
 
@@ -115,11 +115,12 @@ function joinMismatch(edges: readonly VdagEdge[], playing: (label: string) => re
   return [...new Set(reasons)].map(because => `node "${to.label}" cannot take what ${edges.map(({ from }) => `"${from}"`).join(' and ')} give together: ${because}; change a protocol or put a converter on the edge`)
 }
 
-function nodeProblems(node: VdagNode): readonly string[] {
+function nodeProblems(node: VdagNode, within: string): readonly string[] {
   const problems: string[] = []
   if (UNUSABLE_LABEL.test(node.label)) problems.push(`node "${node.label}" has a label that cannot be used: leave out "/", "|" and control characters`)
   if (node.type === 'vdag') {
     if (node.vdagURI === undefined) problems.push(`node "${node.label}" is a vDAG without a vdagURI: name the vDAG it runs`)
+    else if (node.vdagURI === within) problems.push(`node "${node.label}" runs ${within}, the vDAG that it is part of: name another, or remove it`)
     if (node.fallbacks.length > 0) problems.push(`node "${node.label}" is a vDAG and has fallbacks: give them to nodes inside ${node.vdagURI ?? 'it'}`)
   } else if (node.blockId === undefined && node.componentURI === undefined && node.assignmentPolicyRule === undefined) {
     problems.push(`node "${node.label}" names no block: give manualBlockId, componentURI or assignmentPolicyRule`)
@@ -155,8 +156,8 @@ function endProblems(spec: VdagSpec, edges: readonly VdagEdge[], known: (label: 
   return problems
 }
 
-function reachProblems(spec: VdagSpec, labels: ReadonlySet<string>, edges: readonly VdagEdge[]): readonly string[] {
-  const next = successors(edges)
+function reachProblems(spec: VdagSpec, labels: ReadonlySet<string>): readonly string[] {
+  const next = successors(spec.edges)
   const reached = new Set(entriesOf(spec).filter(label => labels.has(label)))
   for (const label of reached) for (const { to } of next.get(label) ?? []) reached.add(to)
   const aside = standbys(spec)

@@ -79,9 +79,9 @@ export class Town {
   }
 
   /** A component with nothing to bundle, and a block of it that runs. */
-  async component(): Promise<string> {
+  async component(name = 'sample', over: Readonly<Record<string, Json>> = {}): Promise<string> {
     const { catalogue, ports } = this.peer(0)
-    const manifest = componentManifest.parse({ componentURI: 'node.sample:1-stable', componentId: { name: 'sample', version: '1', releaseTag: 'stable' }, componentType: 'node', runtime: { name: 'node' }, files: [], needs: {}, author: ports.identity.peer })
+    const manifest = componentManifest.parse({ ...over, componentURI: `node.${name}:1-stable`, componentId: { name, version: '1', releaseTag: 'stable' }, componentType: 'node', runtime: { name: 'node' }, files: [], needs: {}, author: ports.identity.peer })
     await this.do(catalogue.publishComponent(manifest))
     await this.pass(1_000)
     return manifest.componentURI

@@ -39,6 +39,24 @@ describe('vDAG controllers', () => {
     assert.equal(spec.edges[0]?.converter?.policyRuleURI, 'kelvin:1-stable')
   })
 
+  it('a node that names a component or a vDAG is held to its protocols before it is published', async () => {
+    const text: Json = { text: { type: 'string', required: true } }
+    await town.component('reader', { componentOutputProtocol: text })
+    await town.component('counter', { componentInputProtocol: { count: { type: 'integer', required: true } }, componentOutputProtocol: text })
+    const reader: Json = { nodeLabel: 'read', componentURI: 'node.reader:1-stable' }
+    const counter = { nodeLabel: 'count', componentURI: 'node.counter:1-stable' }
+    const edge = (from: string, to: string): Record<string, Json> => ({ graph: { connections: [{ nodeLabel: to, inputs: [{ nodeLabel: from }] }] } })
+    const mismatch = async (document: Json, edge: RegExp): Promise<void> => {
+      const { code, message } = await town.do(refusal(town.peer(1).actions.createVdag(document)))
+      assert.deepEqual([code, edge.test(message)], ['PROTOCOL_MISMATCH', true], message)
+    }
+    await mismatch(graph('unfit', [reader, counter], edge('read', 'count')), /node "count" cannot take what "read" gives/)
+    for (const [name, node] of [['reads', reader], ['counts', counter]] as const) await town.do(town.peer(1).actions.createVdag(graph(name, [node])))
+    await mismatch(graph('nested', [{ nodeLabel: 'in', nodeType: 'vdag', vdagURI: 'reads:1-stable' }, { nodeLabel: 'out', nodeType: 'vdag', vdagURI: 'counts:1-stable' }], edge('in', 'out')), /node "out" cannot take what "in" gives/)
+    await town.do(town.peer(1).actions.createVdag(graph('fits', [{ ...counter, inputProtocol: text }, { nodeLabel: 'in', nodeType: 'vdag', vdagURI: 'reads:1-stable' }], edge('in', 'count'))))
+    assert.equal((await town.do(refusal(town.peer(1).actions.createVdag(graph('itself', [{ nodeLabel: 'a', nodeType: 'vdag', vdagURI: 'itself:1-stable' }]))))).code, 'GRAPH_INVALID')
+  })
+
   it('several controllers of one vDAG stand on any peers, are scaled, and come off again', async () => {
     await town.do(town.peer(0).actions.createVdag(graph('served', [{ nodeLabel: 'a', nodeType: 'block', manualBlockId: 'first' }])))
     await town.pass(1_000)

@@ -31,6 +31,15 @@ describe('a vDAG graph', () => {
     assert.match(refusal(graphOf('g:1', ['normalise', 'classify'], ['normalise>clasify'])).message, /"clasify", which is no node: did you mean "classify"\?/)
   })
 
+  it('with one bad edge is refused for that alone', () => {
+    assert.match(refusal(graphOf('g:1', ['a'], ['a>a'])).message, /^g:1: node "a" has an edge to itself: remove it$/)
+    assert.match(refusal(graphOf('g:1', ['a'], ['a>somewhere'])).message, /^g:1: the edge a → somewhere names "somewhere", which is no node: add it to the nodes, or name one of them$/)
+  })
+
+  it('that is part of itself is refused by the node', () => {
+    assert.match(refusal(graphOf('g:1', [{ label: 'again', vdagURI: 'g:1' }], [])).message, /node "again" runs g:1, the vDAG that it is part of: name another, or remove it/)
+  })
+
   it('is refused for every problem at once', () => {
     const { message, details } = refusal(graphOf('g:1', ['a', 'a', 'b', 'lonely'], ['a>a', 'a>b', 'a>b', 'ghost>b'], { inputs: ['a', 'b', 'b'], outputs: ['nobody'] }))
     for (const part of [/two nodes are labelled "a"/, /node "a" has an edge to itself/, /a → b is listed twice/, /"ghost", which is no node/, /inputs lists a node twice/, /inputs names "b", which gets its input from "a"/, /outputs names "nobody"/, /"lonely" cannot be reached/]) assert.match(message, part)
