@@ -4,6 +4,7 @@ import { hoistConstants } from './hoist-constants.ts'
 import { freeCaches } from './idle-caches.ts'
 import { narrowCaches } from './narrow-caches.ts'
 import { attributeOf, describe, integerOf, readsOf, renamed, shapeOf, integers } from './node.ts'
+import { unpruneHead } from './pruned-head.ts'
 import { unstackCaches } from './stacked-caches.ts'
 import { GraphProtoSchema, NodeProtoSchema, type FunctionProto, type GraphProto, type ModelProto, type NodeProto } from './onnx-pb.js'
 
@@ -27,6 +28,7 @@ export function flatten(model: ModelProto): GraphProto {
   hoistConstants(graph)
   graph.node = graph.node.map(keepingAll)
   answerOptions(graph)
+  unpruneHead(graph)
   unstackCaches(graph)
   freeCaches(graph)
   narrowCaches(graph)

@@ -1,6 +1,6 @@
+import { constantValues, type Constant } from './constant-values.ts'
 import { attributeOf, integerOf, integers, intAttribute, node, readsOf, renamed, shapeOf, valueInfo } from './node.ts'
 import type { GraphProto, NodeProto, ValueInfoProto } from './onnx-pb.js'
-import { integersOf } from './tensor-ref.ts'
 
 /** Of keys and values, or of layers, one on another: what each of them is has at least batch, heads, length and size. */
 const LEAST_RANK = 5
@@ -21,7 +21,7 @@ function unstack(graph: GraphProto): boolean {
   const readers = new Map<string, NodeProto[]>()
   for (const one of graph.node) for (const name of new Set(readsOf(one))) readers.set(name, [...readers.get(name) ?? [], one])
   const producer = new Map(graph.node.flatMap(one => one.output.map(name => [name, one] as const)))
-  const constant = constants(graph, producer)
+  const constant = constantValues(graph)
   const ins = graph.input.filter(info => partsOf(info) !== undefined && (readers.get(info.name) ?? []).length > 0)
   const outs = graph.output.filter(info => partsOf(info) !== undefined)
   if (ins.length === 0 || ins.length !== outs.length) return false
@@ -74,7 +74,7 @@ function partsOf(info: ValueInfoProto): number | undefined {
 }
 
 /** Which part of a stack this node takes out; undefined where it does something else. */
-function taken(reader: NodeProto, count: number, constant: (name: string) => Constant | undefined): readonly Part[] | undefined {
+function taken(reader: NodeProto, count: number, constant: (name: string | undefined) => Constant | undefined): readonly Part[] | undefined {
   if (reader.opType !== 'Gather' || (integerOf(reader, 'axis') ?? 0) !== 0) return undefined
   const index = constant(reader.input[1] ?? '')
   const [place] = index?.values ?? []
@@ -83,7 +83,7 @@ function taken(reader: NodeProto, count: number, constant: (name: string) => Con
 }
 
 /** What is stacked by this node, in order. */
-function stacked(stack: NodeProto, count: number, producer: ReadonlyMap<string, NodeProto>, constant: (name: string) => Constant | undefined): readonly Part[] | undefined {
+function stacked(stack: NodeProto, count: number, producer: ReadonlyMap<string, NodeProto>, constant: (name: string | undefined) => Constant | undefined): readonly Part[] | undefined {
   if (stack.opType !== 'Concat' || integerOf(stack, 'axis') !== 0 || stack.input.length !== count) return undefined
   const parts = stack.input.map((name, at) => {
     const lifted = producer.get(name)
@@ -99,16 +99,4 @@ function shapeOfStack(graph: GraphProto, reader: NodeProto, name: string, count:
   const [output = ''] = reader.output
   graph.initializer.push(integers(`${output}/parts`, [count]))
   return [node('Shape', [partName(name, 0)], [`${output}/part`]), node('Concat', [`${output}/parts`, `${output}/part`], [output], [intAttribute('axis', 0)])]
-}
-
-type Constant = { readonly rank: number; readonly values: readonly number[] }
-
-function constants({ initializer }: GraphProto, producer: ReadonlyMap<string, NodeProto>): (name: string) => Constant | undefined {
-  const initializers = new Map(initializer.map(tensor => [tensor.name, tensor]))
-  return name => {
-    const by = producer.get(name)
-    const tensor = initializers.get(name) ?? (by?.opType === 'Constant' ? attributeOf(by, 'value')?.t : undefined)
-    const values = tensor === undefined ? undefined : integersOf(tensor)
-    return tensor === undefined || values === undefined ? undefined : { rank: tensor.dims.length, values }
-  }
 }

@@ -214,6 +214,30 @@ describe('a model as a public exporter writes it', () => {
     await same(directory)
   })
 
+  it('with a head that was pruned to the last token: a stage gives the logits of any', async () => {
+    const whole = await openModel(rewritten('unpruned', { variant: 'plain' }, () => {}))
+    const served = (model: typeof whole): Uint8Array => stageGraph(model.skeleton, model.analysis, { first: 3, end: 6, select: true, greedy: true }).onnx
+    const ways: Readonly<Record<string, (from: string, to: string) => readonly NodeProto[]>> = {
+      taken: (from, to) => [node('Gather', [from, 'pruned/last'], [`${to}/one`], [intAttribute('axis', 1)]), node('Unsqueeze', [`${to}/one`, 'pruned/axis'], [to])],
+      kept: (from, to) => [node('Gather', [from, 'pruned/lasts'], [to], [intAttribute('axis', 1)])],
+      cut: (from, to) => [node('Slice', [from, 'pruned/lasts', 'pruned/far', 'pruned/axis'], [to])],
+    }
+    for (const [name, way] of Object.entries(ways)) {
+      const states = await openModel(rewritten(`pruned-${name}`, { variant: 'plain' }, graph => {
+        const at = graph.node.findIndex(({ output }) => output.includes('logits'))
+        const head = graph.node[at]!
+        graph.initializer.push(integers('pruned/last', -1), integers('pruned/lasts', [-1]), integers('pruned/axis', [1]), integers('pruned/far', [2 ** 40]))
+        graph.node.splice(at, 1, ...way(head.input[0]!, 'pruned'), renamed(head, other => other === head.input[0] ? 'pruned' : other))
+      }))
+      assert.deepEqual(served(states), served(whole), name)
+      const logits = await openModel(rewritten(`pruned-late-${name}`, { variant: 'plain' }, graph => {
+        graph.initializer.push(integers('pruned/last', -1), integers('pruned/lasts', [-1]), integers('pruned/axis', [1]), integers('pruned/far', [2 ** 40]))
+        graph.node = [...graph.node.map(one => renamed(one, other => other === 'logits' ? 'all' : other)), ...way('all', 'logits')]
+      }))
+      assert.deepEqual(served(logits), served(whole), name)
+    }
+  })
+
   it('with logits that are put in the shape of all tokens: a stage gives those of all, not of chosen ones', async () => {
     const directory = rewritten('viewed-late', { variant: 'plain' }, graph => {
       const at = graph.node.findIndex(({ output }) => output.includes('logits'))
