@@ -8,7 +8,7 @@ import { pretty, shortId, table } from './output.ts'
 
 const submitted = z.object({ run: z.string(), existing: z.boolean() })
 const runBody = z.object({ run: z.string(), vdag: z.string(), state: z.string(), coordinator: z.string().nullable(), events: z.array(runEvent), outputs: z.record(z.string(), json).nullable(), error: z.object({ code: z.string(), message: z.string() }).nullable() })
-const runRow = z.object({ run: z.string(), vdag: z.string(), state: z.string(), coordinator: z.string().nullable(), at: z.number() })
+const runRow = z.object({ run: z.string(), vdag: z.string(), state: z.string(), coordinator: z.string().nullable(), began: z.number() })
 const checkedVdag = z.looseObject({ uri: z.string(), cid: z.string().nullable() })
 const publishedVdag = z.object({ task_id: z.string(), result: checkedVdag })
 const inferred = z.object({ outputs: z.array(z.object({ sessionId: z.string(), seqNo: z.int(), data: json }).loose()) })
@@ -54,7 +54,7 @@ export const runCommands: readonly Command[] = [
     words: ['vdag', 'runs'], args: '', count: [0, 0], what: 'runs this peer knows of',
     async run(context) {
       const rows = z.array(runRow).parse(await (await context.daemon()).get('/mesh/runs'))
-      context.out.result(rows, () => table(['RUN', 'STATE', 'BEGAN', 'COORDINATOR', 'VDAG'], rows.map(row => [row.run, row.state, new Date(row.at).toISOString(), row.coordinator === null ? '-' : shortId(row.coordinator), row.vdag])))
+      context.out.result(rows, () => table(['RUN', 'STATE', 'BEGAN', 'COORDINATOR', 'VDAG'], rows.map(row => [row.run, row.state, new Date(row.began).toISOString(), row.coordinator === null ? '-' : shortId(row.coordinator), row.vdag])))
     },
   },
   {

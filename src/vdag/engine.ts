@@ -56,7 +56,7 @@ export type Submission = {
 }
 
 export type RunState = 'running' | 'completed' | 'aborted'
-export type RunRow = { readonly run: RunId; readonly vdag: string; readonly state: RunState; readonly coordinator: PeerId | null; readonly at: Millis }
+export type RunRow = { readonly run: RunId; readonly vdag: string; readonly state: RunState; readonly coordinator: PeerId | null; /** Of the last change. */ readonly at: Millis; readonly began: Millis }
 export type RunStatus = { readonly run: RunId; readonly state: RunState; readonly coordinator: PeerId | undefined; readonly events: readonly RunEvent[] }
 
 const COMPILE_MS = 30_000
@@ -187,10 +187,14 @@ export class RunEngine {
     return { run, state: isEnd(last) ? last.type : 'running', coordinator: copy.coordinator, events: copy.events }
   }
 
-  /** The runs this peer coordinates, mirrors or vouches for, newest first. */
+  /** The runs this peer coordinates, mirrors or knows the end of, newest first. Of one that it only vouches for it knows nothing to tell. */
   async list(): Promise<readonly RunRow[]> {
-    const rows = this.#book.runs().map(([run, { vdag, end, coordinator, at }]) => ({ run, vdag, state: end?.type ?? 'running' as const, coordinator, at }))
-    return rows.sort((a, b) => b.at - a.at || (a.run < b.run ? -1 : 1))
+    const rows = await Promise.all(this.#book.runs().map(async ([run, { vdag, end, coordinator, at, began }]): Promise<readonly RunRow[]> => {
+      const [first] = vdag === '' && end === undefined ? await this.#book.events(run) : []
+      if (vdag === '' && end === undefined && first?.type !== 'began') return []
+      return [{ run, vdag: first?.type === 'began' ? first.vdag : vdag, state: end?.type ?? 'running', coordinator, at, began: began ?? (first?.type === 'began' ? first.at : at) }]
+    }))
+    return rows.flat().sort((a, b) => b.began - a.began || (a.run < b.run ? -1 : 1))
   }
 
   /** For checkers: the runs this peer drives or knows the end of. The run id stands for its key. */

@@ -19,6 +19,8 @@ const head = z.object({
   vdag: z.string().max(300),
   /** Of the last change. */
   at: z.int(),
+  /** When the run began, as far as its events came here. */
+  began: z.int().optional(),
   /** Who else held a copy when this peer coordinated it. */
   mirrors: z.array(peerId).max(8),
   end: ended.optional(),
@@ -138,7 +140,7 @@ export class RunBook {
         log.changedAt = this.#ports.clock.monotonic()
         log.visible = Math.min(log.visible, start)
         const [first] = log.events
-        if (first?.type === 'began' && promised.vdag === '') this.#heads.set(run, { ...promised, vdag: first.vdag })
+        if (first?.type === 'began' && promised.vdag === '') this.#heads.set(run, { ...promised, vdag: first.vdag, began: first.at })
       }
       if (options.show) await this.#show(run, log, log.events.length, false)
       return log.events.length
@@ -162,6 +164,18 @@ export class RunBook {
       if (seen.length > from || waitMs === 0 || until.aborted || ended) return seen.slice(from)
       await this.#change(run, until)
     }
+  }
+
+  /** Notes the end of a run that this peer vouched for and has no events of: from now on it answers for the key like everybody. */
+  settle(run: RunId, expected: Head, events: readonly RunEvent[]): Promise<void> {
+    return this.#inTurn(run, async () => {
+      const [now, first, end] = [this.#heads.get(run), events[0], events.at(-1)]
+      if (now?.epoch !== expected.epoch || now.coordinator !== expected.coordinator || now.end !== undefined || (await this.#log(run)).events.length > 0) return
+      if (end?.type !== 'completed' && end?.type !== 'aborted') return
+      const last = events.findLast(event => event.type === 'coordinator')
+      this.#logs.delete(run)
+      await this.#setHead(run, { end, ...(first?.type === 'began' ? { vdag: first.vdag, began: first.at } : {}), ...(last === undefined ? {} : { coordinator: last.peer, epoch: Math.max(now.epoch, last.epoch) }) })
+    })
   }
 
   /** A mirror knows the end of a run as well. */

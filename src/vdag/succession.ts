@@ -11,7 +11,7 @@ import { extentOf, isEnd, newestFirst, type Acquired, type Acquisition } from '.
 import { registrarsOf } from './claim.ts'
 import { RunMirrors } from './mirror.ts'
 import type { Head, RunBook } from './run-book.ts'
-import type { RunWatch } from './watch.ts'
+import type { RunCopy, RunWatch } from './watch.ts'
 
 export type SuccessionTimes = {
   /** Between two looks for runs whose coordinator fell silent. */
@@ -46,7 +46,8 @@ const AGREE_MS: readonly Millis[] = [2_000, 5_000, 10_000]
 const UNNOTICED_MS: Millis = 5_000
 const RUNS_TO_AGREE = 512
 const RECENT_MS: Millis = 600_000
-const RUNS_PER_SWEEP = 32
+/** Fewer than a coordinator answers for one peer in a second. */
+const RUNS_PER_SWEEP = 64
 
 /** Sees to it that every run this peer has a copy of comes to its end, whoever has to drive it. */
 export class Succession {
@@ -59,6 +60,8 @@ export class Succession {
   /** The same of peers that came back while an earlier comparison was still to come. */
   #sinceLater = Infinity
   #agreeing = false
+  /** Where the last sweep stopped: no run waits for ever behind others. */
+  #sweptTo: RunId | undefined
 
   constructor(parts: SuccessionParts, times: SuccessionTimes) {
     this.#parts = parts
@@ -95,6 +98,7 @@ export class Succession {
     if (head === undefined || head.end !== undefined || this.#parts.busy(run)) return
     const own = await book.events(run)
     const copy = await watch.read(run, 0, 0, clock.deadline(READ_MS, this.#parts.stopped))
+    if (own.length === 0) return this.#vouched(run, head, copy)
     const log = copy === undefined || copy.peer === view.self ? [] : await acquisition.download(run, copy.peer)
     const ended = isEnd(log.at(-1))
     const named = copy?.coordinator ?? (ended ? copy?.peer : undefined)
@@ -102,12 +106,23 @@ export class Succession {
     const forgotten = !ended && named !== undefined && named !== view.self && named !== copy?.peer && (await watch.ask(named, run, 0, 0))?.coordinator !== named
     const driver = forgotten ? undefined : named
     if (driver === undefined || (driver === view.self && !ended)) {
-      if (own.length > 0) this.#takeTurn(run, head.coordinator)
-    } else if (own.length > 0 && log.length > 0 && (ended || newestFirst(extentOf(log), extentOf(own)) <= 0)) {
+      this.#takeTurn(run, head.coordinator)
+    } else if (log.length > 0 && (ended || newestFirst(extentOf(log), extentOf(own)) <= 0)) {
       const writer = { coordinator: driver, epoch: Math.max(copy?.epoch ?? 0, head.epoch) }
       const promised = (writer.coordinator === head.coordinator && writer.epoch === head.epoch) || await book.promise(run, head, writer)
       if (promised) await book.append(run, writer, 0, log, { show: true })
     }
+  }
+
+  /** A run that others keep, which this peer only promised to one of them: it has to hear of its end, or that it never began. */
+  async #vouched(run: RunId, head: Head, copy: RunCopy | undefined): Promise<void> {
+    const { book, acquisition, ports: { clock } } = this.#parts
+    const seen = copy?.events ?? []
+    const events = copy === undefined || seen.length === 0 || isEnd(seen.at(-1)) ? seen : await acquisition.download(run, copy.peer)
+    if (isEnd(events.at(-1))) return book.settle(run, head, events)
+    // Another who promised it says no more than this peer knows.
+    const driven = seen.length > 0 || (copy !== undefined && copy.peer === copy.coordinator)
+    if (!driven && clock.unix() - head.at > this.#times.unbegunMs) await book.forget(run)
   }
 
   /** Claims a run whose coordinator is gone and finishes it. */
@@ -165,11 +180,12 @@ export class Succession {
     const { book, view } = this.#parts
     await book.prune()
     let looked = 0
-    for (const [run, head] of book.runs()) {
-      if (looked >= RUNS_PER_SWEEP) return
+    for (const [run, head] of startingAfter(this.#sweptTo, book.runs())) {
       const settled = head.end !== undefined && (!head.alone || view.live().length === 1)
       if (settled || this.#busy.has(run) || this.#parts.busy(run)) continue
+      if (looked >= RUNS_PER_SWEEP) return
       looked += 1
+      this.#sweptTo = run
       if (head.end !== undefined) await this.#confirm(run)
       else if (head.coordinator === view.self) await this.#takeOver(run)
       else if (view.state(head.coordinator) !== 'alive' && view.state(head.coordinator) !== 'suspect') await this.#orphan(run, head.coordinator, head.at)
@@ -244,6 +260,8 @@ export class Succession {
     const ended = book.runs().filter(([, { end, alone, at }]) => end !== undefined && !alone && at >= since).slice(-RUNS_TO_AGREE)
     for (const [run, head] of ended) {
       for (const peer of registrarsOf(run, view.live())) {
+        // Whoever has the end alone heard it from others, and stands by nothing.
+        if (peer === view.self && (await book.events(run))[0]?.type !== 'began') continue
         if (peer === view.self) break
         const log = await this.#parts.acquisition.download(run, peer)
         const end = log.at(-1)
@@ -264,6 +282,12 @@ export class Succession {
     const until = clock.deadline(this.#times.graceMs, stopped)
     while (!until.aborted && !view.live().some(peer => mirrors.includes(peer))) await clock.sleep(100, until).catch(() => undefined)
   }
+}
+
+/** The runs in their order, beginning behind `last` where that is one of them. */
+function startingAfter<T>(last: RunId | undefined, runs: readonly (readonly [RunId, T])[]): readonly (readonly [RunId, T])[] {
+  const at = runs.findIndex(([run]) => run === last) + 1
+  return [...runs.slice(at), ...runs.slice(0, at)]
 }
 
 function sameEnd(one: RunEvent, other: RunEvent | undefined): boolean {

@@ -1,4 +1,6 @@
 import assert from 'node:assert/strict'
+import { z } from 'zod'
+import { decode } from '../../protocols/codec.ts'
 import { MeshError, type ErrorCode } from '../../protocols/errors.ts'
 import type { Json } from '../../protocols/ids.ts'
 import { CALM } from '../../simulations/links.ts'
@@ -250,6 +252,34 @@ describe('many runs at once', () => {
 })
 
 describe('ended runs', () => {
+  it('are known as ended by everybody who answers for them, however many they are, and listed by when they began', async () => {
+    const mesh = new FakeMesh(1, 5)
+    mesh.addVdag('v:1', ['a'], [])
+    await mesh.up()
+    const runs: string[] = []
+    for (let at = 0; at < 90; at += 1) {
+      const engine = mesh.engine(at % 5)
+      const { run } = await mesh.drive(engine.submit({ vdagUri: 'v:1', input: at, key: `k${at}`, submitter: mesh.host(at % 5).peer }))
+      await mesh.drive(engine.result(run, NEVER))
+      runs.push(run)
+    }
+    const known = async (): Promise<number> => (await Promise.all([0, 1, 2, 3, 4].map(peer => mesh.engine(peer).list()))).flat().filter(({ state, vdag }) => state === 'completed' && vdag === 'v:1').length
+    const before = await known()
+    assert.deepEqual([0, 1, 2, 3, 4].flatMap(peer => mesh.engine(peer).inspect()).filter(({ state }) => state !== 'completed'), [])
+    await mesh.world.run(mesh.world.now + 60_000)
+    for (const peer of [0, 1, 2, 3, 4]) {
+      const rows = await mesh.engine(peer).list()
+      assert.deepEqual([rows.filter(({ state, vdag }) => state !== 'completed' || vdag !== 'v:1'), rows.map(({ run }) => run)], [[], runs.filter(run => rows.some(row => row.run === run)).reverse()])
+    }
+    // Whoever only vouched for a run has heard of its end meanwhile.
+    assert.ok(await known() > before, `${await known()} of ${before}`)
+    for (const peer of [0, 1, 2, 3, 4]) {
+      const { journal } = mesh.peer(peer).ports
+      const heads = await mesh.drive(journal.keys('run-head/').then(keys => Promise.all(keys.map(async key => decode(z.looseObject({ end: z.unknown() }), (await journal.get(key))!, 1_048_576, key)))))
+      assert.ok(heads.length > 0 && heads.every(({ end }) => end !== undefined))
+    }
+  })
+
   it('are forgotten by count, their answers last', async () => {
     const mesh = new FakeMesh(1, 1, { book: { endedRuns: 2, endedMs: 3_600_000, keys: 100, keysMs: 3_600_000, eventsPerRun: 1_000 } })
     mesh.addVdag('v:1', ['a'], [])
