@@ -10,6 +10,7 @@ import type { CallerFacts, Ports, RunningInstance, StageRunner } from '../ports.
 import type { Catalogue, InstanceHost, PolicyCalls } from '../roles.ts'
 import { AdmissionQueue } from './admission-queue.ts'
 import { CallRecord } from './call-record.ts'
+import { LastWords } from './last-words.ts'
 import { LoadMeter, type InstanceLoad } from './instance-load.ts'
 import { ParameterUpdates } from './parameter-updates.ts'
 import { span } from './span.ts'
@@ -52,6 +53,7 @@ export class Instances implements InstanceHost {
   readonly #updates: ParameterUpdates
   #hearsay: Hearsay = () => undefined
   readonly #running = new Map<InstanceId, Running>()
+  readonly #words = new LastWords()
   readonly #changes = new Set<() => void>()
   readonly #exits = new Set<(instance: InstanceId, because: string, crashed: boolean) => void>()
 
@@ -121,6 +123,7 @@ export class Instances implements InstanceHost {
     // Whoever runs in it or waits for it is told now, and may go elsewhere.
     entry.stopping.abort(new MeshError('INSTANCE_FAILED', `${entry.contract.instance} is gone: ${because}`))
     if (!this.#forget(entry) || entry.stopped !== undefined) return
+    if (entry.instance !== undefined) this.#words.ended(entry.contract.instance, entry.instance, because)
     this.#ports.telemetry.event(crashed ? 'warn' : 'info', 'instance.gone', { instance: entry.contract.instance, block: entry.block.blockId, because })
     for (const hear of this.#exits) hear(entry.contract.instance, because, crashed)
   }
@@ -160,6 +163,7 @@ export class Instances implements InstanceHost {
     await entry.ready.catch(() => undefined)
     await entry.instance?.[Symbol.asyncDispose]()
     this.#forget(entry)
+    this.#words.forget(entry.contract.instance)
   }
 
   /** Stops everything, for a clean shutdown. */
@@ -284,14 +288,12 @@ export class Instances implements InstanceHost {
   }
 
   logs(instance: InstanceId, tail: number): readonly string[] {
-    return this.#ready(instance).running.logs(tail)
+    return this.#words.tail(instance, this.#ready(instance).running, tail)
   }
 
-  /** For who follows: lines from a number on. A runtime that cannot tell gives its last ones, once. */
+  /** For who follows: lines from a number on. */
   logsFrom(instance: InstanceId, from: number): { readonly next: number; readonly lines: readonly string[] } {
-    const { running } = this.#ready(instance)
-    if (running.logsFrom !== undefined) return running.logsFrom(from)
-    return { next: Number.MAX_SAFE_INTEGER, lines: from === Number.MAX_SAFE_INTEGER ? [] : running.logs(100) }
+    return this.#words.from(instance, this.#ready(instance).running, from)
   }
 
   /** The stage that an instance of runtime `llm` computes. `entering`: for a new session, which one that drains takes no more. */
