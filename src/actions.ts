@@ -20,6 +20,7 @@ import { withinCluster } from './specs/within-cluster.ts'
 import { compatible } from './specs/template.ts'
 import type { Placement } from './placement/placement.ts'
 import { termsOf } from './placement/terms.ts'
+import { whyNobody } from './placement/why-nobody.ts'
 import type { Admission } from './trust/admission.ts'
 import { insertConverters } from './vdag/converters.ts'
 import { checkGraph } from './vdag/graph.ts'
@@ -138,10 +139,10 @@ export class Actions {
         throw new MeshError('INSTANCE_FAILED', `${left}: ${[...new Set(failed.values())].slice(0, 2).join('; ')}. It stays wanted and is tried again: mend the component and change the block with \`aios block update\`, or remove it`, { details: { block, failures: failed.size } })
       }
       if (signal.aborted || (!coming && clock.monotonic() >= askAt)) {
-        const { chosen, candidates } = await this.#placement.explain(record)
-        const why = candidates.filter(({ ok }) => !ok).slice(0, 4).map(({ peer, because }) => `${peer.slice(-6)}: ${because}`).join('; ')
-        hopeless = chosen === undefined ? hopeless + 1 : 0
-        if (signal.aborted || hopeless === 2) throw new MeshError('NO_CAPACITY', `${left}${why === '' ? '' : ` (${why})`}; it stays wanted and comes up when a host can take it`, { details: { block } })
+        const explanation = await this.#placement.explain(record)
+        const why = whyNobody(explanation)
+        hopeless = explanation.chosen === undefined ? hopeless + 1 : 0
+        if (signal.aborted || hopeless === 2) throw new MeshError('NO_CAPACITY', `${left}${why === undefined ? '' : ` (${why})`}; it stays wanted and comes up when a host can take it`, { details: { block } })
         askAt = clock.monotonic() + EXPLAIN_AFTER_MS
       }
       await clock.sleep(50, signal).catch(() => undefined)

@@ -1,9 +1,10 @@
 import type { Context, Hono } from 'hono'
 import { z } from 'zod'
 import { asMeshError, MeshError } from '../../protocols/errors.ts'
-import { json } from '../../protocols/ids.ts'
+import { json, type Json } from '../../protocols/ids.ts'
 import { right } from '../../protocols/membership.ts'
 import { readGenesis, writeInvite } from '../../src/trust/invitation.ts'
+import { isJsonObject } from '../../src/lib/json.ts'
 import { ALL_RIGHTS } from '../../src/trust/capability.ts'
 import type { GatewayParts } from './server.ts'
 import { body, lines } from './request-body.ts'
@@ -16,6 +17,11 @@ const RUN_EVENTS_MS = 3_600_000
 
 function within(context: Context, ms: number): AbortSignal {
   return AbortSignal.any([context.req.raw.signal, AbortSignal.timeout(ms)])
+}
+
+/** Only a block's steward knows how it was last placed. */
+function lastPlacementIn(status: Json): Json {
+  return isJsonObject(status) ? status['lastPlacement'] ?? null : null
 }
 
 /** The doors the CLI and the dashboard use: everything a peer can be asked, in our own shapes. */
@@ -126,7 +132,7 @@ export function addMeshRoutes(app: Hono, parts: GatewayParts): void {
     const instances = view.instancesOf(id)
     return context.json({
       block, initContainer: await peer.thirdParty.entry(id) ?? null, steward: actions.stewardOf(id) ?? null, epoch: instances.reduce<number | null>((most, { ad }) => Math.max(most ?? 0, ad.epoch), null),
-      instances: instances.map(({ host, ad }) => ({ instance: ad.instance, host, state: ad.state, epoch: ad.epoch, inFlight: ad.inFlight, queued: ad.queued, latencyMs: ad.latencyMs, because: ad.because ?? '' })), last: actions.lastPlacement(id) ?? null,
+      instances: instances.map(({ host, ad }) => ({ instance: ad.instance, host, state: ad.state, epoch: ad.epoch, inFlight: ad.inFlight, queued: ad.queued, latencyMs: ad.latencyMs, because: ad.because ?? '' })), last: actions.lastPlacement(id) ?? lastPlacementIn(await peer.blocks.status(id, context.req.raw.signal)),
     })
   })
   app.post('/mesh/blocks/:id/scale', async context => {

@@ -3,7 +3,9 @@ import type { BlockId, InstanceId, Json, Millis } from '../../protocols/ids.ts'
 import type { BlockOrder } from '../../protocols/block-control.ts'
 import type { PolicyRef } from '../../protocols/specs.ts'
 import { Beat } from '../lib/beat.ts'
+import { toJson } from '../lib/json.ts'
 import type { Placement } from '../placement/placement.ts'
+import { whyNobody } from '../placement/why-nobody.ts'
 import type { Ports, Random } from '../ports.ts'
 import type { ClusterDocuments, HookName, MeshView, MetricsSource, PolicyCalls } from '../roles.ts'
 import { DEFAULT_RULE } from '../specs/policy-refs.ts'
@@ -32,6 +34,7 @@ export type UpkeepParts = {
 type Watch = { scaleAt: Millis; healthAt: Millis; scaling: boolean; checking: boolean; failing: boolean; last: { readonly at: Millis; readonly scaling: Scaling } | undefined }
 
 const BEAT_MS = 500
+const CANDIDATES_TOLD = 32
 /** What each takes besides what its policy declares. */
 export const UPKEEP_COMMANDS = { autoscaler: ['status', 'run'], health: ['status', 'check'] } as const
 
@@ -94,10 +97,14 @@ export class Upkeep {
     const ready = observed.filter(({ state }) => state === 'ready')
     const well = ready.filter(({ instance }) => health.get(instance)?.healthy !== false)
     const last = this.#watched.get(block)?.last
+    const placement = this.#parts.desk.lastPlacement(block)
+    const nobody = ready.length < want ? whyNobody(placement) : undefined
+    const unplaced = nobody === undefined ? undefined : `no host takes one (${nobody})`
     return {
-      blockId: block, ...stateOf({ want, ready: ready.length, well: well.length, failing, failed, sick: [...health].find(([, { healthy }]) => !healthy)?.[1].because }),
+      blockId: block, ...stateOf({ want, ready: ready.length, well: well.length, failing, failed: failed ?? unplaced, sick: [...health].find(([, { healthy }]) => !healthy)?.[1].because }),
       minInstances: record.minInstances, maxInstances: record.maxInstances, want, desired: desired ?? null, ready: ready.length,
       instances: Object.fromEntries(observed.map(({ instance, host, state, leaving }) => [instance, { nodeId: host, state, healthy: health.get(instance)?.healthy ?? null, misses: health.get(instance)?.misses ?? 0, because: leaving?.because ?? health.get(instance)?.because ?? '' }])),
+      lastPlacement: placement === undefined ? null : toJson({ ...placement, candidates: placement.candidates.slice(-CANDIDATES_TOLD) }),
       lastScaling: last === undefined ? null : { ...last.scaling, agoMs: Math.round(this.#ports.clock.monotonic() - last.at), spots: [], instances: [] },
     }
   }
@@ -172,7 +179,8 @@ function stateOf({ want, ready, well, failing, failed, sick }: { readonly want: 
   if (want === 0) return { state: 'asleep', because: 'nobody calls it: the next call wakes it' }
   if (failing !== undefined) return { state: 'failing', because: failing }
   if (well === 0) return { state: 'unhealthy', because: ready === 0 ? `no instance is ready${failed === undefined ? '' : `: ${failed}`}` : sick ?? 'every instance says so' }
-  if (well < want) return { state: 'degraded', because: `${well} of ${want} instances are ready and well${sick === undefined ? '' : `: ${sick}`}` }
+  const why = sick ?? failed
+  if (well < want) return { state: 'degraded', because: `${well} of ${want} instances are ready and well${why === undefined ? '' : `: ${why}`}` }
   if (failed !== undefined) return { state: 'degraded', because: `an instance failed within the last minute: ${failed}` }
   return { state: 'healthy', because: '' }
 }

@@ -97,6 +97,15 @@ describe('health checker', function () {
     assert.deepEqual(answer['rounds'][0], { [first]: true })
   })
 
+  it('a block that no host takes says so, and why, whichever peer is asked', async () => {
+    const town = await new Town(4).open()
+    await town.block({ blockId: 'nowhere', minInstances: 1, maxInstances: 1, policyRulesSpec: [{ values: { name: 'clusterAllocator', policyRuleURI: '', parameters: { filter: { clusterQuery: { variable: 'regionId', operator: '==', value: 'moon' } } } } }] })
+    await town.later(5_000)
+    const status = Object(await town.world.drive(town.bystander('nowhere').control.order('nowhere', { do: 'status' })))
+    assert.match(`${status.state}: ${status.because}`, /^unhealthy: no instance is ready: no host takes one \(…\w{8}: the filter of its clusterAllocator leaves it out; /)
+    assert.ok(status.lastPlacement.candidates.every(({ step }: { readonly step: string }) => step === 'filter'))
+  })
+
   it('defect 20: a crash-looping instance is unhealthy, its block is tried less and less often, and says why', async () => {
     const town = await new Town(4).open()
     town.manners.livesMs = (_, block) => (block === 'looping' ? 700 : undefined)
