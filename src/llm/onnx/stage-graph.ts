@@ -166,9 +166,9 @@ class StageWriter {
       const slot = chain.layers[owner]!.caches.findIndex(({ past, present }) => past === name || present === name)
       const own = this.#caches.find(({ cache }) => cache.past === name || cache.present === name) ?? this.#caches[slot]
       const theirs = this.#analysis.caches[owner]![slot]!
-      if (own === undefined || own.shape.heads !== theirs.heads || own.shape.headDim !== theirs.headDim) throw new MeshError('SPEC_INVALID', `${describe(source)} asks the shape of ${name}, and layer ${this.#range.first} has no cache of that shape`)
+      if (own === undefined || own.shape.rank !== theirs.rank || own.shape.axis !== theirs.axis) throw new MeshError('SPEC_INVALID', `${describe(source)} asks the shape of ${name}, and layer ${this.#range.first} has no cache that is laid out so`)
       copy.input = [by === undefined ? own.cache.past : own.cache.present]
-      return copy
+      return own.shape.heads === theirs.heads && own.shape.headDim === theirs.headDim ? copy : this.#shapeLike(copy, theirs)
     }
     const ids = this.#analysis.inputs.get(inputBehind(graph, name) ?? '') === 'ids'
     if (by === undefined ? !ids || this.#range.first === 0 : segments.of[by] === PREAMBLE || this.#owns(by)) return copy
@@ -192,6 +192,20 @@ class StageWriter {
     if (from > 1) return node('Slice', [this.#number(width ?? 0), this.#number(from - 2), this.#number(1), this.#number(0)], [output])
     this.#nodes.push(tokens(`${output}/tokens`, from, 2))
     return node('Concat', [`${output}/tokens`, this.#number(width ?? 0)], [output], [intAttribute('axis', 0)])
+  }
+
+  /** The shape of a cache with as many tokens as the one that is asked, and heads of its own. */
+  #shapeLike(asked: NodeProto, { rank, axis, heads, headDim }: CacheShape): NodeProto {
+    const [output = ''] = asked.output
+    const rest = rank === 3 ? [heads * headDim] : [heads, headDim]
+    this.#nodes.push(node('Shape', asked.input, [`${output}/own`]))
+    const dims = Array.from({ length: rank }, (_, dim) => {
+      if (dim !== 0 && dim !== axis) return this.#number(rest[dim - (dim > axis ? 2 : 1)] ?? 0)
+      this.#nodes.push(node('Slice', [`${output}/own`, this.#number(dim), this.#number(dim + 1), this.#number(0)], [`${output}/dim-${dim}`]))
+      return `${output}/dim-${dim}`
+    })
+    const [from, end] = [integerOf(asked, 'start') ?? 0, integerOf(asked, 'end') ?? rank].map(place => place < 0 ? place + rank : place)
+    return node('Concat', dims.slice(from, end), [output], [intAttribute('axis', 0)])
   }
 
   /** A constant list of one number. */

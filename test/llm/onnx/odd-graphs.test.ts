@@ -4,8 +4,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { clone, create } from '@bufbuild/protobuf'
 import { ELEMENT } from '../../../src/llm/onnx/element.ts'
-import { CONTRIB, integers, intAttribute, intsAttribute, node, renamed } from '../../../src/llm/onnx/node.ts'
-import { AttributeProtoSchema, FunctionProtoSchema, NodeProtoSchema, OperatorSetIdProtoSchema, TensorProtoSchema, type ModelProto, type NodeProto } from '../../../src/llm/onnx/onnx-pb.js'
+import { CONTRIB, integers, intAttribute, intsAttribute, node, renamed, shapeOf, valueInfo } from '../../../src/llm/onnx/node.ts'
+import { AttributeProtoSchema, FunctionProtoSchema, NodeProtoSchema, OperatorSetIdProtoSchema, TensorProtoSchema, type GraphProto, type ModelProto, type NodeProto } from '../../../src/llm/onnx/onnx-pb.js'
 import { stageGraph } from '../../../src/llm/onnx/stage-graph.ts'
 import type { ModelOptions } from '../../fixtures/llm/make-model.ts'
 import { rewrittenModel } from './rewritten.ts'
@@ -144,27 +144,48 @@ describe('a model that is written differently', () => {
     await same(directory)
   })
 
+  /** Positions from the first cache's length, as some exports count them. */
+  const countingCache = (graph: GraphProto): void => {
+    const added: NodeProto[] = []
+    const emit = (opType: string, input: readonly string[], name: string): string => {
+      added.push(node(opType, input, [name]))
+      return name
+    }
+    const constant = (name: string, values: readonly number[] | number): string => {
+      graph.initializer.push(integers(name, values))
+      return name
+    }
+    const past = emit('Gather', [emit('Shape', ['past_key_values.0.key'], 'c/shape'), constant('c/2', 2)], 'c/past')
+    const count = emit('Gather', [emit('Shape', ['input_ids'], 'c/ids'), constant('c/1', 1)], 'c/count')
+    const range = emit('Range', [past, emit('Add', [past, count], 'c/end'), constant('c/step', 1)], 'c/range')
+    emit('Reshape', [range, constant('c/row', [1, -1])], 'position_ids')
+    graph.node.unshift(...added)
+    graph.input = graph.input.filter(({ name }) => name !== 'position_ids')
+  }
+
   it('that asks how long its caches are, though its attention takes lengths', async () => {
-    const directory = rewritten('asking', { variant: 'fused-rotary' }, ({ graph }) => {
-      // Positions from the cache's length, as some exports count them.
-      const emit = (opType: string, input: readonly string[], name: string): string => {
-        added.push(node(opType, input, [name]))
-        return name
-      }
-      const added: NodeProto[] = []
-      const constant = (name: string, values: readonly number[] | number): string => {
-        graph!.initializer.push(integers(name, values))
-        return name
-      }
-      const past = emit('Gather', [emit('Shape', ['past_key_values.0.key'], 'c/shape'), constant('c/2', 2)], 'c/past')
-      const count = emit('Gather', [emit('Shape', ['input_ids'], 'c/ids'), constant('c/1', 1)], 'c/count')
-      const range = emit('Range', [past, emit('Add', [past, count], 'c/end'), constant('c/step', 1)], 'c/range')
-      emit('Reshape', [range, constant('c/row', [1, -1])], 'position_ids')
-      graph!.node.unshift(...added)
-      graph!.input = graph!.input.filter(({ name }) => name !== 'position_ids')
-    })
+    const directory = rewritten('asking', { variant: 'fused-rotary' }, ({ graph }) => countingCache(graph!))
     const { skeleton, analysis } = await openModel(directory)
     assert.deepEqual(stageGraph(skeleton, analysis, { first: 2, end: 4 }).io.caches.map(({ layout }) => layout), ['tokens', 'tokens', 'tokens', 'tokens'])
+    await same(directory)
+  })
+
+  it('that asks how long one layer\'s cache is, where others have fewer heads', async () => {
+    const directory = rewritten('fewer', { variant: 'fused-rotary' }, ({ graph }) => {
+      countingCache(graph!)
+      const odd = (name: string): boolean => /(layers|past_key_values|present)\.[135]\./.test(name)
+      for (const tensor of graph!.initializer.filter(({ name }) => odd(name) && /[kv]_proj/.test(name))) {
+        const numbers = new Float32Array(Uint8Array.from(tensor.rawData).buffer)
+        tensor.rawData = new Uint8Array(numbers.filter((_, at) => at % 32 < 16).buffer)
+        tensor.dims = [64n, 16n]
+      }
+      for (const one of graph!.node.filter(({ name }) => odd(name) && /k_rotary|GroupQuery/.test(name))) one.attribute = one.attribute.map(attribute => attribute.name === (one.opType === 'RotaryEmbedding' ? 'num_heads' : 'kv_num_heads') ? intAttribute(attribute.name, 1) : attribute)
+      const narrower = (info: GraphProto['input'][number]) => odd(info.name) ? valueInfo(info.name, ELEMENT.float32, shapeOf(info)!.dims!.with(1, 1)) : info
+      graph!.input = graph!.input.map(narrower)
+      graph!.output = graph!.output.map(narrower)
+    })
+    const { analysis } = await openModel(directory)
+    assert.deepEqual(analysis.caches.map(([key]) => key?.heads), [2, 1, 2, 1, 2, 1])
     await same(directory)
   })
 
