@@ -12,7 +12,7 @@ import { Lru } from '../lib/lru.ts'
 import type { Ports, Random } from '../ports.ts'
 import type { Catalogue, MeshView, MetricsSource, PolicyCalls } from '../roles.ts'
 import { blockComponentUri, parseBlock } from '../specs/block.ts'
-import type { Held } from './allocation.ts'
+import type { Held } from './dealings.ts'
 import type { Placement } from './placement.ts'
 import { rank, type Rank } from './rank.ts'
 

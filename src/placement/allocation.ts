@@ -1,62 +1,40 @@
 import { z } from 'zod'
 import type { CapacityAd } from '../../protocols/capacity.ts'
-import { asMeshError, granted, MeshError, refused, type Verdict } from '../../protocols/errors.ts'
-import { hex } from '../../protocols/codec.ts'
-import type { Json, Millis, PeerId } from '../../protocols/ids.ts'
-import { askForBid, award, bid as bidSchema, contract as contractSchema, lease, type Ask, type Bid, type Contract, type Explanation, type InstanceInit } from '../../protocols/placement.ts'
-import type { Signed } from '../../protocols/signed.ts'
+import { granted, refused, type Verdict } from '../../protocols/errors.ts'
+import type { Json, PeerId } from '../../protocols/ids.ts'
+import type { Bid, Explanation, InstanceInit } from '../../protocols/placement.ts'
 import type { BlockRecord } from '../../protocols/specs.ts'
-import { hedgeWithin } from '../lib/hedge.ts'
 import { isJsonObject, toJson, type JsonObject } from '../lib/json.ts'
 import type { Ports, Random } from '../ports.ts'
 import type { MeshView, MetricsSource, PolicyCalls } from '../roles.ts'
-import { seal, unseal } from '../trust/seal.ts'
 import type { Bidder } from './bidder.ts'
 import type { ClusterFilter } from './cluster-document.ts'
+import { Dealings, type DealingsConfig, type Held, type Placed, type Wish } from './dealings.ts'
 import { permitted, type Governance } from './permission.ts'
 import { byScore, choices, rank, sample, type Rank } from './rank.ts'
 
-export type AllocationConfig = {
-  readonly askMs: Millis
-  readonly awardMs: Millis
-  readonly holdMs: Millis
-  readonly leaseMs: Millis
-  readonly asksAtOnce: number
-  readonly filter: ClusterFilter
-}
+export type AllocationConfig = DealingsConfig & { readonly filter: ClusterFilter }
 
-export type Wish = {
-  readonly block: BlockRecord
-  readonly epoch: number
-  readonly action: Ask['action']
-  readonly hosting: ReadonlyMap<PeerId, number>
-  /** Hosts not to ask now, and why. */
-  readonly avoid: ReadonlyMap<PeerId, string>
-  /** Somebody said where: that host alone is asked, and for these GPUs where any are named. */
-  readonly at?: { readonly host: PeerId; readonly gpus: readonly string[] } | undefined
-  /** What this instance alone starts with, over the block's own data. */
-  readonly init?: InstanceInit | undefined
-}
-export type Placed = { readonly contract: Contract; readonly envelope: Signed }
-/** A reservation that a host has signed for. */
-export type Held = { readonly wish: Wish; readonly bid: Bid }
+/** Several instances of one block: `inits` has what each of them alone starts with. */
+export type Wishes = Omit<Wish, 'at' | 'init'> & { readonly inits: readonly (InstanceInit | undefined)[] }
 type Candidate = Explanation['candidates'][number]
 type Offer = Pick<Held, 'bid'> & { readonly ad: CapacityAd; readonly rank: Rank }
 type Log = { readonly lines: Candidate[] }
 
 const LINES_BOUND = 400
-/** Who has not answered by then may not have heard. Asks and awards are idempotent. */
-const ASKED = { againMs: 200, times: 3 }
-const AWARDED = { againMs: 500, times: 3 }
+/** Of so many hosts that are asked this part must have answered: one that is far, busy or dead without a word keeps nobody waiting. */
+const MANY = 8
+const ENOUGH = 3 / 4
 const identified = z.union([z.string(), z.looseObject({ id: z.string(), node_id: z.string().optional() })])
 
-/** The buyer's side: AIOS's allocation sequence for one instance, by asking hosts instead of a gateway. */
+/** The buyer's side: AIOS's allocation sequence, by asking hosts instead of a gateway. */
 export class Allocation {
+  /** With one host at a time. */
+  readonly dealings: Dealings
   readonly #ports: Pick<Ports, 'clock' | 'identity' | 'network' | 'telemetry'>
   readonly #random: Random
   readonly #view: MeshView
   readonly #policies: PolicyCalls
-  readonly #bidder: Bidder
   readonly #metrics: Pick<MetricsSource, 'clusters'>
   readonly #governance: Governance
   readonly #config: AllocationConfig
@@ -66,35 +44,74 @@ export class Allocation {
     this.#random = ports.random.fork('allocation')
     this.#view = roles.view
     this.#policies = roles.policies
-    this.#bidder = roles.bidder
+    this.dealings = new Dealings(ports, this.#random, roles.bidder, config)
     this.#metrics = roles.metrics
     this.#governance = roles.governance
     this.#config = config
   }
 
-  /** Places one instance, or says why none could be; the explanation tells of every host that had a say. */
-  async place(wish: Wish): Promise<{ readonly verdict: Verdict<Placed>; readonly explanation: Explanation }> {
+  /** Places one instance on a host that somebody named, or says why it could not be. */
+  async placeAt(wish: Wish, host: PeerId): Promise<{ readonly verdict: Verdict<Placed>; readonly explanation: Explanation }> {
     const log: Log = { lines: [] }
-    if (wish.at !== undefined) return this.#done(wish, log, await this.#placeAt(wish, wish.at.host, log))
-    const offers = await this.#offers(wish, log, false)
-    if (!offers.ok) return this.#done(wish, log, offers)
-    const order = await this.#pick(wish.block, offers.value, log)
+    const verdict = await this.#placeAt(wish, host, log)
+    return { verdict, explanation: this.#done(wish, log, [verdict]) }
+  }
+
+  /**
+   * Places several instances at once, each on another of the hosts that bid, and calls `took` with each of `inits` as soon as it is known
+   * what became of it. Not with all: where a host that was just taken would come before the others again, another round does better.
+   * The explanation tells of every host that had a say.
+   */
+  async place(wishes: Wishes, took: (at: number, verdict: Verdict<Placed>) => void): Promise<Explanation> {
+    const log: Log = { lines: [] }
+    const offers = await this.#offers(wishes, log, false)
+    if (!offers.ok) {
+      for (const at of wishes.inits.keys()) took(at, offers)
+      return this.#done(wishes, log, [offers])
+    }
+    const { chosen, others } = await this.#choose(wishes, offers.value, log)
+    const verdicts = await Promise.all(chosen.map(async (offer, at) => {
+      const verdict = await this.#awardFirst({ ...wishes, init: wishes.inits[at] }, offer, others, log)
+      took(at, verdict)
+      return verdict
+    }))
+    for (const { bid } of others) this.dealings.giveBack({ wish: wishes, bid })
+    return this.#done(wishes, log, verdicts)
+  }
+
+  /** A host for each instance, and those to fall back on, best first. */
+  async #choose({ block, inits }: Wishes, offers: readonly Offer[], log: Log): Promise<{ readonly chosen: readonly Offer[]; readonly others: Offer[] }> {
+    const chosen: Offer[] = []
+    let others = offers
+    let again = 0
+    while (chosen.length < inits.length && others.length > 0) {
+      const [next, ...rest] = await this.#pick(block, others, log)
+      if (next === undefined || worth(next) < again) break
+      chosen.push(next)
+      others = rest
+      again = Math.max(again, worth(next) / 2)
+      // A rule says where the next one goes when it sees where this one went.
+      if (block.policies['clusterAllocator'] !== undefined) break
+    }
+    return { chosen, others: [...others] }
+  }
+
+  /** Awards to the host that was chosen, or to the best of the others that takes it. */
+  async #awardFirst(wish: Wish, offer: Offer, others: Offer[], log: Log): Promise<Verdict<Placed>> {
     let placed: Verdict<Placed> = refused('nobody made a bid that stood', true)
-    const untried = [...order]
-    for (let offer = untried.shift(); offer !== undefined; offer = untried.shift()) {
-      placed = await this.award({ wish, bid: offer.bid })
-      note(log, { peer: offer.bid.host, step: 'award', ok: placed.ok, because: placed.ok ? `contract ${placed.value.contract.id}` : placed.because })
+    for (let next: Offer | undefined = offer; next !== undefined; next = others.shift()) {
+      placed = await this.dealings.award({ wish, bid: next.bid })
+      note(log, { peer: next.bid.host, step: 'award', ok: placed.ok, because: placed.ok ? `contract ${placed.value.contract.id}` : placed.because })
       if (placed.ok) break
     }
-    for (const { bid } of untried) this.giveBack({ wish, bid })
-    return this.#done(wish, log, placed)
+    return placed
   }
 
   async #placeAt(wish: Wish, host: PeerId, log: Log): Promise<Verdict<Placed>> {
     const allowed = await this.permitted(wish, host)
-    const held = allowed.ok ? await this.hold(wish, host) : allowed
+    const held = allowed.ok ? await this.dealings.hold(wish, host) : allowed
     note(log, { peer: host, step: 'ask', ok: held.ok, because: held.ok ? held.value.bid.because : held.because })
-    const placed = held.ok ? await this.award(held.value) : held
+    const placed = held.ok ? await this.dealings.award(held.value) : held
     if (held.ok) note(log, { peer: host, step: 'award', ok: placed.ok, because: placed.ok ? `contract ${placed.value.contract.id}` : placed.because })
     return placed
   }
@@ -102,8 +119,7 @@ export class Allocation {
   /** What `place` would do now. Reserves nothing. */
   async explain(block: BlockRecord, hosting: ReadonlyMap<PeerId, number>): Promise<Explanation> {
     const log: Log = { lines: [] }
-    const wish: Wish = { block, epoch: 0, action: 'dry_run', hosting, avoid: new Map() }
-    const offers = await this.#offers(wish, log, true)
+    const offers = await this.#offers({ block, epoch: 0, action: 'dry_run', hosting, avoid: new Map(), inits: [undefined] }, log, true)
     if (!offers.ok) return { block: block.blockId, candidates: log.lines }
     const [chosen] = await this.#pick(block, offers.value, log)
     return { block: block.blockId, ...(chosen === undefined ? {} : { chosen: chosen.bid.host }), candidates: log.lines }
@@ -117,24 +133,14 @@ export class Allocation {
     return verdict.ok ? granted(true) : verdict
   }
 
-  /** Asks this one host to keep room for an instance: the first half of `place`, for those who must place several or none. */
-  async hold(wish: Wish, host: PeerId, holdMs: Millis = this.#config.holdMs): Promise<Verdict<Held>> {
-    const verdict = await this.#askOne(wish, host, false, holdMs)
-    return verdict.ok ? granted({ wish, bid: verdict.value }) : verdict
-  }
-
-  /** What this one host would bid now. Reserves nothing. */
-  ask(wish: Wish, host: PeerId): Promise<Verdict<Bid>> {
-    return this.#askOne(wish, host, true)
-  }
-
-  #done(wish: Wish, log: Log, verdict: Verdict<Placed>): { readonly verdict: Verdict<Placed>; readonly explanation: Explanation } {
-    this.#ports.telemetry.count('placements_total', { placed: String(verdict.ok), action: wish.action })
-    return { verdict, explanation: { block: wish.block.blockId, ...(verdict.ok ? { chosen: verdict.value.contract.host } : {}), candidates: log.lines } }
+  #done({ block, action }: Wish, log: Log, verdicts: readonly Verdict<Placed>[]): Explanation {
+    for (const { ok } of verdicts) this.#ports.telemetry.count('placements_total', { placed: String(ok), action })
+    const first = verdicts.find(({ ok }) => ok)
+    return { block: block.blockId, ...(first?.ok === true ? { chosen: first.value.contract.host } : {}), candidates: log.lines }
   }
 
   /** Filter, selection, pre-checks, asks: the bids of this round. */
-  async #offers(wish: Wish, log: Log, dryRun: boolean): Promise<Verdict<readonly Offer[]>> {
+  async #offers(wish: Wishes, log: Log, dryRun: boolean): Promise<Verdict<readonly Offer[]>> {
     const ads = this.#view.ads()
     const { block } = wish
     const clusters = Map.groupBy(ads, ({ cluster }) => cluster)
@@ -144,7 +150,7 @@ export class Allocation {
     const candidates = await this.#selected(block, this.#filtered(wish, ads, [...clusters.keys()], documentOf, log), documentOf, log)
     const { ranked, refused: unsuited } = rank(block, candidates, { hosting: wish.hosting, rtt: peer => (peer === this.#view.self ? 0 : this.#ports.network.rtt(peer)), lastResort: isMissing(wish) })
     for (const { peer, because } of unsuited) note(log, { peer, step: 'filter', ok: false, because })
-    const drawn = sample(ranked, choices(ads.length), this.#random)
+    const drawn = sample(ranked, Math.max(choices(ads.length), 2 * wish.inits.length), this.#random)
     if (drawn.length < ranked.length) note(log, { peer: this.#ports.identity.peer, step: 'ask', ok: true, because: `${drawn.length} of ${ranked.length} hosts that could are asked` })
     const asked = await this.#allowed(wish, drawn, new Map(candidates.map(({ peer, cluster }) => [peer, cluster])), clusters, log)
     if (asked.length === 0) return refused(ads.length === 0 ? 'no host is known' : `none of ${ads.length} hosts can run it: ${summary(log)}`, true)
@@ -206,42 +212,38 @@ export class Allocation {
     })
   }
 
-  async #askAll(wish: Wish, asked: readonly Rank[], dryRun: boolean, log: Log): Promise<readonly { readonly bid: Bid; readonly rank: Rank }[]> {
+  /** Of many that are asked, those who take longest are not waited for; a dry run tells of each. */
+  async #askAll(wish: Wishes, asked: readonly Rank[], dryRun: boolean, log: Log): Promise<readonly { readonly bid: Bid; readonly rank: Rank }[]> {
     const bids: { bid: Bid; rank: Rank }[] = []
-    const waiting = [...asked]
-    const lane = async (): Promise<void> => {
-      for (let next = waiting.shift(); next !== undefined; next = waiting.shift()) {
-        const verdict = await this.#askOne(wish, next.peer, dryRun)
-        note(log, { peer: next.peer, step: verdict.ok ? 'bid' : 'ask', ok: verdict.ok, because: verdict.ok ? verdict.value.because : verdict.because, ...(verdict.ok ? { score: verdict.value.score } : {}) })
-        if (verdict.ok) bids.push({ bid: verdict.value, rank: next })
+    const waiting = new Set(asked)
+    const enough = dryRun || asked.length < MANY ? asked.length : Math.ceil(asked.length * ENOUGH)
+    let over = false
+    await new Promise<void>((resolve, reject) => {
+      for (const rank of asked) {
+        const { peer } = rank
+        this.dealings.ask(wish, peer, dryRun).then(verdict => {
+          if (over) {
+            if (verdict.ok) this.dealings.giveBack({ wish, bid: verdict.value })
+            return
+          }
+          waiting.delete(rank)
+          note(log, { peer, step: verdict.ok ? 'bid' : 'ask', ok: verdict.ok, because: verdict.ok ? verdict.value.because : verdict.because, ...(verdict.ok ? { score: verdict.value.score } : {}) })
+          if (verdict.ok) bids.push({ bid: verdict.value, rank })
+          if (waiting.size === 0 || (asked.length - waiting.size >= enough && bids.length >= wish.inits.length)) resolve()
+        }).catch(reject)
       }
-    }
-    await Promise.all(Array.from({ length: Math.min(this.#config.asksAtOnce, asked.length) }, lane))
+    })
+    over = true
+    for (const { peer } of waiting) note(log, { peer, step: 'ask', ok: false, because: `${asked.length - waiting.size} others had answered before it did` })
     // Answers arrive in any order; what is chosen must not depend on it.
     return bids.sort((a, b) => byScore(a.rank, b.rank))
   }
 
-  async #askOne({ block, epoch, action, at }: Wish, host: PeerId, dryRun: boolean, holdMs: Millis = this.#config.holdMs): Promise<Verdict<Bid>> {
-    const { clock, identity, network } = this.#ports
-    const ask: Ask = { id: `ask-${hex(this.#random.bytes(8))}`, block, needs: block.needs, steward: identity.peer, epoch, holdMs, action, dryRun, ...(at === undefined || at.gpus.length === 0 ? {} : { gpus: [...at.gpus] }) }
-    try {
-      const answer = host === identity.peer ? await this.#bidder.ask(ask, host) : await hedgeWithin(clock, { ...ASKED, windowMs: this.#config.askMs }, leftMs => network.request(host, askForBid, ask, leftMs))
-      if ('refusal' in answer) return refused(answer.refusal.because, answer.refusal.retryable)
-      const { value, signer } = unseal(identity, 'bid', bidSchema, answer.bid, askForBid.limits.responseBytes)
-      if (signer !== host || value.host !== host || value.ask !== ask.id) return refused('it answered with a bid for something else')
-      if (!Number.isFinite(value.score) || value.score < 0 || value.score > 1) return refused(`its score ${value.score} is outside 0..1`)
-      return granted(value)
-    } catch (error) {
-      return unreachable(error)
-    }
-  }
-
   /** The order in which to award: AIOS's `post_dry_run` names the first, the rest follow by score. */
   async #pick(block: BlockRecord, offers: readonly Offer[], log: Log): Promise<readonly Offer[]> {
-    // The host's word about itself counts as much as what is known of it from here: spread, distance, bundle.
     const clusters = this.#governance.clusters
     const view = this.#view
-    const order = [...offers].sort((a, b) => b.bid.score + b.rank.score - (a.bid.score + a.rank.score) || (a.bid.host < b.bid.host ? -1 : 1))
+    const order = [...offers].sort((a, b) => worth(b) - worth(a) || (a.bid.host < b.bid.host ? -1 : 1))
     const decision = await this.#policies.decide<Offer | undefined>({
       hook: 'clusterAllocator',
       rule: block.policies['clusterAllocator'],
@@ -265,45 +267,11 @@ export class Allocation {
     note(log, { peer: first.bid.host, step: 'post_dry_run', ok: true, score: first.bid.score, because: decision.by === 'default' ? `best of ${order.length} bids` : decision.because })
     return [first, ...order.filter(offer => offer !== first)]
   }
+}
 
-  /** Takes a reservation: the host starts the instance. Idempotent. */
-  async award({ wish, bid }: Held): Promise<Verdict<Placed>> {
-    const { clock, identity, network } = this.#ports
-    const body = { ask: bid.ask, hold: bid.hold, block: wish.block, instance: `in-${hex(this.#random.bytes(6))}`, epoch: wish.epoch, leaseMs: this.#config.leaseMs, issuedAt: clock.unix(), ...(wish.init === undefined ? {} : { init: wish.init }) }
-    const envelope = seal(identity, 'award', body)
-    const send = async (): Promise<Verdict<Placed>> => {
-      const answer = bid.host === identity.peer ? await this.#bidder.award(envelope, identity.peer) : await hedgeWithin(clock, { ...AWARDED, windowMs: this.#config.awardMs }, leftMs => network.request(bid.host, award, envelope, leftMs))
-      if ('refusal' in answer) return refused(answer.refusal.because, answer.refusal.retryable)
-      const { value, signer } = unseal(identity, 'contract', contractSchema, answer.contract, award.limits.responseBytes)
-      const asAwarded = signer === bid.host && value.host === bid.host && value.instance === body.instance && value.block === wish.block.blockId && value.epoch >= wish.epoch
-      return asAwarded ? granted({ contract: value, envelope: answer.contract }) : refused('it answered with a contract for something else')
-    }
-    try {
-      return await send()
-    } catch (error) {
-      const failure = asMeshError(error)
-      if (failure.code !== 'DEADLINE') return unreachable(error)
-      // The award may have arrived and its answer been lost. It is idempotent: ask once more before going elsewhere.
-      return send().catch(unreachable)
-    }
-  }
-
-  /** Tells a host that its reservation is not needed, so that the next ask finds the room. Lost, it expires by itself. */
-  giveBack({ wish, bid }: Held): void {
-    this.#release(wish, bid.host, bid.hold, 'another bid was taken')
-  }
-
-  /** Ends what was awarded a moment ago, because the rest of what it belongs to could not be placed. Lost, its lease runs out. */
-  takeBack({ wish, bid }: Held, { contract }: Placed, because: string): void {
-    this.#release({ ...wish, epoch: Math.max(wish.epoch, contract.epoch) }, bid.host, contract.id, because)
-  }
-
-  #release({ block, epoch }: Wish, host: PeerId, what: string, because: string): void {
-    const { clock, identity, network } = this.#ports
-    const envelope = seal(identity, 'lease', { do: 'release', block: block.blockId, contract: what, epoch, leaseMs: 0, because, issuedAt: clock.unix() })
-    const sent = host === identity.peer ? this.#bidder.lease(envelope, identity.peer) : network.request(host, lease, envelope, this.#config.askMs)
-    sent.catch(unreachable)
-  }
+/** The host's word about itself counts as much as what is known of it from here: spread, distance, bundle. Half of it for its second instance. */
+function worth({ bid, rank }: Pick<Offer, 'bid' | 'rank'>): number {
+  return bid.score + rank.score
 }
 
 /** Made when it is first asked for. */
@@ -327,11 +295,6 @@ function summary({ lines }: Log): string {
   const counts = new Map<string, number>()
   for (const { ok, because } of lines) if (!ok) counts.set(because, (counts.get(because) ?? 0) + 1)
   return [...counts].sort(([, a], [, b]) => b - a).slice(0, 3).map(([because, count]) => (count === 1 ? because : `${count} × ${because}`)).join('; ') || 'no host is left'
-}
-
-function unreachable(error: unknown): { readonly ok: false; readonly because: string; readonly retryable: boolean } {
-  if (!(error instanceof MeshError)) throw error
-  return refused(`${error.code}: ${error.message}`, true)
 }
 
 function idOf(value: Json): { readonly id: string; readonly node: string | undefined } | undefined {

@@ -1,12 +1,13 @@
-import { MeshError } from '../../protocols/errors.ts'
+import { MeshError, type Verdict } from '../../protocols/errors.ts'
 import type { BlockId } from '../../protocols/ids.ts'
-import { contract as contractSchema, lease, type Ask, type Explanation } from '../../protocols/placement.ts'
+import { contract as contractSchema, lease, type Ask, type Explanation, type InstanceInit } from '../../protocols/placement.ts'
 import type { BlockRecord } from '../../protocols/specs.ts'
 import { Lru } from '../lib/lru.ts'
 import type { Ports, Random } from '../ports.ts'
 import { seal, unseal } from '../trust/seal.ts'
 import type { Allocation } from './allocation.ts'
 import type { Bidder } from './bidder.ts'
+import type { Placed } from './dealings.ts'
 import type { Observed } from './reconcile.ts'
 import type { Stewardship } from './stewardship.ts'
 import { termsOf } from './terms.ts'
@@ -20,6 +21,9 @@ export type DeedsParts = {
   /** A host obeys a later epoch. */
   readonly onOutranked: (stewardship: Stewardship, highest: number) => void
 }
+
+/** What an instance to be placed starts with, and who knows that it is to come in the place of another. */
+type Start = { readonly init: InstanceInit | undefined; readonly giveBack: () => void }
 
 const EXPLANATIONS_BOUND = 1_024
 
@@ -43,38 +47,59 @@ export class Deeds {
     return this.#explanations.peek(block)
   }
 
-  /** `stewardship.placing` counts this one already. */
-  async place(stewardship: Stewardship, record: BlockRecord, action: Ask['action']): Promise<void> {
+  /** Places so many side by side; `stewardship.placing` counts them already. One at a time where somebody said where. */
+  async place(stewardship: Stewardship, record: BlockRecord, action: Ask['action'], count: number): Promise<void> {
     const { clock, telemetry } = this.#ports
+    const { allocation, kick } = this.#parts
     const { block, epoch } = stewardship
     // Taken before anything is awaited: each spot is for one instance, and one that cannot be had is not asked for twice.
-    const { host, gpus = [], init = stewardship.inherit(termsOf(record)) } = stewardship.spots.shift() ?? {}
-    const giveBack = action === 'reassignment' ? stewardship.replaces() : (): void => undefined
-    let placed = false
-    try {
-      const { verdict, explanation } = await this.#parts.allocation.place({ block: record, epoch, action, hosting: stewardship.hosting(), avoid: stewardship.avoided(clock.monotonic()), at: host === undefined ? undefined : { host, gpus }, init })
-      this.#explanations.set(block, explanation)
+    const spot = stewardship.spots.shift()
+    const waiting = new Map<number, Start>()
+    for (let at = 0; at < count; at += 1) waiting.set(at, { init: spot?.init ?? stewardship.inherit(termsOf(record)), giveBack: action === 'reassignment' ? stewardship.replaces() : () => undefined })
+    const wish = { block: record, epoch, action, hosting: stewardship.hosting(), avoid: stewardship.avoided(clock.monotonic()) }
+    let because: string | undefined
+    const took = (at: number, verdict: Verdict<Placed>): void => {
       if (verdict.ok) {
-        stewardship.holds(verdict.value.contract, verdict.value.envelope, clock.monotonic(), true)
-        placed = true
-        stewardship.failures = 0
-        stewardship.retryAt = 0
-        telemetry.event('info', 'block.placed', { block, host: verdict.value.contract.host, epoch })
-      } else if (host !== undefined) {
-        stewardship.bequeath(init)
-        telemetry.event('warn', 'block.not-placed-there', { block, host, because: verdict.because })
-      } else {
-        stewardship.bequeath(init)
-        const { first, most } = this.#config.retryMs
-        stewardship.failures += 1
-        stewardship.retryAt = clock.monotonic() + Math.min(most, first * 2 ** Math.min(16, stewardship.failures - 1)) * (0.75 + this.#random.float() / 2)
-        telemetry.event('warn', 'block.not-placed', { block, because: verdict.because })
-      }
-    } finally {
-      if (!placed) giveBack()
-      stewardship.placing -= 1
-      this.#parts.kick(block)
+        waiting.delete(at)
+        this.#placed(stewardship, verdict.value)
+      } else because = verdict.because
     }
+    try {
+      if (spot?.host === undefined) this.#explanations.set(block, await allocation.place({ ...wish, inits: [...waiting.values()].map(({ init }) => init) }, took))
+      else {
+        const { host, gpus } = spot
+        const { verdict, explanation } = await allocation.placeAt({ ...wish, at: { host, gpus }, init: waiting.get(0)?.init }, host)
+        this.#explanations.set(block, explanation)
+        if (verdict.ok) took(0, verdict)
+        else telemetry.event('warn', 'block.not-placed-there', { block, host, because: verdict.because })
+      }
+      if (because !== undefined) this.#restsAfter(stewardship, because)
+    } finally {
+      for (const { init, giveBack } of waiting.values()) {
+        stewardship.bequeath(init)
+        giveBack()
+      }
+      stewardship.placing -= waiting.size
+      kick(block)
+    }
+  }
+
+  #placed(stewardship: Stewardship, { contract, envelope }: Placed): void {
+    const { block, epoch } = stewardship
+    stewardship.holds(contract, envelope, this.#ports.clock.monotonic(), true)
+    stewardship.placing -= 1
+    stewardship.failures = 0
+    stewardship.retryAt = 0
+    this.#ports.telemetry.event('info', 'block.placed', { block, host: contract.host, epoch })
+    this.#parts.kick(block)
+  }
+
+  /** Some that were wanted could not be placed: they are tried again later, and ever later. */
+  #restsAfter(stewardship: Stewardship, because: string): void {
+    const { first, most } = this.#config.retryMs
+    stewardship.failures += 1
+    stewardship.retryAt = this.#ports.clock.monotonic() + Math.min(most, first * 2 ** Math.min(16, stewardship.failures - 1)) * (0.75 + this.#random.float() / 2)
+    this.#ports.telemetry.event('warn', 'block.not-placed', { block: stewardship.block, because })
   }
 
   async lease(stewardship: Stewardship, target: Observed, what: 'renew' | 'release', because: string): Promise<void> {

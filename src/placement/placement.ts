@@ -6,10 +6,11 @@ import type { Resources } from '../../protocols/resources.ts'
 import type { BlockRecord } from '../../protocols/specs.ts'
 import type { Ports } from '../ports.ts'
 import type { Catalogue, ContractBook, InstanceHost, MeshView, MetricsSource, PolicyCalls } from '../roles.ts'
-import { Allocation, type AllocationConfig, type Held, type Wish } from './allocation.ts'
+import { Allocation, type AllocationConfig } from './allocation.ts'
 import { Bidder, BIDDER, type BidderConfig } from './bidder.ts'
 import { Bundles, BUNDLES, type BundlesConfig } from './bundles.ts'
 import { aiosFilter } from './cluster-document.ts'
+import type { Held, Wish } from './dealings.ts'
 import { Hosting } from './hosting.ts'
 import type { LedgerPromise } from './ledger.ts'
 import { UNGOVERNED, type Governance } from './permission.ts'
@@ -33,7 +34,7 @@ export const PLACEMENT: PlacementConfig = {
   hosting: HOSTING,
   bidder: BIDDER,
   steward: STEWARD,
-  allocation: { askMs: 800, awardMs: 2_000, holdMs: 5_000, leaseMs: STEWARD.leaseMs, asksAtOnce: 8, filter: aiosFilter },
+  allocation: { askMs: 1_200, awardMs: 2_000, holdMs: 5_000, leaseMs: STEWARD.leaseMs, filter: aiosFilter },
   bundles: BUNDLES,
 }
 
@@ -184,17 +185,17 @@ export class Placement implements ContractBook {
 
   /** What a host would bid for an instance of a block that nobody has registered. Reserves nothing. */
   ask(block: BlockRecord, host: PeerId): Promise<Verdict<Bid>> {
-    return this.#allocation.ask(unregistered(block), host)
+    return this.#allocation.dealings.ask(unregistered(block), host, true)
   }
 
   /** The same, and the host keeps the room for so long. */
   reserve(block: BlockRecord, host: PeerId, holdMs: Millis): Promise<Verdict<Held>> {
-    return this.#allocation.hold(unregistered(block), host, holdMs)
+    return this.#allocation.dealings.hold(unregistered(block), host, holdMs)
   }
 
   /** A reservation that nobody needs any more. Lost, it expires by itself. */
   giveBack(held: Held): void {
-    this.#allocation.giveBack(held)
+    this.#allocation.dealings.giveBack(held)
   }
 
   /** What placing one more instance would do now: who would be asked, who bids what, who refuses and why. Reserves nothing. */

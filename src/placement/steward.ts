@@ -355,18 +355,15 @@ export class Steward {
     const { placing, lost, placedBefore, epoch, surplusSince } = stewardship
     const retryAt = Math.max(stewardship.retryAt, stewardship.restsUntil(now, this.#config.crashes))
     const steps = reconcile({ want, terms, observed, placing, lost, placedBefore, epoch, now, surplusSince, retryAt, renewEveryMs: this.#config.renewEveryMs, surplusMs: this.#config.surplusMs })
-    // One after the other, so that each sees where the last one went; several at once only where many are missing.
-    const lanes = steps.reduce((sum, step) => (step.do === 'place' ? sum + step.count : sum), 0) > 8 ? this.#config.placeAtOnce : 1
     for (const step of steps) {
       if (step.do === 'renew') this.#background(this.#deeds.lease(stewardship, step.target, 'renew', ''))
       else if (step.do === 'release') this.#background(this.#deeds.lease(stewardship, step.target, 'release', step.because))
       else if (step.do === 'wait') clock.after(Math.max(1, step.untilMs - now), () => this.#kick(block))
       else {
-        if (record === undefined) continue
-        for (let left = step.count; left > 0 && stewardship.placing < lanes; left -= 1) {
-          stewardship.placing += 1
-          this.#background(this.#deeds.place(stewardship, record, step.action))
-        }
+        // One round after the other, so that each sees where the last ones went.
+        if (record === undefined || stewardship.placing > 0) continue
+        stewardship.placing = stewardship.spots.length > 0 ? 1 : Math.min(step.count, this.#config.placeAtOnce)
+        this.#background(this.#deeds.place(stewardship, record, step.action, stewardship.placing))
       }
     }
     this.#mirrors.tellSoon(stewardship)

@@ -42,6 +42,7 @@ export type StewardConfig = {
   readonly retryMs: { readonly first: Millis; readonly most: Millis }
   /** After the second failed contract within `windowMs` the next is placed after `first`, doubling up to `most`; `budget` of them and the block counts as failing. */
   readonly crashes: { readonly windowMs: Millis; readonly first: Millis; readonly most: Millis; readonly budget: number }
+  /** Instances of one block in one round of asking. */
   readonly placeAtOnce: number
   readonly mirrorMs: Millis
   /** How long a peer that could not write leaves stewardship to others. */
@@ -55,5 +56,5 @@ export type StewardConfig = {
 
 export const STEWARD: Omit<StewardConfig, 'maySteward'> = {
   leaseMs: 20_000, renewEveryMs: 4_000, leaseDeadlineMs: 2_000, tickMs: 1_000, kickMs: 10, surveyMs: 250, surplusMs: 2_000, graceMs: 10_000, avoidMs: 30_000,
-  retryMs: { first: 300, most: 8_000 }, crashes: { windowMs: 600_000, first: 500, most: 120_000, budget: 5 }, placeAtOnce: 4, mirrorMs: 250, unfitMs: 30_000, skewMs: 60_000, yieldMs: { first: 300, most: 8_000, calmMs: 30_000 },
+  retryMs: { first: 300, most: 8_000 }, crashes: { windowMs: 600_000, first: 500, most: 120_000, budget: 5 }, placeAtOnce: 8, mirrorMs: 250, unfitMs: 30_000, skewMs: 60_000, yieldMs: { first: 300, most: 8_000, calmMs: 30_000 },
 }
