@@ -77,7 +77,8 @@ export const capacityPull = defineProtocol({
   id: '/aios/capacity-pull/1',
   /** `held`: 4-byte marks of the words the asker holds, wholes under a delta besides (FNV-1a of peer id, incarnation, sequence); what it holds is left out. */
   request: z.object({ of: z.array(peerId).max(256).optional(), held: bytes.refine(bytes => bytes.byteLength <= 16_384, 'longer than 4096 marks').optional() }),
-  response: z.object({ ads: z.array(signed).max(256) }),
+  /** `knows`: of so many peers the answerer holds a word. */
+  response: z.object({ ads: z.array(signed).max(256), knows: z.int().nonnegative().optional() }),
   limits: { requestBytes: 32_768, responseBytes: 8_388_608, perPeerPerSecond: 10, deadlineMs: 5_000 },
 })
 

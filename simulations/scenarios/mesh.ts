@@ -122,7 +122,7 @@ function employ(world: World<MeshPeer>, work: Work, evidence: Evidence, random: 
   const again = (at: number): void => {
     if (clock.monotonic() >= end) return
     void ask(at)
-    if (random.float() < ASKED_AGAIN) clock.after(random.below(2_000), () => void ask(at))
+    if (random.float() < ASKED_AGAIN) clock.after(random.below(Math.min(2_000, end - clock.monotonic())), () => void ask(at))
     clock.after(work.runEveryMs, () => again(at + 1))
   }
   again(0)

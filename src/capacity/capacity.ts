@@ -12,6 +12,7 @@ import { Advertiser, type AdSources, type AdvertiserConfig } from './advertiser.
 import type { LifeState } from './beliefs.ts'
 import { AdExchange, hearOne, SMALL_MESH, type ExchangeConfig } from './exchange.ts'
 import { Liveness } from './liveness.ts'
+import { Newcomer } from './newcomer.ts'
 import { LIVENESS, type LivenessConfig } from './timings.ts'
 import { AdView } from './view.ts'
 
@@ -44,12 +45,6 @@ export const CAPACITY: CapacityConfig = {
 }
 
 const MET = 'capacity/met'
-/** How long nobody new is heard of before a peer that has just started takes what it sees for the mesh, and how long it waits for that at most. */
-const SETTLE_MS = 1_000
-const SETTLE_MOST_MS = 10_000
-const KNOW_MOST_MS = 750
-/** How much the mesh a newcomer knows must have grown for it not to know most of it yet. */
-const MUCH = 1.1
 const UNPROVED_BYTES = 16_384
 const AD_BYTES = capacityTopic.limits.messageBytes
 
@@ -68,17 +63,12 @@ export class Capacity implements MeshView {
   readonly #hearers = new Set<Hearer>()
   readonly #lifeHearers = new Set<LifeHearer>()
   readonly #exchange: AdExchange
+  readonly #newcomer: Newcomer
   readonly #unproved = new Lru<PeerId, Signed>(256)
   readonly #stops: (() => void)[] = []
   #caughtUp = false
   #met = false
   #startedAt = 0
-  #most = 0
-  /** When the last peer was heard of that was unknown before. */
-  #grewAt = 0
-  /** The same of a tenth more peers than before. */
-  #grewMuchAt = 0
-  #known = 0
   #stopped = false
   #ads: readonly CapacityAd[] | undefined
 
@@ -108,13 +98,18 @@ export class Capacity implements MeshView {
       },
       onState: (peer, state, before) => this.#moved(peer, state, before),
     })
+    this.#newcomer = new Newcomer(ports.clock, () => ports.network.peers().length)
     this.#exchange = new AdExchange(ports, this.#random, config.exchange, {
       view: this.#view,
       live: () => this.live(),
       isLive: peer => this.#isLive(peer),
       hear: envelope => this.#hear(envelope),
       // In a large mesh the first that answers may have just started too: who hears of nobody new has caught up.
-      onAnswered: news => this.#background(!news || this.#view.size <= SMALL_MESH ? this.#catchUp() : this.#advertiser.tell()),
+      onAnswered: (peer, knows, news) => {
+        this.#newcomer.told(peer, knows, this.#view.size + this.#unproved.size)
+        this.#background(!news || this.#view.size <= SMALL_MESH ? this.#catchUp() : this.#advertiser.tell())
+      },
+      isNew: () => this.#newcomer.growing,
     })
   }
 
@@ -124,8 +119,7 @@ export class Capacity implements MeshView {
     this.#exchange.listen()
     this.#stops.push(network.subscribe(capacityTopic, envelope => this.#hear(envelope)))
     this.#startedAt = clock.monotonic()
-    this.#grewAt = this.#startedAt
-    this.#grewMuchAt = this.#startedAt
+    this.#newcomer.start()
     this.#met = (await journal.get(MET)) !== undefined
     await this.#advertiser.start(sources)
     this.#liveness.start()
@@ -146,6 +140,7 @@ export class Capacity implements MeshView {
     this.#stopped = true
     this.#advertiser.stop()
     this.#exchange.stop()
+    this.#newcomer.stop()
     for (const stop of this.#stops) stop()
     await this.#liveness.stop()
   }
@@ -178,27 +173,14 @@ export class Capacity implements MeshView {
     return this.#caughtUp
   }
 
-  /**
-   * Resolves once this peer, which has just started, has not heard of a new peer for a while: until then it holds a part of the mesh for
-   * all of it, and would ask others than the rest does. Never later than a bound after the start, and at once ever after.
-   */
+  /** Resolves once this peer, which has just started, takes what it sees for the mesh. */
   settled(): Promise<void> {
-    return this.#calm(SETTLE_MS, () => this.#grewAt)
+    return this.#newcomer.settled()
   }
 
-  /** The same for who can do with most of the mesh: single peers that are heard of late keep nobody waiting. */
+  /** Resolves once this peer, which has just started, knows most of the mesh. */
   knowsMost(): Promise<void> {
-    return this.#calm(KNOW_MOST_MS, () => this.#grewMuchAt)
-  }
-
-  async #calm(calmMs: Millis, since: () => Millis): Promise<void> {
-    const { clock } = this.#ports
-    while (true) {
-      const now = clock.monotonic()
-      const wait = Math.min(since() + calmMs, this.#startedAt + SETTLE_MOST_MS) - now
-      if (wait <= 0 || this.#stopped) return
-      await clock.sleep(wait)
-    }
+    return this.#newcomer.knowsMost()
   }
 
   ads(): readonly CapacityAd[] {
@@ -322,14 +304,7 @@ export class Capacity implements MeshView {
 
   #changed(peer: PeerId, what: Parameters<Hearer>[1]): void {
     this.#ads = undefined
-    if (this.#view.size > this.#most) {
-      this.#most = this.#view.size
-      this.#grewAt = this.#ports.clock.monotonic()
-      if (this.#most > this.#known * MUCH) {
-        this.#known = this.#most
-        this.#grewMuchAt = this.#grewAt
-      }
-    }
+    this.#newcomer.knows(this.#view.size)
     for (const hear of this.#hearers) hear(peer, what)
     if (what !== 'ad') for (const hear of this.#lifeHearers) hear(peer, what)
   }

@@ -26,14 +26,18 @@ export type ExchangeParts = {
   readonly isLive: (peer: PeerId) => boolean
   /** Takes one envelope; throws a MeshError when it is not good. */
   readonly hear: (envelope: Signed) => void
-  /** Somebody told all it holds; `news`: that made peers known. */
-  readonly onAnswered: (news: boolean) => void
+  /** Somebody, who knows so many peers, told all it holds; `news`: that made peers known. */
+  readonly onAnswered: (peer: PeerId, knows: number, news: boolean) => void
+  /** Does this peer, which has just started, know only a part of the mesh? Then others are asked sooner. */
+  readonly isNew: () => boolean
 }
 
 /** Peers asked for everything at once, until one has answered. */
 const WHOLE_PULLS = 2
 /** Who has not answered by then may be gone: another is asked. */
 const ANOTHER = { againMs: 1_000, times: 2 }
+/** Part of the usual time after which a newcomer asks the next one. */
+const NEW = 0.5
 /** So many that come back make it the end of an outage, of which some words will be missed. */
 const CAME_BACK = 4
 /** Up to this size asking at once costs nobody much. */
@@ -58,6 +62,7 @@ export class AdExchange {
   readonly #missing = new Map<PeerId, Version>()
   readonly #pulledAt = new Lru<PeerId, Millis>(4_096)
   #wholePulls = 0
+  #asked: PeerId | undefined
   #cameBack = 0
   #compareWaitMs = 0
   #cancelCompare = (): void => undefined
@@ -82,11 +87,11 @@ export class AdExchange {
 
   /** Answers those who ask. */
   listen(): void {
-    this.#ports.network.handle(capacityPull, async ({ of, held }, from) => ({ ads: this.#passOn(of, held, from) }))
+    this.#ports.network.handle(capacityPull, async ({ of, held }, from) => ({ ads: this.#passOn(of, held, from), knows: this.#parts.view.size }))
   }
 
   start(): void {
-    this.#compareIn(this.#config.compareMs[0])
+    this.#compareIn(this.#soon())
   }
 
   stop(): void {
@@ -122,15 +127,16 @@ export class AdExchange {
   async #pullAll(peer: PeerId): Promise<void> {
     const known = this.#parts.view.size
     this.#wholePulls += 1
+    let knows = 0
     try {
-      await this.#pull(peer, {})
+      knows = await this.#pull(peer, {})
     } finally {
       this.#wholePulls -= 1
     }
     this.#answered = true
     const news = this.#parts.view.size > known
-    if (news && !this.#stopped) this.#compareIn(this.#config.compareMs[0])
-    this.#parts.onAnswered(news)
+    if (news && !this.#stopped) this.#compareIn(this.#soon())
+    this.#parts.onAnswered(peer, knows, news)
   }
 
   /** Gossip loses words, and peers that start together do not know each other at first: now and then somebody is asked what it holds that we do not. */
@@ -143,17 +149,29 @@ export class AdExchange {
 
   async #compare(): Promise<void> {
     const peers = this.#ports.network.peers()
-    const [soon, calm] = this.#config.compareMs
+    const [, calm] = this.#config.compareMs
     const known = this.#parts.view.size
     this.#cameBack = 0
     let answered = false
     try {
-      if (peers.length > 0 && (!this.#answered || known <= VERSIONS_A_PULL)) await hedge(this.#ports.clock, ANOTHER, () => this.#pullAll(this.#random.pick(peers)))
+      if (peers.length > 0 && (!this.#answered || known <= VERSIONS_A_PULL)) await hedge(this.#ports.clock, ANOTHER, () => this.#pullAll(this.#another(peers)))
       answered = peers.length > 0
     } finally {
       const news = !answered || this.#parts.view.size > known || this.#cameBack >= CAME_BACK
-      if (!this.#stopped) this.#compareIn(news ? soon : Math.min(calm, this.#compareWaitMs * 2))
+      if (!this.#stopped) this.#compareIn(news || this.#parts.isNew() ? this.#soon() : Math.min(calm, this.#compareWaitMs * 2))
     }
+  }
+
+  /** Not the same twice: it would say the same. */
+  #another(peers: readonly PeerId[]): PeerId {
+    const others = peers.filter(peer => peer !== this.#asked)
+    this.#asked = this.#random.pick(others.length === 0 ? peers : others)
+    return this.#asked
+  }
+
+  #soon(): Millis {
+    const [soon] = this.#config.compareMs
+    return this.#parts.isNew() ? soon * NEW : soon
   }
 
   /** One is asked itself where that needs no new connection. Of several, somebody who is connected tells what it knows. */
@@ -175,15 +193,17 @@ export class AdExchange {
     this.#background(this.#pull(peer, { of: [peer] }))
   }
 
-  async #pull(peer: PeerId, request: { of?: PeerId[] }): Promise<void> {
+  /** Resolves with how many peers it knows, as it says. */
+  async #pull(peer: PeerId, request: { of?: PeerId[] }): Promise<number> {
     const { clock, network } = this.#ports
     const { view, hear } = this.#parts
     this.#pulls.add(peer)
     this.#pulledAt.set(peer, clock.monotonic())
     try {
       const held = request.of === undefined && view.size > 1 ? { held: view.marks(VERSIONS_A_PULL) } : {}
-      const { ads } = await network.request(peer, capacityPull, { ...request, ...held }, this.#config.pullDeadlineMs)
+      const { ads, knows } = await network.request(peer, capacityPull, { ...request, ...held }, this.#config.pullDeadlineMs)
       for (const envelope of ads) hearOne(hear, envelope)
+      return knows ?? 0
     } finally {
       this.#pulls.delete(peer)
     }

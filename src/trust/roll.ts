@@ -12,7 +12,7 @@ import { Members } from './members.ts'
 /** What is learned in that time is written at once: a whole village joining is one write, not a thousand. */
 const SAVE_MS = 1_000
 /** Between two comparisons with another peer: soon while there is news or an answer was lost, ever less often when not. */
-const COMPARE_MS: readonly [soon: Millis, calm: Millis] = [400, 30_000]
+const COMPARE_MS: readonly [soon: Millis, calm: Millis] = [250, 30_000]
 const PAGES = 200
 /** A page that does not come is asked for again long before it is given up. */
 const PAGE_ASKED = { againMs: 1_000, times: 3 }

@@ -46,6 +46,7 @@ export const samples: Readonly<Record<string, Sample>> = {
   'capacity delta': { protocol: 'capacity-delta', schema: capacityDelta, value: { peer: A, incarnation: 2, base: 7, sequence: 8, issuedAt: T, changed: { cpuLoad: 0.5 } } },
   'capacity pull': { protocol: '/aios/capacity-pull/1', schema: capacityPull.request, value: { of: [A, B] } },
   'capacity pull answer': { protocol: '/aios/capacity-pull/1', schema: capacityPull.response, value: { ads: [seal('capacity')] } },
+  'capacity pull answer that says how many are known': { protocol: '/aios/capacity-pull/1', schema: capacityPull.response, value: { ads: [seal('capacity')], knows: 200 } },
   'probe': { protocol: '/aios/probe/1', schema: probe.request, value: { of: B, incarnation: 4 } },
   'probe answer': { protocol: '/aios/probe/1', schema: probe.response, value: { alive: true, incarnation: 4 } },
   'liveness': { protocol: 'liveness', schema: livenessBody, value: { rumours: [{ about: B, incarnation: 4, state: 'suspect' }], issuedAt: T } },
