@@ -139,9 +139,10 @@ function cacheShape(graph: WiredGraph, values: ReadonlyMap<string, Value>, past:
   const joins = node.opType === 'Concat' ? integerOf(node, 'axis') ?? 0 : rank - 2
   const axis = joins < 0 ? joins + rank : joins
   const rest = (shape?.dims ?? []).filter((_, dim) => dim !== 0 && dim !== axis)
+  if (rest.length > 2) throw new MeshError('SPEC_INVALID', `${describe(node)} takes the cache ${past} as [${shape?.dims?.join(', ') ?? ''}], keys and values stacked: it cannot be taken apart there; export the model with keys and values of each layer as one tensor each, or without fused attention`)
   const [heads, said] = rest.length === 1 ? [1, rest[0]] : rest
   const headDim = typeof said === 'number' || typeof heads !== 'number' ? said : newWidth(graph, values, past, node) / heads
-  if (typeof heads !== 'number' || typeof headDim !== 'number' || !Number.isInteger(headDim) || headDim < 1 || rest.length > 2) throw new MeshError('SPEC_INVALID', `the cache ${past} of ${describe(node)} does not say how many heads of which size it has: it is [${shape?.dims?.join(', ') ?? ''}]; export the model with fixed sizes of all dimensions but batch and length`)
+  if (typeof heads !== 'number' || typeof headDim !== 'number' || !Number.isInteger(headDim) || headDim < 1) throw new MeshError('SPEC_INVALID', `the cache ${past} of ${describe(node)} does not say how many heads of which size it has: it is [${shape?.dims?.join(', ') ?? ''}]; export the model with fixed sizes of all dimensions but batch and length`)
   const dtype = elementName(shape?.dataType ?? 0)
   if (dtype === 'bfloat16') throw new MeshError('SPEC_INVALID', `the cache ${past} of ${describe(node)} is bfloat16, which ONNX Runtime cannot take in or give out; export it in float16 or float32`)
   return { dtype, heads, headDim, rank, axis }

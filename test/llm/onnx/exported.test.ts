@@ -10,6 +10,7 @@ import { AttributeProto_AttributeType as Kind, AttributeProtoSchema, GraphProtoS
 import { pieces } from '../../../src/llm/onnx/pieces.ts'
 import { stageGraph } from '../../../src/llm/onnx/stage-graph.ts'
 import type { ModelOptions } from '../../fixtures/llm/make-model.ts'
+import { isMeshCode } from '../mesh-code.ts'
 import { rewrittenModel } from './rewritten.ts'
 import { distances, openModel, StageChain } from './stage-chain.ts'
 
@@ -76,6 +77,18 @@ describe('a model as a public exporter writes it', () => {
     }
     const apart = await answers('apart', () => {})
     for (const whole of [false, true]) assert.deepEqual(await answers(`stacked-${whole}`, stacking(whole)), apart)
+  })
+
+  it('but not with caches stacked in an operator that takes them so: it says which', async () => {
+    const directory = rewritten('stacked-within', { variant: 'fused' }, graph => {
+      const stacked = (name: string, length: string): ValueInfoProto => valueInfo(name, ELEMENT.float32, [2, 'batch', 2, length, 16])
+      graph.node = graph.node.map(one => one.opType === 'GroupQueryAttention' ? node('Attention', [one.input[0]!, 'w', '', '', `past_${/layers\.(\d+)/.exec(one.name)![1]}`], [one.output[0]!, `present_${/layers\.(\d+)/.exec(one.name)![1]}`], [intAttribute('num_heads', 4)], CONTRIB, one.name) : one)
+      graph.initializer.push(create(TensorProtoSchema, { name: 'w', dataType: ELEMENT.float32, dims: [64n, 192n], rawData: new Uint8Array(4 * 64 * 192) }))
+      const layers = Array.from({ length: 6 }, (_, layer) => layer)
+      graph.input = [...graph.input.filter(({ name }) => !name.startsWith('past')), ...layers.map(layer => stacked(`past_${layer}`, 'past'))]
+      graph.output = [...graph.output.filter(({ name }) => !name.startsWith('present')), ...layers.map(layer => stacked(`present_${layer}`, 'total'))]
+    })
+    await assert.rejects(openModel(directory), isMeshCode('SPEC_INVALID', /Attention \/model\/layers\.0\/attn.* takes the cache past_0 .*stacked/))
   })
 
   it('with caches joined with nothing before they are lengthened, as recent releases of transformers do', async () => {
