@@ -18,7 +18,7 @@ export class LastWords {
   ended(instance: InstanceId, running: RunningInstance, because: string): void {
     const before = this.#before(instance)
     const said = running.logs(LINES)
-    this.#printed.set(instance, { next: before.next + (running.logsFrom?.(Number.MAX_SAFE_INTEGER).next ?? said.length) + 1, lines: [...before.lines, ...said, `(it ended: ${because})`].slice(-LINES) })
+    this.#printed.set(instance, { next: before.next + (running.logsFrom?.(Number.MAX_SAFE_INTEGER).next ?? said.length) + 1, lines: [...before.lines, ...said, `(${because})`].slice(-LINES) })
   }
 
   forget(instance: InstanceId): void {

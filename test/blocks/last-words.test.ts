@@ -20,8 +20,8 @@ describe('the log of an instance', () => {
     assert.deepEqual(words.tail('in-a', first, 10), ['loading', 'Error: bang'])
     words.ended('in-a', first, 'it crashed')
     const second = process(['loading again'])
-    assert.deepEqual(words.tail('in-a', second, 10), ['loading', 'Error: bang', '(it ended: it crashed)', 'loading again'])
-    assert.deepEqual([words.tail('in-a', second, 2), words.tail('in-a', second, 1), words.tail('in-b', second, 9)], [['(it ended: it crashed)', 'loading again'], ['loading again'], ['loading again']])
+    assert.deepEqual(words.tail('in-a', second, 10), ['loading', 'Error: bang', '(it crashed)', 'loading again'])
+    assert.deepEqual([words.tail('in-a', second, 2), words.tail('in-a', second, 1), words.tail('in-b', second, 9)], [['(it crashed)', 'loading again'], ['loading again'], ['loading again']])
     words.forget('in-a')
     assert.deepEqual(words.tail('in-a', second, 10), ['loading again'])
   })
@@ -47,7 +47,7 @@ describe('the log of an instance', () => {
         if (life === lives.length - 1) follow()
         else {
           words.ended('in-a', process(lines), `end ${life}`)
-          printed.push(`(it ended: end ${life})`)
+          printed.push(`(end ${life})`)
         }
       }
       assert.deepEqual(heard, printed)
@@ -59,7 +59,7 @@ describe('the log of an instance', () => {
     const lines = Array.from({ length: 5_000 }, (_, at) => String(at))
     for (let life = 0; life < 3; life += 1) words.ended('in-a', process(lines), 'full')
     const { next, lines: kept } = words.from('in-a', process(['last']), 0)
-    assert.deepEqual([next, kept.length, kept.at(-1), kept.at(-2)], [15_004, 101, 'last', '(it ended: full)'])
+    assert.deepEqual([next, kept.length, kept.at(-1), kept.at(-2)], [15_004, 101, 'last', '(full)'])
     assert.deepEqual(words.from('in-a', process(['last']), next - 1).lines, ['last'])
   })
 })
