@@ -12,6 +12,10 @@ export type PolicySet = {
   readonly hints: Readonly<Record<string, Json>>
 }
 
+/** Policies of a block that are asked, under the names by which they are; other names are AIOS's of old or an author's own, and kept. */
+const ASKED = ['clusterAllocator', 'resourceAllocator', 'loadBalancer', 'stabilityChecker', 'autoscaler', 'pre_processing', 'post_processing', 'failurePolicy']
+const BY_SPELLING = new Map(ASKED.map(name => [unspelled(name), name]))
+
 /** Wrappers in AIOS's samples nest at most four deep. */
 const WRAPPERS = 6
 
@@ -52,7 +56,7 @@ export function parsePolicySet(parent: Fields, ...names: readonly string[]): Pol
       const fields = new Fields(bare(item, ''), parent.path(at), parent.problems)
       const name = fields.needed(['name'], 'say which policy this is, for example "loadBalancer"', 100)
       const ref = readRef(fields)
-      if (name !== '' && ref !== undefined) rules[name] = ref
+      if (name !== '' && ref !== undefined) rules[BY_SPELLING.get(unspelled(name)) ?? name] = ref
     }
   } else if (isObject(value)) {
     for (const [name, item] of Object.entries(value)) {
@@ -60,7 +64,7 @@ export function parsePolicySet(parent: Fields, ...names: readonly string[]): Pol
       else if (isHint(item)) hints[name] = item
       else {
         const ref = parsePolicyRef(new Fields(value, parent.path(first), parent.problems), name)
-        if (ref !== undefined) rules[name] = ref
+        if (ref !== undefined) rules[BY_SPELLING.get(unspelled(name)) ?? name] = ref
       }
     }
   } else if (value !== undefined) parent.wrong(first, value, 'give policies by name, or a list of { "values": { "name": … } }')
@@ -97,6 +101,11 @@ function bare(value: JsonObject, name: string): JsonObject {
     inner = next
   }
   return inner
+}
+
+/** `load_balancer`, `loadbalancer` and `loadBalancer` are one name, as fields are. */
+function unspelled(name: string): string {
+  return name.toLowerCase().replace(/[-_\s]/g, '')
 }
 
 const RULE_FIELDS = ['policyRuleURI', 'policy_rule_uri', 'policyRuleUri', 'parameters', 'settings', 'values', 'value', 'rankingPolicyRule', 'executionMode']

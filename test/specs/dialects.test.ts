@@ -227,6 +227,15 @@ describe('specs: block', () => {
     assert.equal(parsed.policies['assetsLoader'], undefined)
   })
 
+  it('knows the policies that are asked by any spelling, and keeps names of an author’s own', () => {
+    const rule = { policyRuleURI: 'mine:1-x', parameters: {}, settings: {} }
+    const kept = (names: readonly string[], as: (names: readonly string[]) => JsonObject): readonly string[] => Object.entries(block({ ...blockValues, ...as(names) }).policies).filter(([, { policyRuleURI }]) => policyRuleURI === 'mine:1-x').map(([name]) => name).sort()
+    const spelled = ['load_balancer', 'CLUSTERALLOCATOR', 'stability-checker', 'preProcessing', 'failure_policy', 'loadBalancerMapper', 'My own']
+    const known = ['My own', 'clusterAllocator', 'failurePolicy', 'loadBalancer', 'loadBalancerMapper', 'pre_processing', 'stabilityChecker']
+    assert.deepEqual(kept(spelled, names => ({ policyRulesSpec: names.map(name => ({ values: { name, ...rule } })) })), known)
+    assert.deepEqual(kept(spelled, names => ({ policyRulesSpec: Object.fromEntries(names.map(name => [name, rule])) })), known)
+  })
+
   it('says which component it wants before it is parsed', () => {
     assert.equal(blockComponentUri({ head: {}, body: { spec: { values: blockValues } } }), 'model.leaf-detector:2.0.0-stable')
     assert.match(refusal(() => blockComponentUri({ blockId: 'x' })).message, /blockComponentURI: missing; name the component/)
