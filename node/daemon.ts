@@ -9,7 +9,8 @@ import { bytes, cid } from '../protocols/ids.ts'
 import { capabilityChain } from '../protocols/membership.ts'
 import { signed } from '../protocols/signed.ts'
 import { createPeer, type Peer } from '../src/peer.ts'
-import type { Network, Ports } from '../src/ports.ts'
+import type { Identity, Network, Ports } from '../src/ports.ts'
+import { proveChain } from '../src/trust/capability.ts'
 import { foundNetwork, networkOf, readGenesis, readInvite, type Membership } from '../src/trust/invitation.ts'
 import { createBackend } from './adapters/backend.ts'
 import { createContentStore } from './adapters/content-store.ts'
@@ -106,6 +107,7 @@ async function assemble(options: UpOptions, startedAt: number, closers: Closers,
 
   const saved = await journal.get('membership')
   const known = saved === undefined ? undefined : decode(savedMembership, saved, 1_048_576, 'membership')
+  if (known !== undefined) mustBeOurs(known, identity, clock.unix(), dataDir)
   const invitation = options.join === undefined ? undefined : readInvite(options.join)
   if (known !== undefined && invitation !== undefined && networkOf(invitation.genesis) !== known.network) {
     throw new MeshError('BAD_INPUT', `this folder belongs to another network: use a fresh --data DIR to join this one`)
@@ -181,6 +183,13 @@ async function enter(peer: Peer, addresses: readonly string[]): Promise<void> {
     const error = asMeshError(cause)
     throw new MeshError(error.code === 'INTERNAL' ? 'PEER_UNREACHABLE' : error.code, `could not enter the network: ${error.message}`, { cause })
   }
+}
+
+/** A key made anew, where the old one was lost, is no member: nobody would let it in, and nothing here would say so. */
+function mustBeOurs({ network, genesis, chain }: Membership, identity: Identity, now: number, dataDir: string): void {
+  const proof = proveChain(identity, network, readGenesis(identity, genesis).owner, chain, now)
+  if (!proof.ok || proof.value.subject === undefined || proof.value.subject === identity.peer) return
+  throw new MeshError('BAD_INPUT', `${dataDir} belongs to ${proof.value.subject}, whose key is no longer there: restore peer.key, or use a fresh --data DIR and an invite`)
 }
 
 /** Written whole and renamed: whoever reads it sees a daemon that is ready. */

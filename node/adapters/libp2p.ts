@@ -50,7 +50,7 @@ export async function createLibp2pNetwork(options: NetworkOptions): Promise<Open
     mkdirSync(options.dir, { recursive: true, mode: 0o700 })
     await datastore.open()
   } catch (cause) {
-    throw new MeshError('STORAGE_FAILED', `${join(options.dir, 'libp2p')} cannot be opened: is another peer using this folder?`, { cause })
+    throw new MeshError('STORAGE_FAILED', `${join(options.dir, 'libp2p')} cannot be opened: it is damaged, or the disk is. It holds what this peer knows of others' addresses; without it the peer starts and learns them anew`, { cause })
   }
   const ports = new KeptPorts(options.dir, options.listen)
   const listen = await ports.listen()

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtemp, rm } from 'node:fs/promises'
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -39,6 +39,9 @@ describe('the network between real nodes', () => {
     assert.notDeepEqual(third.network.addresses(), [before])
     await third.stop()
     squatter.close()
+    // Torn when the host lost its power.
+    await writeFile(join(first.dir, 'ports.json'), '{"')
+    await (await startNode({ dir: first.dir })).stop()
   })
 
   it('where it cannot listen is named with the reason', async () => {

@@ -23,7 +23,8 @@ export class KeptPorts {
 
   /** What to listen on. A port that somebody else has taken meanwhile is left to them. */
   async listen(): Promise<readonly string[]> {
-    const before = await readFile(this.#path, 'utf8').then(text => kept.parse(JSON.parse(text)), () => ({}) as z.infer<typeof kept>)
+    // A torn file costs only the memory as well.
+    const before = await readFile(this.#path, 'utf8').then(text => kept.parse(JSON.parse(text))).catch((): z.infer<typeof kept> => ({}))
     return Promise.all(this.#asked.map(async address => {
       const [host, port] = [hostOf(address), before[address]]
       return host !== undefined && port !== undefined && await isFree(host, port) ? address.replace(ANY_PORT, `/tcp/${port}`) : address
