@@ -1,6 +1,6 @@
 import { readFile, stat } from 'node:fs/promises'
 import { join } from 'node:path'
-import { MeshError } from '../../../protocols/errors.ts'
+import { asMeshError, MeshError } from '../../../protocols/errors.ts'
 import { stageFile, type StageFile, type StageSpec } from '../../../protocols/stage-file.ts'
 import { ComponentError } from '../../../sdk/error.ts'
 import type { BlockDefinition } from '../../../sdk/definition.ts'
@@ -47,10 +47,11 @@ export class StageBlock {
         const threads = wholeOf(blockInitData, 'threads', MOST_THREADS) ?? this.#config.threads
         const graph = await StageGraph.open(bundle, file, { providers, threads })
         const leastRows = await tryOut(graph, file)
+        const oneByOne = file.io.oneByOne || !await takesTwo(graph, file)
         keepLargePagesForWeights()
         compileSooner()
         const spec = { ...file.spec, kvTokens: wholeOf(blockInitData, 'kvTokens', MOST_POSITIONS) ?? file.spec.kvTokens }
-        this.#engine = new StageEngine({ file, graph, kvTokens: spec.kvTokens, weightBytes: await bytesOf(bundle, files), leastRows, metrics: new StageMetrics(context.metrics, spec.kvTokens), send: this.#send })
+        this.#engine = new StageEngine({ file, graph, oneByOne, kvTokens: spec.kvTokens, weightBytes: await bytesOf(bundle, files), leastRows, metrics: new StageMetrics(context.metrics, spec.kvTokens), send: this.#send })
         this.#spec = spec
         return { file, provider: graph.provider }
       },
@@ -103,6 +104,21 @@ async function tryOut(graph: StageGraph, { spec, io }: StageFile): Promise<numbe
   const together = await run(2)
   const same = (one: ArrayBufferView | undefined, two: ArrayBufferView | undefined) => one === undefined || two === undefined || bytesIn(one).every((byte, at) => byte === bytesIn(two)[at])
   return [...alone.rows.keys()].every(plane => same(alone.rows[plane], together.rows[plane])) && same(alone.hidden, together.hidden) && same(alone.logits, together.logits) ? 1 : 2
+}
+
+/** Whether a run may have several positions of a session: a graph that was traced with one may hold that number where nobody sees it. */
+async function takesTwo(graph: StageGraph, { spec, io }: StageFile): Promise<boolean> {
+  const arena = new KvArena<KvSession>(graph.layout, 1)
+  arena.add(new KvSession(2), 2)
+  const activations = probe(io.receives)
+  try {
+    const { rows, hidden } = await graph.run({ arena, first: 0, pasts: [0], count: 2, tokens: new Uint32Array(2).fill(spec.vocab >> 1), hidden: Buffer.concat([activations, activations]), want: { greedy: false, logits: io.logits !== undefined, all: false } })
+    return rows.reduce((sum, plane) => sum + plane.byteLength, 0) === 2 * spec.kvBytes && hidden.byteLength === 2 * spec.outputBytes
+  } catch (failure) {
+    if (asMeshError(failure).code !== 'INSTANCE_FAILED') throw failure
+    console.error(`the graph takes one new position at a time: ${asMeshError(failure).message}`)
+    return false
+  }
 }
 
 /** Activations of one token that no kernel gets right by accident. */

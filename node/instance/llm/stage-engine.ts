@@ -21,6 +21,8 @@ export type StageEngineOptions = {
   readonly kvTokens: number
   readonly weightBytes: number
   /** Rows of a run of single positions, at least. */
+  /** Whether a run has one new position of a session at most. */
+  readonly oneByOne: boolean
   readonly leastRows: number
   readonly metrics: StageMetrics
   /** Frames leave in this order; resolves once the pipe has taken them. */
@@ -213,7 +215,7 @@ export class StageEngine {
   async #prompts(decoding: readonly Session[]): Promise<void> {
     for (let room = CHUNK; ;) {
       const next = [...this.#turns].find(session => !decoding.includes(session) && !this.#decodes(session))
-      const size = next === undefined ? 0 : sizeOfChunk(next, this.#options.file.io.oneByOne)
+      const size = next === undefined ? 0 : sizeOfChunk(next, this.#options.oneByOne)
       if (next === undefined || (room < CHUNK && size > room)) return
       await this.#chunk(next)
       room -= size
@@ -231,7 +233,7 @@ export class StageEngine {
     const step = session.steps[0]!
     const { order } = step
     const { inputBytes } = this.#options.file.spec
-    const count = sizeOfChunk(session, this.#options.file.io.oneByOne)
+    const count = sizeOfChunk(session, this.#options.oneByOne)
     const { arena, slot } = session.kv
     const wanted = order.all || step.done + count === order.count
     const want = { greedy: wanted && order.want === 'greedy', logits: wanted && order.want === 'logits', all: order.all && (order.want === 'greedy' || order.want === 'logits') }

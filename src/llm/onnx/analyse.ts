@@ -4,7 +4,8 @@ import { byteLength, ELEMENT, elementName, type ElementName } from './element.ts
 import { flatten } from './flatten.ts'
 import { wireGraph, type WiredGraph } from './wired-graph.ts'
 import { attributeOf, describe, integerOf, shapeOf, type Shape } from './node.ts'
-import type { NodeProto, TensorProto } from './onnx-pb.js'
+import { maskAhead } from './mask-ahead.ts'
+import type { GraphProto, NodeProto, TensorProto } from './onnx-pb.js'
 import { takesOneByOne } from './one-by-one.ts'
 import { inputRoles, type InputRole } from './roles.ts'
 import { PREAMBLE, segment, type Segments } from './segments.ts'
@@ -65,7 +66,7 @@ export function analyse(skeleton: Skeleton): ModelAnalysis {
     const shape = shapeOf(info)
     return shape === undefined ? [] : [[info.name, shape] as const]
   }))
-  const whole = wireGraph(flat)
+  const whole = seeingBackOnly(skeleton, flat, declared)
   const wholeCaches = cacheNames(findCaches(whole))
   const types = inferValues(whole, declared, wholeCaches)
   const { nodes, halves } = unfuseSkips(whole.nodes, name => types.get(name)?.dataType)
@@ -95,6 +96,17 @@ export function analyse(skeleton: Skeleton): ModelAnalysis {
     oneByOne: takesOneByOne(graph, chain),
     plan,
   }
+}
+
+/** The graph, with what it lacks to take several new tokens, where that can be added. */
+function seeingBackOnly({ model }: Skeleton, flat: GraphProto, declared: ReadonlyMap<string, Shape>): WiredGraph {
+  const graph = wireGraph(flat)
+  const chain = findCaches(graph)
+  if (!takesOneByOne(graph, chain)) return graph
+  const caches = cacheNames(chain)
+  const [ids = ''] = [...inputRoles(graph, caches)].find(([, role]) => role === 'ids') ?? []
+  const opset = Number(model.opsetImport.find(({ domain }) => domain === '')?.version ?? 0n)
+  return maskAhead(flat, graph, chain, ids, inferValues(graph, declared, caches), opset) ? wireGraph(flat) : graph
 }
 
 /** Operators that ONNX Runtime's CPU has no float16 kernels of. */

@@ -11,6 +11,7 @@ import { pieces } from '../../../src/llm/onnx/pieces.ts'
 import { stageGraph } from '../../../src/llm/onnx/stage-graph.ts'
 import type { ModelOptions } from '../../fixtures/llm/make-model.ts'
 import { isMeshCode } from '../mesh-code.ts'
+import { forOneToken } from './for-one-token.ts'
 import { rewrittenModel } from './rewritten.ts'
 import { distances, openModel, StageChain } from './stage-chain.ts'
 
@@ -33,6 +34,18 @@ describe('a model as a public exporter writes it', () => {
       })
       assert.deepEqual(open, await sizes('closed', () => {}), variant)
     }
+  })
+
+  it('in two, merged, of which the one with caches was traced with one token: what is ahead of each is masked', async () => {
+    const directory = rewritten('traced', { variant: 'plain-merged' }, (_, model) => forOneToken(model))
+    const { analysis } = await openModel(directory)
+    assert.equal(analysis.oneByOne, false)
+    await same(directory)
+    const fixed = await openModel(rewritten('traced-fixed', { variant: 'plain-merged' }, (graph, model) => {
+      forOneToken(model)
+      graph.input = graph.input.map(info => info.name === 'input_ids' ? valueInfo(info.name, ELEMENT.int64, ['batch', 1]) : info)
+    }))
+    assert.equal(fixed.analysis.oneByOne, true)
   })
 
   it('with caches stacked, keys on values or all layers on one another', async () => {

@@ -3,10 +3,9 @@ import { readFileSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
 import type { MeshError } from '../../../protocols/errors.ts'
 import { checkFence, type Isolation } from '../../../node/adapters/fence.ts'
-import { ELEMENT } from '../../../src/llm/onnx/element.ts'
-import { node, shapeOf, valueInfo } from '../../../src/llm/onnx/node.ts'
-import type { ModelProto, ValueInfoProto } from '../../../src/llm/onnx/onnx-pb.js'
+import { integers, intAttribute, node, renamed } from '../../../src/llm/onnx/node.ts'
 import type { VariantName } from '../../fixtures/llm/decoder.ts'
+import { forOneToken } from '../../llm/onnx/for-one-token.ts'
 import { WholeModel } from '../../llm/whole-model.ts'
 import { answers, never, openBench, packetOf, type Bench } from '../instance-bundle.ts'
 import { feed, generate, modelFor, promptOf, stageParts, startStage, through, type Model, type Served } from './stage-bundle.ts'
@@ -60,33 +59,46 @@ describe('stages in instances', () => {
   }
 })
 
-/** As a decoder exported in two and merged is: the graph with caches was traced with one token, and has no triangle of who sees whom. */
-function forOneToken({ graph }: ModelProto): void {
-  const longer = (info: ValueInfoProto) => info.name.startsWith('present') ? valueInfo(info.name, ELEMENT.float32, shapeOf(info)!.dims!.with(2, 'past_length + 1')) : info
-  graph!.input = graph!.input.map(info => info.name.startsWith('past') ? valueInfo(info.name, ELEMENT.float32, shapeOf(info)!.dims!.with(2, 'past_length')) : info)
-  graph!.output = graph!.output.map(longer)
-  const branch = graph!.node[0]!.attribute.find(({ name }) => name === 'then_branch')!.g!
-  branch.node = branch.node.map(one => {
-    const [kept = ''] = one.opType === 'And' ? one.input.filter(name => branch.node.find(({ output }) => output.includes(name))?.opType !== 'LessOrEqual') : []
-    return kept === '' ? one : node('Identity', [kept], one.output)
-  }).filter(({ opType }) => opType !== 'LessOrEqual')
-}
-
-describe('a stage of a graph that takes one new token', () => {
-  it('computes prompts token by token, and gives the tokens of the whole model, which has another graph for them', async () => {
+describe('a stage of a graph that was made for one new token', () => {
+  /** The tokens of two stages. */
+  const split = async (model: Model): Promise<readonly number[]> => {
     await using bench = await openBench({ isolation: (await checkFence()).ok ? 'L1' : 'L0' })
-    using merged = await modelFor({ variant: 'plain-merged' })
-    assert.equal(merged.open.analysis.oneByOne, false)
-    using model = await modelFor({ variant: 'plain-merged' }, forOneToken)
-    assert.equal(model.open.analysis.oneByOne, true)
     await using first = await startStage(bench, await stageParts(model, 0, 3, 256))
     await using last = await startStage(bench, await stageParts(model, 3, model.layers, 256))
     const stages = [first.stage, last.stage]
-    const whole = await WholeModel.open(model.directory)
-    const prompt = promptOf(21, 1, model.vocab)
     for (const stage of stages) await stage.open('s', 100, [])
-    assert.deepEqual(await generate(stages, 's', prompt, TOKENS), await whole.greedy(prompt, TOKENS))
+    return await generate(stages, 's', promptOf(21, 1, model.vocab), TOKENS)
+  }
+  const expected = async (model: Model): Promise<readonly number[]> => {
+    const whole = await WholeModel.open(model.directory)
+    const tokens = await whole.greedy(promptOf(21, 1, model.vocab), TOKENS)
     await whole.close()
+    return tokens
+  }
+
+  it('computes prompts in chunks, where what is ahead can be masked, and gives the tokens of the whole model, which has another graph for them', async () => {
+    using merged = await modelFor({ variant: 'plain-merged' })
+    assert.equal(merged.open.analysis.oneByOne, false)
+    using model = await modelFor({ variant: 'plain-merged' }, forOneToken)
+    assert.equal(model.open.analysis.oneByOne, false)
+    assert.deepEqual(await split(model), await expected(model))
+  }).timeout(60_000)
+
+  it('computes them token by token where it cannot be masked, or where the graph holds in some shape that it is one', async () => {
+    for (const oneByOne of [true, false]) {
+      using model = await modelFor({ variant: 'plain-merged' }, made => {
+        forOneToken(made)
+        const branch = made.graph!.node[0]!.attribute.find(({ name }) => name === 'then_branch')!.g!
+        const at = branch.node.findIndex(one => oneByOne ? one.opType === 'Softmax' && one.name.startsWith('/model/layers.1/') : one.name === '/model/layers.1/Add_1')
+        const of = branch.node[at]!
+        const [out = ''] = of.output
+        branch.initializer.push(integers('held', [0, 1, 64]))
+        const more = oneByOne ? [node('Softmax', [`${out}/once`], [`${out}/twice`], [intAttribute('axis', -1)]), node('Identity', [`${out}/once`], [out])] : [node('Reshape', [`${out}/once`, 'held'], [out])]
+        branch.node.splice(at, 1, renamed(of, name => name === out ? `${out}/once` : name), ...more)
+      })
+      assert.equal(model.open.analysis.oneByOne, oneByOne)
+      assert.deepEqual(await split(model), await expected(model))
+    }
   }).timeout(60_000)
 })
 
