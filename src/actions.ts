@@ -116,7 +116,7 @@ export class Actions {
   /**
    * Waits until `count` instances with the block's terms are ready. Gives up early where hope is gone for now: throws
    * INSTANCE_FAILED with the reason when several hosts in a row could not start one, NO_CAPACITY with each host's reason
-   * when none would take one.
+   * when none would take one, ALREADY_EXISTS when somebody else's block of this id won, NOT_FOUND when it was removed.
    */
   async waitReady(record: BlockRecord, count: number, signal: AbortSignal, heard: (ready: number) => void = () => undefined): Promise<number> {
     const { blockId: block } = record
@@ -132,6 +132,9 @@ export class Actions {
       if (ready !== before) heard(ready)
       before = ready
       if (ready >= count) return ready
+      const stands = await this.#catalogue.block(block)
+      if (stands === undefined) throw new MeshError('NOT_FOUND', `block ${block} was removed while it came up`, { details: { block } })
+      if (stands.owner !== record.owner && termsOf(stands) !== terms) throw new MeshError('ALREADY_EXISTS', `${stands.owner} made a block ${block} of ${stands.componentURI} at the same time, and that one stands: choose another blockId`, { details: { block } })
       for (const { instance, state, because } of ads) if (state === 'failed') failed.set(instance, because ?? 'it failed')
       const coming = ads.some(({ state }) => state === 'starting')
       const left = `block ${block} has ${ready} of ${count} instances`

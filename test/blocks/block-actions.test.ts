@@ -7,6 +7,27 @@ import { Town } from './town.ts'
 describe('block actions', function () {
   this.timeout(60_000)
 
+  it('of two blocks of one id that are made at the same time one stands, and the other’s maker hears so', async () => {
+    const town = await new Town(4).open()
+    for (const index of [0, 1, 2]) await town.world.drive(town.at(index).catalogue.component('node.answers:1.0.0-stable'))
+    const made = await town.world.drive(Promise.allSettled([0, 1, 2].map(async index => {
+      const { block } = await town.at(index).actions.createBlock({ blockId: 'wanted', blockComponentURI: 'node.answers:1.0.0-stable', minInstances: 1, maxInstances: 1, parameters: { by: index } })
+      return town.at(index).actions.waitReady(block, 1, new AbortController().signal).then(() => index)
+    })))
+    const won = made.flatMap(one => (one.status === 'fulfilled' ? [one.value] : []))
+    assert.equal(won.length, 1)
+    const told = made.flatMap(one => (one.status === 'rejected' ? [one.reason instanceof MeshError ? `${one.reason.code}: ${one.reason.message}` : String(one.reason)] : []))
+    assert.ok(told.every(text => text.startsWith('ALREADY_EXISTS: ') && text.includes('choose another blockId')), told.join('\n'))
+    assert.ok(told.some(text => text.includes('at the same time, and that one stands')), told.join('\n'))
+    for (const index of [0, 1, 2, 3]) assert.deepEqual((await town.world.drive(town.at(index).catalogue.block('wanted')))?.parameters, { by: won[0] })
+    const { block } = await town.world.drive(town.at(0).actions.createBlock({ blockId: 'moon', blockComponentURI: 'node.answers:1.0.0-stable', minInstances: 1, maxInstances: 1, labels: { region: 'moon' } }))
+    const { actions } = town.at(0)
+    await town.world.drive(Promise.all([
+      assert.rejects(actions.waitReady(block, 1, new AbortController().signal), { code: 'NOT_FOUND', message: /removed while it came up/ }),
+      actions.remove('moon'),
+    ]))
+  })
+
   it('scale, downscale, remove an instance and reassign one, from a peer that is not the steward, as AIOS’s bodies say', async () => {
     const town = await new Town(5).open()
     await town.block({ blockId: 'sized', minInstances: 1, maxInstances: 3 })
