@@ -19,7 +19,9 @@ const UNREAD = ['mode', 'apiMode', 'blockUri', 'blockMetadata', 'component', 'cl
 /** Which component a block spec wants, to be fetched before `parseBlock`. Throws SPEC_INVALID. */
 export function blockComponentUri(document: unknown): string {
   const problems = new Problems('block spec')
-  const uri = new Fields(specValues(document, 'block spec'), '', problems).needed(COMPONENT_NAMES, 'name the component, for example "model.object-detector:2.0.0-stable"')
+  const spec = new Fields(specValues(document, 'block spec'), '', problems)
+  spec.agree(COMPONENT_NAMES)
+  const uri = spec.needed(COMPONENT_NAMES, 'name the component, for example "model.object-detector:2.0.0-stable"')
   problems.settle()
   return uri
 }
@@ -27,7 +29,9 @@ export function blockComponentUri(document: unknown): string {
 /** What is to be done with the spec. AIOS's code only tries it unless told otherwise; here leaving it out means allocate. */
 export function blockMode(document: unknown): BlockMode {
   const problems = new Problems('block spec')
-  const mode = new Fields(specValues(document, 'block spec'), '', problems).choice<BlockMode>(['mode', 'apiMode', 'api_mode'], { allocate: ['create'], dry_run: [], select_clusters: [] }, 'allocate')
+  const spec = new Fields(specValues(document, 'block spec'), '', problems)
+  spec.agree(['mode', 'apiMode'])
+  const mode = spec.choice<BlockMode>(['mode', 'apiMode', 'api_mode'], { allocate: ['create'], dry_run: [], select_clusters: [] }, 'allocate')
   problems.settle()
   return mode
 }
@@ -74,6 +78,7 @@ export function parseBlock(document: unknown, component: { readonly manifest: Co
 }
 
 function readId(spec: Fields, newId: () => string): BlockId {
+  spec.agree(['blockId', 'id'])
   const said = spec.text(['blockId', 'id', 'block_id'], 300)
   const id = said ?? `blk-${newId()}`
   if (!blockId.safeParse(id).success) spec.wrong('blockId', id, 'use at most 253 lower-case letters, digits and inner hyphens, for example "detector-1"')

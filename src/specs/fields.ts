@@ -21,7 +21,9 @@ export class Fields {
   readonly #problems: Problems
   /** Plain spelling → the name under which it was asked for. */
   readonly #asked = new Map<string, string>()
-  #spellings: ReadonlyMap<string, string> | undefined
+  #spellings: ReadonlyMap<string, readonly string[]> | undefined
+  /** Keys that were told to contradict another. */
+  readonly #unlike = new Set<string>()
 
   constructor(values: JsonObject, path: string, problems: Problems) {
     this.#values = values
@@ -41,20 +43,38 @@ export class Fields {
     return this.#path === '' ? name : `${this.#path}.${name}`
   }
 
-  /** The first of `names` that is present and not null. The first name is the one errors use. */
+  /** The first of `names` that is present and not null. The first name is the one errors use. Notes two spellings of one name that say different things. */
   find(...names: readonly string[]): Json | undefined {
     for (const name of names) if (!this.#asked.has(plainName(name))) this.#asked.set(plainName(name), name)
-    for (const name of names) {
-      const value = this.#own(name)
-      if (value !== undefined && value !== null) return value
-    }
-    this.#spellings ??= new Map(Object.keys(this.#values).map(key => [plainName(key), key]))
-    for (const name of names) {
-      const key = this.#spellings.get(plainName(name))
-      const value = key === undefined ? undefined : this.#own(key)
-      if (value !== undefined && value !== null) return value
-    }
-    return undefined
+    const key = names.find(name => this.#said(name)) ?? names.flatMap(name => this.#spelled(name))[0]
+    if (key === undefined) return undefined
+    this.#compare(this.#spelled(key))
+    return this.#own(key)
+  }
+
+  /** Notes names of one thing that say different things, so that none is taken in silence; the same said twice is well. */
+  agree(names: readonly string[]): void {
+    this.#compare(names.flatMap(name => this.#spelled(name)))
+  }
+
+  #compare([first, ...others]: readonly string[]): void {
+    if (first === undefined) return
+    const value = this.#own(first)
+    const other = others.find(key => !sameSaid(value, this.#own(key)))
+    if (other === undefined || this.#unlike.has(other)) return
+    this.#unlike.add(first).add(other)
+    this.#problems.add(this.path(first), `${quote(value)} here and ${quote(this.#own(other))} as ${other.slice(0, 100)}, which are names of one thing: keep one of them`)
+  }
+
+  /** Every spelling of `name` that says something. */
+  #spelled(name: string): readonly string[] {
+    this.#spellings ??= Map.groupBy(Object.keys(this.#values), plainName)
+    return (this.#spellings.get(plainName(name)) ?? []).filter(key => this.#said(key))
+  }
+
+  #said(name: string): boolean {
+    const value = this.#own(name)
+    return value !== undefined && value !== null
   }
 
   #own(name: string): Json | undefined {
@@ -174,4 +194,14 @@ export class Fields {
 /** A name without the differences of its spellings: `minInstances`, `min_instances` and `min-instances` are one. */
 export function plainName(text: string): string {
   return text.toLowerCase().replaceAll(/[-_ ]/g, '')
+}
+
+/** Numbers are the same as their texts and spellings of a name are one, as readers take them. */
+function sameSaid(one: Json | undefined, other: Json | undefined): boolean {
+  if (isList(one) && isList(other)) return one.length === other.length && one.every((item, at) => sameSaid(item, other[at]))
+  if (isObject(one) && isObject(other)) {
+    const named = new Map(Object.entries(other).map(([key, value]) => [plainName(key), value]))
+    return named.size === Object.keys(one).length && Object.entries(one).every(([key, value]) => sameSaid(value, named.get(plainName(key))))
+  }
+  return typeof one === 'object' || typeof other === 'object' ? one === other : String(one) === String(other)
 }

@@ -1,5 +1,6 @@
 import type { Json } from '../../protocols/ids.ts'
 import type { PolicyRef } from '../../protocols/specs.ts'
+import { quote } from '../../protocols/refusal.ts'
 import { isList, isObject, type JsonObject } from './document.ts'
 import { Fields } from './fields.ts'
 
@@ -56,14 +57,18 @@ export function parsePolicySet(parent: Fields, ...names: readonly string[]): Pol
       const fields = new Fields(bare(item, ''), parent.path(at), parent.problems)
       const name = fields.needed(['name'], 'say which policy this is, for example "loadBalancer"', 100)
       const ref = readRef(fields)
-      if (name !== '' && ref !== undefined) rules[BY_SPELLING.get(unspelled(name)) ?? name] = ref
+      if (name === '' || ref === undefined) continue
+      const known = BY_SPELLING.get(unspelled(name)) ?? name
+      if (Object.hasOwn(rules, known) && rules[known]?.policyRuleURI !== ref.policyRuleURI) fields.wrong('policyRuleURI', ref.policyRuleURI, `${known} is ${quote(rules[known]?.policyRuleURI)} by an earlier item: keep one of them`)
+      rules[known] = ref
     }
   } else if (isObject(value)) {
+    const fields = new Fields(value, parent.path(first), parent.problems)
     for (const [name, item] of Object.entries(value)) {
       if (name.length > 100) parent.wrong(`${first}.${name.slice(0, 40)}…`, name, 'use a name of at most 100 characters')
       else if (isHint(item)) hints[name] = item
       else {
-        const ref = parsePolicyRef(new Fields(value, parent.path(first), parent.problems), name)
+        const ref = parsePolicyRef(fields, name)
         if (ref !== undefined) rules[BY_SPELLING.get(unspelled(name)) ?? name] = ref
       }
     }
@@ -85,7 +90,10 @@ export function laidOver(component: Readonly<Record<string, PolicyRef>>, block: 
 }
 
 function readRef(fields: Fields): PolicyRef | undefined {
-  const uri = fields.text(['policyRuleURI', 'policy_rule_uri', 'policyRuleUri'])
+  const names = ['policyRuleURI', 'policy_rule_uri', 'policyRuleUri']
+  const said = fields.find(...names)
+  const uri = typeof said === 'number' ? undefined : fields.text(names)
+  if (typeof said === 'number') fields.wrong('policyRuleURI', said, 'give the name of a published rule, for example "least-loaded:1.0-stable"')
   const parameters = fields.object('parameters') ?? {}
   const settings = fields.object('settings') ?? {}
   if (uri !== undefined) return { policyRuleURI: uri, parameters, settings }

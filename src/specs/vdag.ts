@@ -19,7 +19,9 @@ const FIRST_VERSION = { version: '0.0.1', releaseTag: 'beta' } as const
 /** What is to be done with the spec: create it, check its graph, or try its assignment. Throws SPEC_INVALID. */
 export function vdagMode(document: unknown): VdagMode {
   const problems = new Problems('vDAG spec')
-  const mode = new Fields(specValues(document, 'vDAG spec'), '', problems).choice(['mode', 'apiMode', 'api_mode'], MODES, 'create')
+  const spec = new Fields(specValues(document, 'vDAG spec'), '', problems)
+  spec.agree(['mode', 'apiMode'])
+  const mode = spec.choice(['mode', 'apiMode', 'api_mode'], MODES, 'create')
   problems.settle()
   return mode
 }
@@ -78,6 +80,8 @@ function readNode(item: Json, path: string, problems: Problems): readonly VdagNo
   const node = new Fields(inner, `node "${label}"`, problems)
   const vdagURI = node.text(['vdagURI', 'vdagUri', 'vdag_uri'])
   const type = node.choice<'block' | 'vdag'>(['nodeType', 'type', 'node_type'], { block: [], vdag: ['vDAG'] }, vdagURI === undefined ? 'block' : 'vdag')
+  node.agree(['manualBlockId', 'blockId'])
+  node.agree(['componentURI', 'blockComponentURI'])
   const manual = node.text(['manualBlockId', 'blockId', 'manual_block_id'], 300)
   const componentURI = node.text(['componentURI', 'blockComponentURI', 'componentUri'])
   const assignmentPolicyRule = parsePolicyRef(node, 'assignmentPolicyRule')

@@ -75,6 +75,38 @@ describe('specs: envelopes', () => {
   })
 })
 
+describe('specs: one thing said twice', () => {
+  const cases: readonly (readonly [string, () => unknown, RegExp])[] = [
+    ['blockId and block_id', () => block({ ...blockValues, blockId: 'one', block_id: 'two' }), /^block spec: blockId: "one" here and "two" as block_id, .*keep one of them$/],
+    ['blockId and id', () => block({ ...blockValues, blockId: 'one', id: 'two' }), /blockId: "one" here and "two" as id/],
+    ['minInstances and min_instances', () => block({ ...blockValues, minInstances: 1, min_instances: 2 }), /minInstances: 1 here and 2 as min_instances/],
+    ['two spellings, neither of them the name', () => block({ ...blockValues, blockId: null, block_id: 'one', 'block-id': 'two' }), /block_id: "one" here and "two" as block-id/],
+    ['two names of the component', () => blockComponentUri({ blockComponentURI: 'node.a:1-x', componentUri: 'node.b:1-x' }), /blockComponentURI: "node\.a:1-x" here and "node\.b:1-x" as componentUri/],
+    ['mode and api_mode', () => blockMode({ mode: 'allocate', api_mode: 'dry_run' }), /mode: "allocate" here and "dry_run" as api_mode/],
+    ['a vDAG’s mode and apiMode', () => vdagMode({ mode: 'create', apiMode: 'validate' }), /mode: "create" here and "validate" as apiMode/],
+    ['a node’s manualBlockId and blockId', () => parseVdag({ ...vdagValues, nodes: [{ nodeLabel: 'a', manualBlockId: 'one', blockId: 'two' }], graph: {} }), /node "a"\.manualBlockId: "one" here and "two" as blockId/],
+    ['the rule of a policy', () => block({ ...blockValues, policyRulesSpec: { loadBalancer: { policyRuleURI: 'a:1-x', policy_rule_uri: 'b:1-x' } } }), /policyRulesSpec\.loadBalancer\.policyRuleURI: "a:1-x" here and "b:1-x" as policy_rule_uri/],
+    ['a policy', () => block({ ...blockValues, policyRulesSpec: { loadBalancer: 'a:1-x', load_balancer: 'b:1-x' } }), /policyRulesSpec\.loadBalancer: "a:1-x" here and "b:1-x" as load_balancer/],
+    ['a policy in a list', () => block({ ...blockValues, policyRulesSpec: [{ name: 'loadBalancer', policyRuleURI: 'a:1-x' }, { name: 'load_balancer', policyRuleURI: 'b:1-x' }] }), /policyRulesSpec\[1\]\.policyRuleURI: "b:1-x".*loadBalancer is "a:1-x" by an earlier item/],
+  ]
+  for (const [what, parse, message] of cases) {
+    it(`${what}: refused when they differ, once, with both values`, () => {
+      const { message: said, details } = refusal(parse)
+      assert.match(said, message)
+      assert.equal(Object(details).problems, 1, said)
+    })
+  }
+
+  it('is well when it is the same', () => {
+    assert.deepEqual(block({ ...blockValues, block_id: blockValues['blockId'], id: blockValues['blockId'], min_instances: String(blockValues['minInstances']), policy_rules_spec: blockValues['policyRulesSpec'] }), block(blockValues))
+  })
+
+  it('the rule of a policy is a name, and nothing else', () => {
+    for (const policyRuleURI of [7, true, {}, ['a:1-x']]) assert.match(refusal(() => block({ ...blockValues, policyRulesSpec: { loadBalancer: { policyRuleURI } } })).message, /policyRulesSpec\.loadBalancer\.policyRuleURI: .*give /)
+    assert.match(refusal(() => parseVdag({ ...vdagValues, nodes: [{ nodeLabel: 'a', manualBlockId: 'one', assignmentPolicyRule: { policyRuleURI: 7 } }], graph: {} })).message, /node "a"\.assignmentPolicyRule\.policyRuleURI: 7 is not usable here; give the name of a published rule/)
+  })
+})
+
 describe('specs: component', () => {
   it('keeps every field under its one name', () => {
     const parsed = component(componentValues)
