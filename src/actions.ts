@@ -13,6 +13,7 @@ import { lookedFor } from './lib/looked-for.ts'
 import type { Ports, Random } from './ports.ts'
 import type { MeshView } from './roles.ts'
 import type { ArtefactCatalogue } from './registries/catalogue.ts'
+import { Unpublished } from './policies/unpublished.ts'
 import { blockComponentUri, blockMode, parseBlock } from './specs/block.ts'
 import { parseComponent } from './specs/component.ts'
 import { parseVdag, vdagMode } from './specs/vdag.ts'
@@ -36,9 +37,9 @@ const EXPLAIN_AFTER_MS = 4_000
 /** So many instances in a row that could not start: it is not their hosts. */
 const ENOUGH_FAILURES = 3
 
-/** `cid` is null where nothing was published. `assignment`: label → blocks it may run on, nested labels with slashes. */
-export type CreatedVdag = { readonly uri: string; readonly cid: string | null; readonly nodes: number; readonly assignment?: Readonly<Record<string, readonly BlockId[]>> }
-export type CreatedBlock = { readonly block: BlockRecord; readonly dryRun: boolean; readonly explanation: Explanation | undefined }
+/** `warnings`: what was taken and is not as its author may think. `cid` is null where nothing was published. `assignment`: label → blocks it may run on, nested labels with slashes. */
+export type CreatedVdag = { readonly uri: string; readonly cid: string | null; readonly nodes: number; readonly warnings: readonly string[]; readonly assignment?: Readonly<Record<string, readonly BlockId[]>> }
+export type CreatedBlock = { readonly block: BlockRecord; readonly dryRun: boolean; readonly explanation: Explanation | undefined; readonly warnings: readonly string[] }
 
 /** What a person or a program may ask of a peer that changes the network; each asks for the right first. */
 export class Actions {
@@ -53,6 +54,7 @@ export class Actions {
   readonly #thirdParty: ThirdParty
   readonly #gate: Gate
   readonly #controllers: Pick<Controllers, 'configOf'>
+  readonly #unpublished: Unpublished
 
   constructor(ports: Pick<Ports, 'clock' | 'identity' | 'random'>, parts: { readonly admission: Pick<Admission, 'may'>; readonly view: MeshView; readonly catalogue: ArtefactCatalogue; readonly placement: Placement; readonly runs: RunEngine; readonly governed: BlockGovernance; readonly thirdParty: ThirdParty; readonly gate: Gate; readonly controllers: Pick<Controllers, 'configOf'> }) {
     this.#ports = ports
@@ -66,6 +68,7 @@ export class Actions {
     this.#thirdParty = parts.thirdParty
     this.#gate = parts.gate
     this.#controllers = parts.controllers
+    this.#unpublished = new Unpublished(ports.clock, uri => parts.catalogue.hasPolicy(uri))
   }
 
   /**
@@ -78,9 +81,9 @@ export class Actions {
     const given = parseBlock(document, component, { owner: this.#ports.identity.peer, newId: () => options.name ?? this.#letters(8) })
     const block = options.cluster === undefined ? given : withinCluster(given, options.cluster)
     const dryRun = options.dryRun === true || blockMode(document) !== 'allocate'
-    if (dryRun) return { block, dryRun, explanation: await this.#placement.explain(block) }
+    if (dryRun) return { block, dryRun, explanation: await this.#placement.explain(block), warnings: await this.warnings(block, NEWS.forMs) }
     const known = await this.#catalogue.block(block.blockId)
-    if (known !== undefined && options.again === true && known.owner === block.owner && termsOf(known) === termsOf(block)) return { block: known, dryRun, explanation: undefined }
+    if (known !== undefined && options.again === true && known.owner === block.owner && termsOf(known) === termsOf(block)) return { block: known, dryRun, explanation: undefined, warnings: await this.warnings(known, NEWS.forMs) }
     if (known !== undefined) throw new MeshError('ALREADY_EXISTS', `a block is called ${block.blockId} already: choose another blockId, change that one with \`aios block update\`, or remove it first`)
     await this.#governed.add(block)
     const ready = await this.#thirdParty.create(block, component.manifest)
@@ -90,14 +93,19 @@ export class Actions {
       await this.#thirdParty.remove(block.blockId, ready)
       throw error
     }
-    return { block: ready, dryRun, explanation: undefined }
+    return { block: ready, dryRun, explanation: undefined, warnings: await this.warnings(ready, NEWS.forMs) }
+  }
+
+  /** What is not as the author of a block may think: policies that nobody has published. `forMs`: how long word of one may take. */
+  warnings(block: BlockRecord, forMs = 0): Promise<readonly string[]> {
+    return this.#unpublished.ofBlock(block, forMs)
   }
 
   /**
    * Changes a block to what the spec says: as a new one of its id would be, at once where only counts differ, else by
    * replacing its instances one by one while the old ones answer. Throws SPEC_INVALID, NOT_FOUND, FORBIDDEN.
    */
-  async changeBlock(document: Json): Promise<{ readonly block: BlockRecord; readonly replaces: boolean }> {
+  async changeBlock(document: Json): Promise<{ readonly block: BlockRecord; readonly replaces: boolean; readonly warnings: readonly string[] }> {
     this.#need('operate')
     const component = await this.#catalogue.component(blockComponentUri(document), this.#ports.clock.deadline(FETCH_MS))
     const given = parseBlock(document, component, { owner: this.#ports.identity.peer, newId: () => {
@@ -110,7 +118,7 @@ export class Actions {
     const kept = known.updates !== undefined && sameJson(given.parameters, known.parameters)
     const block = { ...given, initData: found === undefined || given.initData['initContainer'] !== undefined ? given.initData : { ...given.initData, initContainer: found }, owner: known.owner, revision: known.revision + 1, ...(kept ? { updates: known.updates } : {}), ...(known.streaming === undefined ? {} : { streaming: known.streaming }) }
     await this.#catalogue.putBlock(block)
-    return { block, replaces: termsOf(block) !== termsOf(known) }
+    return { block, replaces: termsOf(block) !== termsOf(known), warnings: await this.warnings(block, NEWS.forMs) }
   }
 
   /**
@@ -187,11 +195,11 @@ export class Actions {
     checkGraph({ ...typed, edges: spec.edges }, compatible)
     await this.#checkNamed(spec)
     const mode = vdagMode(document)
-    const checked = { uri: spec.vdagURI, cid: null, nodes: spec.nodes.length }
+    const checked = { uri: spec.vdagURI, cid: null, nodes: spec.nodes.length, warnings: await this.#unpublished.ofVdag(spec, NEWS.forMs) }
     if (mode === 'dry_run_assignment' || mode === 'dry_run') return { ...checked, assignment: await this.#runs.assignment(spec) }
     if (options.dryRun === true || mode === 'validate') return checked
     const { cid } = await this.#catalogue.publishVdag({ ...spec, author: await this.#firstAuthor(spec.vdagURI) })
-    return { uri: spec.vdagURI, cid, nodes: spec.nodes.length }
+    return { ...checked, cid }
   }
 
   /** Whatever a node names must be there: one that can never run is refused now, not at its first input. */

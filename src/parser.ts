@@ -212,11 +212,11 @@ export class Parser {
         // What it is called does not depend on how often it is tried.
         const again = task.task_status === 'in_progress' || (task.key !== undefined && task.replays !== undefined)
         const made = await actions.createBlock(document, { name: nameOf(task), again })
-        if (made.dryRun) return toJson({ blockId: made.block.blockId, dry_run: made.explanation })
+        if (made.dryRun) return toJson({ blockId: made.block.blockId, dry_run: made.explanation, warnings: made.warnings })
         const { blockId, minInstances: wanted } = made.block
         const subject = `block ${blockId}`
         await step(1, 1 + wanted, 'registered; waiting for its instances', subject)
-        tell(toJson({ blockId, block: made.block }))
+        tell(toJson({ blockId, block: made.block, warnings: made.warnings }))
         // One after the other, and all before the task ends: a late word must not open it again.
         let told: Promise<unknown> = Promise.resolve()
         let notch = 0
@@ -231,7 +231,7 @@ export class Parser {
         } finally {
           await told
         }
-        return toJson({ blockId: made.block.blockId, block: made.block })
+        return toJson({ blockId, block: made.block, warnings: made.warnings })
       }
       case 'createvDAG': return toJson(await actions.createVdag(document))
       case 'addComponent': return toJson(await actions.addComponent(document))

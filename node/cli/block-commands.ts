@@ -3,14 +3,15 @@ import { explanation } from '../../protocols/placement.ts'
 import { json } from '../../protocols/ids.ts'
 import { arg, count, flag, text, UsageError, type Command } from './command.ts'
 import { readJson } from './json-file.ts'
-import { pretty, shortId, table } from './output.ts'
+import { pretty, shortId, table, warned } from './output.ts'
 
 const instanceRow = z.object({ instance: z.string(), host: z.string(), state: z.string(), epoch: z.int(), inFlight: z.int(), queued: z.int(), latencyMs: z.number(), because: z.string().default('') })
 const blockRow = z.object({ blockId: z.string(), componentURI: z.string(), minInstances: z.int(), maxInstances: z.int(), ready: z.int(), steward: z.string().nullable() })
-const created = z.object({ blockId: z.string(), dryRun: z.boolean(), explanation: explanation.nullable(), ready: z.int() })
-const performed = z.object({ task_id: z.string(), result: z.object({ blockId: z.string(), block: z.looseObject({ minInstances: z.int() }).optional(), dry_run: explanation.optional() }) })
-const changed = z.object({ blockId: z.string(), revision: z.int(), replaces: z.boolean(), ready: z.int() })
-const shown = z.object({ block: json, steward: z.string().nullable(), epoch: z.int().nullable(), instances: z.array(instanceRow), last: json })
+const warnings = z.array(z.string()).default([])
+const created = z.object({ blockId: z.string(), dryRun: z.boolean(), explanation: explanation.nullable(), ready: z.int(), warnings })
+const performed = z.object({ task_id: z.string(), result: z.object({ blockId: z.string(), block: z.looseObject({ minInstances: z.int() }).optional(), dry_run: explanation.optional(), warnings }) })
+const changed = z.object({ blockId: z.string(), revision: z.int(), replaces: z.boolean(), ready: z.int(), warnings })
+const shown = z.object({ block: json, warnings, steward: z.string().nullable(), epoch: z.int().nullable(), instances: z.array(instanceRow), last: json })
 
 const logged = z.record(z.string(), z.array(z.string()))
 const logLine = z.object({ instance: z.string(), line: z.string() })
@@ -24,13 +25,13 @@ export const blockCommands: readonly Command[] = [
       const daemon = await context.daemon()
       if (flag(context, 'dry-run')) {
         const body = created.parse(await daemon.send('POST', '/mesh/blocks', { spec, dryRun: true }))
-        return context.out.result(body, () => (body.explanation === null ? `block ${body.blockId}` : explain(body.explanation)))
+        return context.out.result(body, () => warned(body.warnings, body.explanation === null ? `block ${body.blockId}` : explain(body.explanation)))
       }
       const { task_id: task, result } = performed.parse(await daemon.send('POST', `/api/createBlock${flag(context, 'no-wait') ? '?wait=made' : ''}`, spec))
       // A spec may itself say that it is only to be tried.
       const ready = flag(context, 'no-wait') || result.block === undefined ? 0 : result.block.minInstances
-      const body = { blockId: result.blockId, dryRun: result.dry_run !== undefined, explanation: result.dry_run ?? null, ready, task }
-      context.out.result(body, () => (body.explanation === null ? `block ${body.blockId}: ${ready} instance(s) ready` : explain(body.explanation)))
+      const body = { blockId: result.blockId, dryRun: result.dry_run !== undefined, explanation: result.dry_run ?? null, ready, warnings: result.warnings, task }
+      context.out.result(body, () => warned(body.warnings, body.explanation === null ? `block ${body.blockId}: ${ready} instance(s) ready` : explain(body.explanation)))
     },
   },
   {
@@ -39,7 +40,7 @@ export const blockCommands: readonly Command[] = [
     async run(context) {
       const spec = await readJson(arg(context, 0))
       const body = changed.parse(await (await context.daemon()).send('PUT', '/mesh/blocks', { spec, wait: !flag(context, 'no-wait') }))
-      context.out.result(body, () => `block ${body.blockId}: revision ${body.revision}, ${body.replaces ? 'replacing its instances' : 'instances kept'}${flag(context, 'no-wait') ? '' : `, ${body.ready} ready`}`)
+      context.out.result(body, () => warned(body.warnings, `block ${body.blockId}: revision ${body.revision}, ${body.replaces ? 'replacing its instances' : 'instances kept'}${flag(context, 'no-wait') ? '' : `, ${body.ready} ready`}`))
     },
   },
   {
@@ -53,13 +54,13 @@ export const blockCommands: readonly Command[] = [
     words: ['block', 'show'], args: 'ID', count: [1, 1], what: 'one block: its spec, its instances, its last placement',
     async run(context) {
       const body = shown.parse(await (await context.daemon()).get(`/mesh/blocks/${encodeURIComponent(arg(context, 0))}`))
-      context.out.result(body, () => [
+      context.out.result(body, () => warned(body.warnings, [
         pretty(body.block),
         '',
         `steward ${body.steward ?? '-'}, epoch ${body.epoch ?? '-'}`,
         table(['INSTANCE', 'HOST', 'STATE', 'EPOCH', 'RUNNING', 'QUEUED', 'LATENCY', ''], body.instances.map(row => [row.instance, row.host, row.state, row.epoch, row.inFlight, row.queued, `${row.latencyMs.toFixed(1)} ms`, row.because])),
         ...(body.last === null ? [] : ['', `last placement: ${pretty(body.last)}`]),
-      ].join('\n'))
+      ].join('\n')))
     },
   },
   {

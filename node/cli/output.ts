@@ -68,6 +68,11 @@ export function shortId(peer: string): string {
   return peer.length > 14 ? `…${peer.slice(-8)}` : peer
 }
 
+/** A text with what to be warned of under it. */
+export function warned(warnings: readonly string[], text: string): string {
+  return [text, ...warnings.map(warning => `warning: ${warning}`)].join('\n')
+}
+
 export function pretty(value: Json): string {
   return JSON.stringify(value, null, 2)
 }

@@ -4,12 +4,12 @@ import { json, type Json } from '../../protocols/ids.ts'
 import { runEvent, type RunEvent } from '../../protocols/runs.ts'
 import { arg, count, flag, text, UsageError, type Command, type Context } from './command.ts'
 import { readJson } from './json-file.ts'
-import { pretty, shortId, table } from './output.ts'
+import { pretty, shortId, table, warned } from './output.ts'
 
 const submitted = z.object({ run: z.string(), existing: z.boolean() })
 const runBody = z.object({ run: z.string(), vdag: z.string(), state: z.string(), coordinator: z.string().nullable(), events: z.array(runEvent), outputs: z.record(z.string(), json).nullable(), error: z.object({ code: z.string(), message: z.string() }).nullable() })
 const runRow = z.object({ run: z.string(), vdag: z.string(), state: z.string(), coordinator: z.string().nullable(), began: z.number() })
-const checkedVdag = z.looseObject({ uri: z.string(), cid: z.string().nullable() })
+const checkedVdag = z.looseObject({ uri: z.string(), cid: z.string().nullable(), warnings: z.array(z.string()).default([]) })
 const publishedVdag = z.object({ task_id: z.string(), result: checkedVdag })
 const inferred = z.object({ outputs: z.array(z.object({ sessionId: z.string(), seqNo: z.int(), data: json }).loose()) })
 
@@ -23,8 +23,8 @@ export const runCommands: readonly Command[] = [
       const made = flag(context, 'dry-run')
         ? { task_id: null, result: checkedVdag.parse(await daemon.send('POST', '/mesh/vdags', { spec, dryRun: true })) }
         : publishedVdag.parse(await daemon.send('POST', '/api/createvDAG', spec))
-      const { uri, cid } = made.result
-      context.out.result({ ...made.result, task: made.task_id }, () => `${cid === null ? 'valid' : 'published'} ${uri}`)
+      const { uri, cid, warnings } = made.result
+      context.out.result({ ...made.result, task: made.task_id }, () => warned(warnings, `${cid === null ? 'valid' : 'published'} ${uri}`))
     },
   },
   {

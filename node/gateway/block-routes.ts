@@ -27,7 +27,7 @@ export function addBlockRoutes(app: Hono, { peer }: GatewayParts): void {
     switch (action) {
       case 'create_block': {
         const made = await actions.createBlock(asked, cluster === undefined ? {} : { cluster })
-        return made.dryRun ? { block_id: made.block.blockId, dry_run: made.explanation } : { block_id: made.block.blockId, block: made.block }
+        return { block_id: made.block.blockId, ...(made.dryRun ? { dry_run: made.explanation } : { block: made.block }), warnings: made.warnings }
       }
       case 'dry_run': return (await actions.createBlock(asked, { dryRun: true })).explanation
       case 'remove_block':

@@ -110,13 +110,13 @@ export function addMeshRoutes(app: Hono, parts: GatewayParts): void {
     const asked = await body(context, z.object({ spec: json, dryRun: z.boolean().default(false), wait: z.boolean().default(true) }))
     const made = await actions.createBlock(await templates.plain(asked.spec), { dryRun: asked.dryRun })
     const ready = made.dryRun || !asked.wait ? 0 : await actions.waitReady(made.block, made.block.minInstances, within(context, WAIT_READY_MS))
-    return context.json({ blockId: made.block.blockId, dryRun: made.dryRun, explanation: made.explanation ?? null, ready })
+    return context.json({ blockId: made.block.blockId, dryRun: made.dryRun, explanation: made.explanation ?? null, ready, warnings: made.warnings })
   })
   app.put('/mesh/blocks', async context => {
     const asked = await body(context, z.object({ spec: json, wait: z.boolean().default(true) }))
-    const { block, replaces } = await actions.changeBlock(await templates.plain(asked.spec))
+    const { block, replaces, warnings } = await actions.changeBlock(await templates.plain(asked.spec))
     const ready = asked.wait ? await actions.waitReady(block, block.minInstances, within(context, WAIT_READY_MS)) : 0
-    return context.json({ blockId: block.blockId, revision: block.revision, replaces, ready })
+    return context.json({ blockId: block.blockId, revision: block.revision, replaces, ready, warnings })
   })
   app.get('/mesh/blocks', async context => context.json((await catalogue.blocks()).map(block => {
     const instances = view.instancesOf(block.blockId)
@@ -131,7 +131,7 @@ export function addMeshRoutes(app: Hono, parts: GatewayParts): void {
     if (block === undefined) throw new MeshError('NOT_FOUND', `no block is called ${id}`)
     const instances = view.instancesOf(id)
     return context.json({
-      block, initContainer: await peer.thirdParty.entry(id) ?? null, steward: actions.stewardOf(id) ?? null, epoch: instances.reduce<number | null>((most, { ad }) => Math.max(most ?? 0, ad.epoch), null),
+      block, warnings: await actions.warnings(block), initContainer: await peer.thirdParty.entry(id) ?? null, steward: actions.stewardOf(id) ?? null, epoch: instances.reduce<number | null>((most, { ad }) => Math.max(most ?? 0, ad.epoch), null),
       instances: instances.map(({ host, ad }) => ({ instance: ad.instance, host, state: ad.state, epoch: ad.epoch, inFlight: ad.inFlight, queued: ad.queued, latencyMs: ad.latencyMs, because: ad.because ?? '' })), last: actions.lastPlacement(id) ?? lastPlacementIn(await peer.blocks.status(id, context.req.raw.signal)),
     })
   })

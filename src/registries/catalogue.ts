@@ -78,6 +78,14 @@ export class ArtefactCatalogue implements Catalogue, Models {
     return { rule, source: await this.#source(rule, signal) }
   }
 
+  /** Whether a policy has that name, as `policy` takes it; its code is not fetched. */
+  async hasPolicy(uri: string): Promise<boolean> {
+    return this.#resolve('policies', this.#policies, uri, true).then(() => true, (error: unknown) => {
+      if (error instanceof MeshError && error.code === 'NOT_FOUND') return false
+      throw error
+    })
+  }
+
   async policies(): Promise<readonly PublishedArtefact[]> {
     return this.#listed('policies', this.#policies)
   }

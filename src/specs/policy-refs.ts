@@ -14,8 +14,8 @@ export type PolicySet = {
 }
 
 /** Policies of a block that are asked, under the names by which they are; other names are AIOS's of old or an author's own, and kept. */
-const ASKED = ['clusterAllocator', 'resourceAllocator', 'loadBalancer', 'stabilityChecker', 'autoscaler', 'pre_processing', 'post_processing', 'failurePolicy']
-const BY_SPELLING = new Map(ASKED.map(name => [unspelled(name), name]))
+export const BLOCK_POLICIES = ['clusterAllocator', 'resourceAllocator', 'loadBalancer', 'stabilityChecker', 'autoscaler', 'pre_processing', 'post_processing', 'failurePolicy']
+const BY_SPELLING = new Map(BLOCK_POLICIES.map(name => [unspelled(name), name]))
 
 /** Wrappers in AIOS's samples nest at most four deep. */
 const WRAPPERS = 6

@@ -207,6 +207,14 @@ describe("AIOS's parser, stores, tasks and registries over HTTP", function () {
     await writeFile(join(dir, 'graph.json'), JSON.stringify({ vdagName: 'by-hand', nodes: [{ nodeLabel: 'a', manualBlockId: 'by-and-by' }] }))
     assert.match(aios(1, 'vdag', 'create', join(dir, 'graph.json'), '--dry-run').out, /valid by-hand:/)
     assert.match(aios(1, 'vdag', 'create', join(dir, 'graph.json')).out, /published by-hand:/)
+    await writeFile(join(dir, 'unruled.json'), JSON.stringify({ blockId: 'unruled', blockComponentURI: COMPONENT, minInstances: 0, maxInstances: 1, policyRulesSpec: { loadBalancer: 'unseen:1-x' } }))
+    const warning = 'loadBalancer: nobody has published unseen:1-x'
+    assert.match(aios(1, 'block', 'create', join(dir, 'unruled.json'), '--dry-run').out, new RegExp(`warning: ${warning}`))
+    assert.match(aios(1, 'block', 'create', join(dir, 'unruled.json')).out, new RegExp(`block unruled: 0 instance\\(s\\) ready\nwarning: ${warning}`))
+    assert.match(aios(1, 'block', 'show', 'unruled').out, new RegExp(`warning: ${warning}`))
+    assert.equal(z.looseObject({ warnings: z.array(z.string()) }).parse(JSON.parse(aios(1, 'block', 'show', 'unruled', '--json').out)).warnings[0]?.startsWith(warning), true)
+    await writeFile(join(dir, 'unruled-graph.json'), JSON.stringify({ vdagName: 'unruled', nodes: [{ nodeLabel: 'a', manualBlockId: 'by-and-by', assignmentPolicyRule: 'unseen:1-x' }] }))
+    assert.match(aios(1, 'vdag', 'create', join(dir, 'unruled-graph.json')).out, /published unruled:[^]*warning: node "a"\.assignmentPolicyRule: nobody has published unseen:1-x/)
     await until('what the command line asked for is a task that any peer tells', async () => {
       const told = aios(0, 'tasks', '--limit', '50').out
       return told.includes(soon.task) && /completed[^\n]*vdag_creation|vdag_creation[^\n]*completed/.test(told)

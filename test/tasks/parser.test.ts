@@ -132,6 +132,20 @@ describe("AIOS's parser, on every peer", function () {
     assert.match((await refused(0, 'createvDAG', vdag({ nodeLabel: 'a', nodeType: 'block', componentURI: 'node.none:1-s' }))).message, /no component is called node\.none:1-s/)
     assert.equal(Object((await perform(0, 'createvDAG', vdag({ nodeLabel: 'a', nodeType: 'block', manualBlockId: 'made' }))).result).uri, 'v:1-s')
   })
+
+  it('a policy that nobody has published is taken, with a warning that names it until somebody does', async () => {
+    const ruled = { blockId: 'ruled', blockComponentURI: COMPONENT, minInstances: 0, maxInstances: 1, policyRulesSpec: { load_balancer: 'unseen:1-stable', autoscaler: { parameters: { least: 1 } }, 'an author’s own': 'nobody-asks:1-x' } }
+    const made = Object((await perform(1, 'createBlock', ruled)).result)
+    assert.deepEqual(made.warnings, ['loadBalancer: nobody has published unseen:1-stable, so what is built in stands in for it until somebody does'])
+    const graph = (vdagName: string): Json => ({ vdagName, vdagVersion: { version: '1', 'release-tag': 's' }, nodes: [{ nodeLabel: 'a', manualBlockId: 'made', preprocessingPolicyRule: 'unseen', postprocessingPolicyRule: 'default' }] })
+    assert.deepEqual(Object((await perform(0, 'createvDAG', graph('before'))).result).warnings, ['node "a".preprocessingPolicyRule: nobody has published unseen, so what is built in stands in for it until somebody does'])
+    const soon = town.peer(2).actions.createBlock({ ...ruled, blockId: 'at-once' })
+    await town.rule('unseen', 'export default class { eval(parameters, input) { return input } }')
+    assert.deepEqual((await town.do(soon)).warnings, [], 'published while it was made')
+    const stands = await town.do(town.peer(1).catalogue.block('ruled'))
+    assert.deepEqual(await town.do(town.peer(1).actions.warnings(stands!)), [])
+    assert.deepEqual(Object((await perform(0, 'createvDAG', graph('after'))).result).warnings, [])
+  })
 })
 
 describe('tasks of a peer that dies', function () {
