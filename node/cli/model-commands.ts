@@ -70,10 +70,10 @@ export const modelCommands: readonly Command[] = [
     options: [...WISH, { name: 'replicas', what: 'instead, which overlapping layers every host would offer if all served it at once' }],
     async run(context) {
       if (context.options['replicas'] === true) {
-        const shown = replicas.parse(await (await context.daemon()).send('POST', `/mesh/models/${encodeURIComponent(arg(context, 0))}/plan`, { ...wish(context), replicas: true }))
+        const shown = replicas.parse(await (await context.daemon()).sendLong('POST', `/mesh/models/${encodeURIComponent(arg(context, 0))}/plan`, { ...wish(context), replicas: true }))
         return context.out.result(shown, () => showReplicas(shown))
       }
-      const body = plan.parse(await (await context.daemon()).send('POST', `/mesh/models/${encodeURIComponent(arg(context, 0))}/plan`, wish(context)))
+      const body = plan.parse(await (await context.daemon()).sendLong('POST', `/mesh/models/${encodeURIComponent(arg(context, 0))}/plan`, wish(context)))
       context.out.result(body, () => showPlan(body))
     },
   },
@@ -86,7 +86,7 @@ export const modelCommands: readonly Command[] = [
       const threads = whole(context, 'threads', 1)
       const draft = text(context, 'draft')
       const body = { model: arg(context, 0), ...wish(context), ...(name === undefined ? {} : { service: name }), ...(standbys === undefined ? {} : { standbys }), ...(threads === undefined ? {} : { threads }), ...(draft === undefined ? {} : { draft }), wait: context.options['no-wait'] !== true }
-      const answer = await (await context.daemon()).send('POST', '/mesh/services', body)
+      const answer = await (await context.daemon()).sendLong('POST', '/mesh/services', body)
       const encoder = servedEncoder.safeParse(answer)
       if (encoder.success) return context.out.result(encoder.data, () => `block ${encoder.data.service} gives embeddings: ${encoder.data.ready} instance(s) ready`)
       const result = served.parse(answer)

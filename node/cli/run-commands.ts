@@ -75,7 +75,7 @@ export const runCommands: readonly Command[] = [
       const input = text(context, 'input')
       if (input === undefined) throw new UsageError('usage: aios infer BLOCK --input FILE|-')
       const deadlineMs = count(context, 'deadline', 60_000)
-      const body = await (await context.daemon()).send('POST', '/v1/infer', {
+      const body = await (await context.daemon()).sendLong('POST', '/v1/infer', {
         model: arg(context, 0), data: await readJson(input), session_id: text(context, 'session') ?? '', seq_no: 0, deadline_ms: deadlineMs,
       })
       const { outputs } = inferred.parse(body)
