@@ -14,6 +14,9 @@ const LOAD_MS = 3_000
 /** What a host says of an instance that it has no more: its next ad says the same. */
 const GONE: ReadonlySet<Json> = new Set(['EPOCH_FENCED', 'NO_INSTANCE'])
 
+/** What was known of an instance's process when it was judged: the same instance may have another by now. */
+type Judged = { crashes: number; readonly starting: boolean; anew: boolean }
+
 type Parts = { readonly desk: BlockDesk; readonly view: MeshView; readonly invoker: Pick<BlockInvoker, 'health' | 'load'>; readonly policies: PolicyCalls; readonly documents: BlockDocuments; readonly metrics: MetricsSource; readonly onUnhealthy: (block: BlockId, instance: InstanceId, because: string) => void }
 
 /** Asks every instance of a block how it is, round by round, tells the block's stability rule, and has those replaced that stay unhealthy. */
@@ -21,6 +24,7 @@ export class HealthChecker {
   readonly #telemetry: Telemetry
   readonly #parts: Parts
   readonly #health = new Map<BlockId, ReadonlyMap<InstanceId, InstanceHealth>>()
+  readonly #judged = new Map<BlockId, ReadonlyMap<InstanceId, Judged>>()
   /** Calls that those which did not answer had served when they were last looked at. */
   readonly #served = new Map<BlockId, ReadonlyMap<InstanceId, number>>()
 
@@ -31,11 +35,27 @@ export class HealthChecker {
 
   forget(block: BlockId): void {
     this.#health.delete(block)
+    this.#judged.delete(block)
     this.#served.delete(block)
   }
 
+  /** As the last round found them, without those that have started anew since: of their process nothing is known yet. */
   of(block: BlockId): ReadonlyMap<InstanceId, InstanceHealth> {
-    return this.#health.get(block) ?? new Map()
+    this.look(block)
+    const judged = this.#judged.get(block)
+    return new Map([...this.#health.get(block) ?? []].filter(([instance]) => judged?.get(instance)?.anew !== true))
+  }
+
+  /** Notes which instances have crashed and started anew since they were judged; to be called more often than crashes are forgotten. One that does so again and again keeps its verdict. */
+  look(block: BlockId): void {
+    const judged = this.#judged.get(block)
+    if (judged === undefined) return
+    for (const { ad: { instance, state, crashes = 0 } } of this.#parts.view.instancesOf(block)) {
+      const one = judged.get(instance)
+      if (one === undefined) continue
+      one.anew = crashes < CRASH_LOOP && (one.anew || crashes > one.crashes || (one.starting && state === 'ready'))
+      one.crashes = crashes
+    }
   }
 
   /** One round. */
@@ -58,6 +78,8 @@ export class HealthChecker {
     for (const { instance, crashes = 0 } of ads) if (crashes >= CRASH_LOOP && answers.has(instance)) answers.set(instance, { healthy: false, because: `it crashed ${crashes} times in a minute` })
     const after = healthRound(this.#health.get(block) ?? new Map(), answers, looping)
     this.#health.set(block, after)
+    // As they were before they were asked: one that was killed because it did not answer is judged for that, and another when it is up.
+    this.#judged.set(block, new Map(ads.map(({ instance, state, crashes = 0 }) => [instance, { crashes, starting: state === 'starting', anew: false }])))
     const sick = [...after].filter(([, { healthy }]) => !healthy)
     this.#telemetry.gauge('block_unhealthy_instances', sick.length, { block })
     const rule = record.policies['stabilityChecker']

@@ -133,6 +133,7 @@ export class Upkeep {
     const kept = this.#parts.desk.tended(block)
     // Withdrawn: its steward has only to release what is left.
     if (kept === undefined) return
+    this.#health.look(block)
     const now = this.#ports.clock.monotonic()
     const rhythm = this.#autoscaler.rhythm(kept)
     if (rhythm !== undefined && !watch.scaling && now >= watch.scaleAt) {

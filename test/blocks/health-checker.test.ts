@@ -44,6 +44,53 @@ describe('health checker', function () {
     assert.equal(town.ready('well').length, 2)
   })
 
+  it('one that was killed and started again has no verdict of its earlier process', async () => {
+    const town = await new Town(3).open()
+    await town.block({ blockId: 'held', minInstances: 1, maxInstances: 1, policyRulesSpec: named({ health_check_interval: 20, unhealthy_rounds: 9 }) })
+    await town.untilReady('held', 1)
+    const [only = ''] = town.ready('held')
+    const well = (): { readonly healthy: boolean; readonly detail: Json } => ({ healthy: true, detail: null })
+    const status = async (): Promise<string> => {
+      const { state, ready, instances } = Object(await town.world.drive(town.bystander('held').control.order('held', { do: 'status' })))
+      return `${state}, ${ready} ready, ${instances[only]?.healthy}`
+    }
+    const till = async (wanted: string): Promise<void> => {
+      for (let tries = 0; await status() !== wanted; tries += 1) {
+        assert.ok(tries < 300, `${wanted}, not ${await status()}`)
+        await town.later(100)
+      }
+    }
+    town.manners.health = () => 'silent'
+    await till('unhealthy, 1 ready, false')
+    town.manners.health = well
+    town.crash.get(only)?.()
+    await till('healthy, 1 ready, null')
+    await till('healthy, 1 ready, true')
+    await town.later(65_000)
+    // Killed while it is asked: the round that ends after that is of the one before, and so is one that finds it starting.
+    let asked = false
+    town.manners.health = () => {
+      asked = true
+      town.manners.health = well
+      town.crash.get(only)?.()
+      return 'silent'
+    }
+    await town.until('it is asked, and killed for it', () => asked)
+    for (let look = 0; look < 100; look += 1) {
+      assert.doesNotMatch(await status(), /1 ready, false/)
+      await town.later(100)
+    }
+    assert.equal(await status(), 'healthy, 1 ready, null')
+    await town.later(65_000)
+    town.manners.startMs = 5_000
+    town.crash.get(only)?.()
+    await till('unhealthy, 0 ready, null')
+    const checked = await town.world.drive(town.bystander('held').control.order('held', { do: 'command', service: 'stability_checker', action: 'check', data: null }))
+    assert.equal(Object(Object(checked)[only]).healthy, false)
+    await till('healthy, 1 ready, null')
+    assert.deepEqual(town.ready('held'), [only])
+  })
+
   it('one that its steward has released is not taken for ill, though its ad is late', async () => {
     const town = await new Town(3).open()
     await town.block({ blockId: 'moved', minInstances: 2, maxInstances: 3 })
