@@ -199,7 +199,7 @@ async function announce(dataDir: string, content: DaemonFile): Promise<void> {
   await rename(`${path}.part`, path)
 }
 
-/** Takes the folder for this process; what it gives lets go. Throws ALREADY_EXISTS, STORAGE_FAILED, STORAGE_FULL. */
+/** Takes the folder for this process; what it gives lets go. Throws ALREADY_EXISTS, BAD_INPUT, STORAGE_FAILED, STORAGE_FULL. */
 async function hold(dataDir: string): Promise<() => Promise<void>> {
   const lock = FolderLock.take(dataDir)
   if (lock !== undefined) return async () => lock[Symbol.dispose]()

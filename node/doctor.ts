@@ -1,6 +1,7 @@
-import { access, constants, mkdir, statfs } from 'node:fs/promises'
+import { access, constants, statfs } from 'node:fs/promises'
 import { asMeshError } from '../protocols/errors.ts'
 import { createMachine } from './adapters/machine.ts'
+import { makeFolder } from './adapters/make-folder.ts'
 import { diagnose } from './adapters/machine-diagnose.ts'
 
 export type Check = { readonly what: string; readonly ok: boolean; readonly because: string }
@@ -33,7 +34,7 @@ async function probe(dataDir: string): Promise<readonly Check[]> {
 
 async function examineFolder(dataDir: string): Promise<Check> {
   try {
-    await mkdir(dataDir, { recursive: true, mode: 0o700 })
+    makeFolder(dataDir)
     await access(dataDir, constants.W_OK)
     const { bavail, bsize } = await statfs(dataDir)
     const free = bavail * bsize

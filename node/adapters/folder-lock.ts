@@ -1,7 +1,8 @@
-import { closeSync, existsSync, mkdirSync, openSync } from 'node:fs'
+import { closeSync, existsSync, openSync } from 'node:fs'
 import { join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 import { MeshError } from '../../protocols/errors.ts'
+import { makeFolder } from './make-folder.ts'
 import { storageError } from './sqlite.ts'
 
 const SQLITE_BUSY = 5
@@ -19,11 +20,11 @@ export class FolderLock implements Disposable {
     this.#database = database
   }
 
-  /** Makes the folder where it is missing. Undefined while another process holds it. Throws STORAGE_FAILED, STORAGE_FULL. */
+  /** Makes the folder where it is missing. Undefined while another process holds it. Throws BAD_INPUT where no folder can be, STORAGE_FAILED, STORAGE_FULL. */
   static take(dir: string): FolderLock | undefined {
     const path = lockOf(dir)
     try {
-      mkdirSync(dir, { recursive: true, mode: 0o700 })
+      makeFolder(dir)
       // Never opened again but by SQLite: to close a file ends every lock that this process has on it.
       if (!existsSync(path)) closeSync(openSync(path, 'a', 0o600))
     } catch (error) {

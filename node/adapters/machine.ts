@@ -1,6 +1,6 @@
 import { execFile } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { mkdirSync, readFileSync } from 'node:fs'
+import { readFileSync } from 'node:fs'
 import { rename, writeFile } from 'node:fs/promises'
 import { availableParallelism, loadavg } from 'node:os'
 import { join } from 'node:path'
@@ -12,6 +12,7 @@ import { compiledFolder } from '../compiled.ts'
 import { checkFence } from './fence.ts'
 import { gpuNotes, listGpus, readGpus, type GpuReading } from './gpu.ts'
 import { HostCounter } from './host-counters.ts'
+import { makeFolder } from './make-folder.ts'
 import { cpuModel, diskFreeMb, installedRuntimes, withStages, memoryFreeMb, osName, packageVersion, readResources } from './machine-facts.ts'
 import type { Measured } from './machine-measure.ts'
 
@@ -37,7 +38,7 @@ export interface MeasuredMachine extends Machine {
  * and keeps the figures in `dir` until hardware or versions change.
  */
 export function createMachine({ dir }: { readonly dir: string }): MeasuredMachine {
-  mkdirSync(dir, { recursive: true })
+  makeFolder(dir)
   const file = join(dir, 'machine.json')
   let gpus: readonly GpuReading[] = listGpus()
   let gpusReadAt = -Infinity

@@ -1,12 +1,14 @@
 import { spawn } from 'node:child_process'
-import { mkdir, open, readFile, statfs, type FileHandle } from 'node:fs/promises'
+import { open, readFile, statfs, type FileHandle } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { z } from 'zod'
 import { isErrorCode, MeshError } from '../../protocols/errors.ts'
 import { FolderLock } from '../adapters/folder-lock.ts'
+import { makeFolder } from '../adapters/make-folder.ts'
 import { storageError } from '../adapters/sqlite.ts'
+import { withInviteAside } from './invite-text.ts'
 import { readDaemonFile } from './daemon-client.ts'
 
 const READY_MS = 60_000
@@ -16,14 +18,16 @@ const ready = z.object({ ready: z.literal(true), peer: z.string(), http: z.strin
 const failed = z.object({ error: z.object({ code: z.string(), message: z.string() }) })
 export type Ready = z.infer<typeof ready>
 
-/** Starts this same `aios up` without `--detach`, in a session of its own, and comes back when it is ready. Throws with its last words. */
-export async function detach(dataDir: string): Promise<Ready> {
+/** Starts this same `aios up` without `--detach`, in a session of its own, and comes back when it is ready. It reads `invite` from its standard input. Throws with its last words. */
+export async function detach(dataDir: string, invite = ''): Promise<Ready> {
   const path = join(dataDir, 'output.log')
   // What a peer that runs there has said stays where it is.
   const log = FolderLock.isHeld(dataDir) ? undefined : await opened(dataDir, path)
   if (log === undefined) throw new MeshError('ALREADY_EXISTS', `a peer already runs on ${dataDir}: use it, or another --data DIR`)
-  const args = process.argv.slice(2).filter(word => word !== '--detach' && word !== '--json')
-  const child = spawn(process.execPath, [CLI, ...args, '--json'], { detached: true, stdio: ['ignore', log.fd, log.fd] })
+  const args = withInviteAside(process.argv.slice(2)).filter(word => word !== '--detach' && word !== '--json')
+  const child = spawn(process.execPath, [CLI, ...args, '--json'], { detached: true, stdio: ['pipe', log.fd, log.fd] })
+  // One that ended before it read says why itself.
+  child.stdin?.on('error', () => undefined).end(invite)
   child.unref()
   await log.close()
   const ends = performance.now() + READY_MS
@@ -41,7 +45,7 @@ export async function detach(dataDir: string): Promise<Ready> {
 
 async function opened(dataDir: string, path: string): Promise<FileHandle> {
   try {
-    await mkdir(dataDir, { recursive: true, mode: 0o700 })
+    makeFolder(dataDir)
     return await open(path, 'w', 0o600)
   } catch (error) {
     throw storageError(error, `use the folder ${dataDir}`)

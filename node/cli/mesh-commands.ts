@@ -2,6 +2,7 @@ import { z } from 'zod'
 import { capacityAd } from '../../protocols/capacity.ts'
 import { right } from '../../protocols/membership.ts'
 import { flag, list, text, UsageError, type Command, type Context } from './command.ts'
+import { inviteText } from './invite-text.ts'
 import { bytes, shortId, table } from './output.ts'
 
 const LAST_MS = 1_000
@@ -22,7 +23,7 @@ export const meshCommands: readonly Command[] = [
       { name: 'http', value: 'HOST:PORT', what: 'the HTTP door (default 127.0.0.1:0; anything but loopback needs the token)' },
       { name: 'grpc', value: 'HOST:PORT', what: 'the door for AIOS\'s gRPC clients (default 127.0.0.1:0; anything but loopback needs the token)' },
       { name: 'oci', value: 'HOST:PORT', what: 'the door for container tools: skopeo, podman, docker (default 127.0.0.1:0; beyond loopback they log in with the token)' },
-      { name: 'join', value: 'INVITE', what: 'enter the network of this invite' },
+      { name: 'join', value: 'INVITE', what: 'enter the network of this invite; @FILE or - (standard input) keeps it out of lists of processes' },
       { name: 'label', value: 'K=V', many: true, what: 'a label others can place by, such as region=eu' },
       { name: 'name', value: 'NAME', what: 'name of the network, when this makes one' },
       { name: 'no-mdns', what: 'do not look for peers on the local network' },
@@ -36,10 +37,12 @@ export const meshCommands: readonly Command[] = [
       { name: 'detach', what: 'go on in the background once it is ready (end it with `aios down`)' },
     ],
     async run(context) {
+      const said = text(context, 'join')
+      const join = said === undefined ? undefined : await inviteText(said)
       if (flag(context, 'detach')) {
         const { detach } = await import('./detach.ts')
-        const said = await detach(context.dataDir)
-        return context.out.result(said, () => `peer ${said.peer} is up: ${said.http}`)
+        const ready = await detach(context.dataDir, join)
+        return context.out.result(ready, () => `peer ${ready.peer} is up: ${ready.http}`)
       }
       // The daemon's code is loaded only here, so that every other command starts fast.
       const { up } = await import('../daemon.ts')
@@ -54,7 +57,7 @@ export const meshCommands: readonly Command[] = [
       const asked = list(context, 'listen')
       const listen = [...(asked.length > 0 ? asked : ['/ip4/0.0.0.0/tcp/0']), ...(flag(context, 'behind-nat') ? ['/p2p-circuit'] : [])]
       const daemon = await up({
-        dataDir: context.dataDir, listen, http: text(context, 'http') ?? '127.0.0.1:0', grpc: text(context, 'grpc') ?? '127.0.0.1:0', oci: text(context, 'oci') ?? '127.0.0.1:0', join: text(context, 'join'), labels,
+        dataDir: context.dataDir, listen, http: text(context, 'http') ?? '127.0.0.1:0', grpc: text(context, 'grpc') ?? '127.0.0.1:0', oci: text(context, 'oci') ?? '127.0.0.1:0', join, labels,
         networkName: text(context, 'name') ?? 'mesh', mdns: !flag(context, 'no-mdns'), upnp: flag(context, 'upnp'), relay: !flag(context, 'no-relay'), isolation, containers: text(context, 'containers') ?? 'mesh', external: list(context, 'external'), json: context.out.json, otlp: text(context, 'otlp'),
       })
       context.out.line({ ready: true, peer: daemon.peer, network: daemon.network, http: daemon.http, grpc: daemon.grpc, oci: daemon.oci, addresses: daemon.addresses, joined: daemon.joined, readyMs: daemon.readyMs }, () => [

@@ -174,9 +174,10 @@ describe('a mesh of three real peers', function () {
     const read = readInvite(await net.invite(net.peer(0)))
     const forged = `aios1${base64url.baseEncode(encode({ ...read, secret: new Uint8Array(32).fill(7) }))}`
     const stolen = `aios1${base64url.baseEncode(encode({ ...read, bearerKey: new Uint8Array(32).fill(7) }))}`
+    await writeFile(join(dir, 'stolen'), `${stolen}\n`)
     const [wrong, taken, none, nowhere] = await Promise.all([
       aside('up', '--data', join(dir, 'stranger'), '--listen', '/ip4/127.0.0.1/tcp/0', '--no-mdns', '--join', forged),
-      aside('up', '--data', join(dir, 'stranger-4'), '--listen', '/ip4/127.0.0.1/tcp/0', '--no-mdns', '--join', stolen),
+      aside('up', '--data', join(dir, 'stranger-4'), '--listen', '/ip4/127.0.0.1/tcp/0', '--no-mdns', '--join', `@${join(dir, 'stolen')}`),
       aside('up', '--data', join(dir, 'stranger-2'), '--join', 'hello'),
       aside('up', '--data', join(dir, 'stranger-3'), '--listen', 'nowhere', '--no-mdns', '--detach', '--json'),
     ])

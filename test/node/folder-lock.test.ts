@@ -6,6 +6,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { FolderLock } from '../../node/adapters/folder-lock.ts'
+import { createMachine } from '../../node/adapters/machine.ts'
 import { detach, down } from '../../node/cli/detach.ts'
 
 describe('the folder of a peer', () => {
@@ -44,6 +45,16 @@ describe('the folder of a peer', () => {
     const file = join(dir, 'file')
     await writeFile(file, '')
     assert.throws(() => FolderLock.take(file), (error: Error & { code?: string }) => error.code === 'STORAGE_FAILED' && error.message.includes(file))
+  })
+
+  it('that can be nowhere is refused at once, with what to give instead', async () => {
+    // Node's own recursive mkdir never comes back from there.
+    const said = { code: 'BAD_INPUT', message: /no folder can be made at \/proc\/nowhere \(E\w+\): name one on a disk with --data DIR/ }
+    assert.throws(() => FolderLock.take('/proc/nowhere/peer'), said)
+    await assert.rejects(detach('/proc/nowhere'), said)
+    assert.throws(() => createMachine({ dir: '/proc/nowhere' }), said)
+    await writeFile(join(dir, 'file'), '')
+    assert.throws(() => FolderLock.take(join(dir, 'file', 'peer')), { code: 'BAD_INPUT', message: /file\/peer \(ENOTDIR\)/ })
   })
 
   it('of one that was killed: whoever has its process number now is not stopped in its place', async () => {
