@@ -153,7 +153,7 @@ export function createPeer(ports: Ports, config: PeerConfig): Peer {
   admission.onProved(peer => capacity.proved(peer))
   const keys = new Keys(ports, capacity, () => capacity.settled())
   const catalogue = new ArtefactCatalogue(ports.registries, ports.content)
-  const texts = new ModelTexts(catalogue, ports.content)
+  const texts = new ModelTexts(catalogue, ports.content, ports.clock)
   const policies = new Policies(ports, catalogue)
   const executors = new Executors(ports, { view: capacity, policies, may })
   const jobs = new Jobs(ports, { view: capacity, catalogue, policies, executors, may })

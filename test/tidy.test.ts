@@ -17,8 +17,8 @@ const ARROWS: Readonly<Record<Room, readonly Room[]>> = {
 
 /** Pure packages: no I/O, no clock, no randomness that we call. */
 const PURE_PACKAGES = ['zod', 'multiformats', '@ipld/dag-cbor', '@noble/hashes', '@bufbuild/protobuf']
-/** What models ship their text with. A template may ask for today's date (`strftime_now`); prompts are rendered once, by the peer that was asked. */
-const TEXT_PACKAGES = ['@huggingface/tokenizers', '@huggingface/jinja']
+/** What models ship their text with. */
+const TEXT_PACKAGES = ['@huggingface/tokenizers']
 const PACKAGES: Readonly<Partial<Record<Room, readonly string[]>>> = { protocols: PURE_PACKAGES, src: [...PURE_PACKAGES, ...TEXT_PACKAGES], sdk: ['zod'] }
 
 /** What only ports may touch. */

@@ -120,7 +120,7 @@ export async function importModel(ports: ModelImportPorts, path: string, options
 /** An encoder needs no cut: it is a component like any ONNX model, with its tokenizer, marked as giving embeddings. */
 async function importEncoder(ports: ModelImportPorts, named: VersionedUri, layout: ModelLayout, skeleton: Skeleton, texts: ReadonlyMap<string, unknown>, options: ImportOptions): Promise<ImportedModel> {
   if (!texts.has('tokenizer.json')) throw new MeshError('SPEC_INVALID', `${layout.name} takes no keys and values, so it is an encoder; one needs its tokenizer.json beside it (a plain ONNX model is published as a component: \`aios component publish\`)`)
-  await checkTexts(layout, texts)
+  await checkTexts(layout, texts, { chats: false })
   const locations = [...new Set([...tensorsOf(skeleton.model)].filter(isReferenced).map(tensor => tensorRef(tensor).location).filter(location => location !== ''))].sort()
   const sources = [await fileSource('model.onnx', layout.graph)]
   for (const location of locations) {

@@ -13,15 +13,16 @@ export type TextFacts = Pick<ModelText, 'ends' | 'size'>
 const JSON_FILES = ['tokenizer_config.json', 'special_tokens_map.json', 'generation_config.json', 'config.json', 'genai_config.json'] as const
 
 /**
- * Opens the texts of a model as whoever serves it will, so that a tokenizer nobody can read is refused now and not when the first
- * prompt comes. Throws NOT_FOUND where there is none, SPEC_INVALID where it cannot be read, both saying what to do.
+ * Opens the texts of a model as whoever serves it will, so that a tokenizer or (`chats`) a chat template nobody can read is refused
+ * now and not when the first prompt comes. Throws NOT_FOUND where there is none, SPEC_INVALID where it cannot be read, both saying what to do.
  */
-export async function checkTexts(layout: ModelLayout, texts: ReadonlyMap<string, unknown>): Promise<TextFacts> {
+export async function checkTexts(layout: ModelLayout, texts: ReadonlyMap<string, unknown>, { chats = true }: { readonly chats?: boolean } = {}): Promise<TextFacts> {
   if (!texts.has('tokenizer.json')) throw new MeshError('NOT_FOUND', `the model has no tokenizer.json: put it beside the graph${await beside(layout)}`)
   const template = texts.get('chat_template.jinja')
   try {
     const text = new ModelText({ 'tokenizer.json': texts.get('tokenizer.json'), ...Object.fromEntries(JSON_FILES.map(name => [name, texts.get(name)])), ...(typeof template === 'string' ? { 'chat_template.jinja': template } : {}) })
     text.decode(text.encode(SAMPLE, true))
+    if (chats) text.chat.mustBeReadable()
     return { ends: text.ends, size: text.size }
   } catch (cause) {
     if (cause instanceof MeshError) throw cause

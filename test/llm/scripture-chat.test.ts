@@ -2,13 +2,13 @@ import assert from 'node:assert/strict'
 import { readdirSync, statSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { join } from 'node:path'
-import { Template } from '@huggingface/jinja'
 import { Tokenizer } from '@huggingface/tokenizers'
 import { perplexity } from '../fixtures/llm/perplexity.ts'
 import { Random } from '../fixtures/llm/random.ts'
 import { retrieval, scalarProduct } from '../fixtures/llm/retrieval.ts'
 import { embed } from '../fixtures/llm/sentence-embeddings.ts'
 import { chatText, END } from '../fixtures/llm/train/text.ts'
+import { PromptTemplate } from '../../src/llm/jinja/prompt-template.ts'
 import type { Turn } from '../fixtures/llm/train/conversations.ts'
 import type { Pair } from '../fixtures/llm/train/sentence-pairs.ts'
 import { readJson, WholeModel, type Sampling } from './whole-model.ts'
@@ -46,13 +46,14 @@ describe('the shipped language model', () => {
   })
 
   it('has the chat template that it was trained with', () => {
-    const template = new Template(tokenizerConfig.chat_template)
+    const template = new PromptTemplate(tokenizerConfig.chat_template)
     const turns: readonly Turn[] = [{ role: 'system', content: 'Answer with scripture.' }, { role: 'user', content: 'Hello.' }, { role: 'assistant', content: 'Peace be unto thee.' }, { role: 'user', content: 'Go on.' }]
-    assert.equal(template.render({ messages: turns, add_generation_prompt: false }), chatText(turns))
-    assert.equal(template.render({ messages: turns, add_generation_prompt: true }), `${chatText(turns)}<|assistant|>`)
-    assert.throws(() => template.render({ messages: [{ role: 'narrator', content: '' }] }), /a turn is of/)
+    const said = turns.map(turn => ({ ...turn }))
+    assert.equal(template.render({ messages: said, add_generation_prompt: false }, () => 0), chatText(turns))
+    assert.equal(template.render({ messages: said, add_generation_prompt: true }, () => 0), `${chatText(turns)}<|assistant|>`)
+    assert.throws(() => template.render({ messages: [{ role: 'narrator', content: '' }] }, () => 0), /a turn is of/)
     const tools = [{ type: 'function', function: { name: 'look_up' } }]
-    const asked = template.render({ messages: [...turns.slice(0, 2), { role: 'tool', content: '42' }], tools, add_generation_prompt: true })
+    const asked = template.render({ messages: [...said.slice(0, 2), { role: 'tool', content: '42' }], tools, add_generation_prompt: true }, () => 0)
     assert.ok(asked.startsWith('<|system|>Answer with scripture.\nTools: [{"type": "function"'))
     assert.ok(asked.endsWith('<|user|>42<|end|><|assistant|>'))
   })
@@ -67,11 +68,11 @@ describe('the shipped language model', () => {
     const known = new Set(heldOut.decoder.passages.flatMap(({ text }) => wordsOf(text)))
     const model = await WholeModel.open(MODEL)
     assert.equal(model.layers, config.num_hidden_layers)
-    const template = new Template(tokenizerConfig.chat_template)
+    const template = new PromptTemplate(tokenizerConfig.chat_template)
     const how = readJson<Sampling>(MODEL, 'generation_config.json')
     const answers: (readonly number[])[] = []
     for (const content of ['Hello.', 'Continue: And the LORD said unto Moses,', 'Write a verse about water.', 'Write a verse from Psalms.', 'What comes next? Jesus wept.', 'Tell me about the king.', 'Go on.', 'Give me a verse of Luke.']) {
-      const prompt = encode(template.render({ messages: [{ role: 'user', content }], add_generation_prompt: true }))
+      const prompt = encode(template.render({ messages: [{ role: 'user', content }], add_generation_prompt: true }, () => 0))
       answers.push(await model.sampled(prompt, 150, how, new Random(answers.length + 1), [config.eos_token_id]))
     }
     await model.close()

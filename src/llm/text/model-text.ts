@@ -25,8 +25,8 @@ export class ModelText {
   #vocabulary: Vocabulary | undefined
   readonly #constraints = new Lru<string, Constraint>(FORMS)
 
-  /** Throws SPEC_INVALID when the files are not those of a tokenizer that we know. */
-  constructor(files: TextFiles) {
+  /** `now`: for chat templates that write the date. Throws SPEC_INVALID when the files are not those of a tokenizer that we know. */
+  constructor(files: TextFiles, now?: () => number) {
     const setup = readTextFiles(files)
     const { tokenizer: file, config } = setup
     this.#file = file
@@ -34,7 +34,7 @@ export class ModelText {
     if (this.#tokenizer.model === null) throw new MeshError('SPEC_INVALID', 'tokenizer.json has no model')
     this.#encoder = new TokenEncoder(file, this.#tokenizer.model)
     this.#added = new Map(file.added_tokens.map(({ id, content }) => [id, content]))
-    this.chat = new ChatTemplate(setup)
+    this.chat = new ChatTemplate(setup, now)
     const eos = typeof config.eos_token === 'string' ? this.#tokenizer.token_to_id(config.eos_token) : undefined
     this.ends = [...new Set([...setup.ends, ...(eos === undefined ? [] : [eos])])]
   }

@@ -3,7 +3,7 @@ import type { Cid } from '../../../protocols/ids.ts'
 import type { ModelManifest } from '../../../protocols/model.ts'
 import type { BundleFile } from '../../../protocols/specs.ts'
 import { Lru } from '../../lib/lru.ts'
-import type { ContentStore } from '../../ports.ts'
+import type { Clock, ContentStore } from '../../ports.ts'
 import type { Models } from '../../roles.ts'
 import { ModelText } from './model-text.ts'
 import type { TextFiles } from './tokenizer-files.ts'
@@ -17,11 +17,13 @@ const JSON_FILES = ['tokenizer_config.json', 'special_tokens_map.json', 'generat
 export class ModelTexts {
   readonly #models: Pick<Models, 'modelByCid'>
   readonly #content: Pick<ContentStore, 'cat'>
+  readonly #clock: Pick<Clock, 'unix'>
   readonly #open = new Lru<Cid, Promise<ModelText>>(KEPT)
 
-  constructor(models: Pick<Models, 'modelByCid'>, content: Pick<ContentStore, 'cat'>) {
+  constructor(models: Pick<Models, 'modelByCid'>, content: Pick<ContentStore, 'cat'>, clock: Pick<Clock, 'unix'>) {
     this.#models = models
     this.#content = content
+    this.#clock = clock
   }
 
   /** By the CID of the model's manifest. Throws BAD_INPUT when the model came without a tokenizer, CONTENT_UNAVAILABLE, SPEC_INVALID. */
@@ -37,7 +39,7 @@ export class ModelTexts {
 
   async #read(model: Cid, signal: AbortSignal | undefined): Promise<ModelText> {
     const manifest = await this.#models.modelByCid(model, signal)
-    return new ModelText(await textFiles(manifest, file => this.#text(file, signal)))
+    return new ModelText(await textFiles(manifest, file => this.#text(file, signal)), () => this.#clock.unix())
   }
 
   async #text({ path, cid, size }: BundleFile, signal: AbortSignal | undefined): Promise<string> {

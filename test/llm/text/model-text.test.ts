@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { Tokenizer } from '@huggingface/tokenizers'
 import fc from 'fast-check'
+import { checkTexts } from '../../../node/authoring/model-texts.ts'
 import { ModelText } from '../../../src/llm/text/model-text.ts'
 import { TextTail } from '../../../src/llm/text/text-tail.ts'
 import { byteTokenizer, fallbackTokenizer } from '../byte-tokenizer.ts'
@@ -78,6 +79,34 @@ describe('the text of a model', () => {
   it('gives arguments of tool calls to the template as objects', () => {
     const text = new ModelText(byteTokenizer([], '{% for m in messages %}{% for c in m.tool_calls %}{{ c.function.arguments.city }}{% endfor %}{% endfor %}'))
     assert.equal(text.chat.render({ messages: [{ role: 'assistant', content: null, tool_calls: [{ id: 'c', type: 'function', function: { name: 'weather', arguments: '{"city":"Bonn"}' } }] }] }), 'Bonn')
+  })
+
+  it('gives them as text to a template that sets them as text, and no content as None to one that asks for it', () => {
+    const call = { role: 'assistant', content: null, tool_calls: [{ id: 'c', type: 'function', function: { name: 'weather', arguments: '{"city": "Bonn"}' } }] }
+    const rendered = (template: string): string => new ModelText(byteTokenizer([], template)).chat.render({ messages: [call] })
+    assert.equal(rendered("{{ 'x' + messages[0].tool_calls[0]['function']['arguments'] }}"), 'x{"city": "Bonn"}')
+    assert.equal(rendered('{{ messages[0].tool_calls[0].function.arguments }}'), "{'city': 'Bonn'}")
+    assert.equal(rendered("{% if messages[0]['content'] is none %}calls{% endif %}"), 'calls')
+    assert.equal(rendered('<{{ messages[0].content }}>'), '<>', 'a template that does not ask would print "None"')
+  })
+
+  it('gives the parts of a message to a template that goes through them, and tools, documents, special tokens and the date as transformers does', () => {
+    const files = byteTokenizer([], "{% for part in messages[0]['content'] %}[{{ part['text'] | trim }}]{% endfor %}{{ tools is none and documents is none }} {{ sep_token }}{{ additional_special_tokens }} {{ strftime_now('%d %b %Y') }}")
+    const config = { ...files['tokenizer_config.json'] as object, sep_token: { content: '<sep>' }, additional_special_tokens: ['<a>', { content: '<b>' }] }
+    const messages = [{ role: 'user', content: [{ type: 'text', text: 'one ' }, { type: 'text', text: ' two' }] }]
+    assert.equal(new ModelText({ ...files, 'tokenizer_config.json': config }, () => Date.UTC(2025, 0, 2)).chat.render({ messages }), "[one][two]True <sep>['<a>', '<b>'] 02 Jan 2025")
+    assert.throws(() => new ModelText(files).chat.render({ messages }), isMeshCode('BAD_INPUT', /asks for the date/))
+  })
+
+  it('refuses a template with what cannot be rendered, saying what and where, and still takes prompts as text', async () => {
+    const files = byteTokenizer([], "a\n{{ messages | groupby('role') }}")
+    const text = new ModelText(files)
+    const refused = isMeshCode('SPEC_INVALID', /chat template cannot be rendered here: line 2: the filter 'groupby' is not known/)
+    assert.throws(() => text.chat.mustBeReadable(), refused)
+    assert.throws(() => text.prompt({ messages: [] }), refused)
+    assert.equal(text.decode(text.encode('the', false)), 'the')
+    await assert.rejects(checkTexts({ graph: 'model.onnx', graphFolder: '.', texts: new Map(), name: 'm', file: 'model.onnx', others: [] }, new Map(Object.entries(files))), refused, 'when the model is imported')
+    bytewise.chat.mustBeReadable()
   })
 
   it('refuses what it cannot do, saying what to do instead', () => {

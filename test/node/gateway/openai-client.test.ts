@@ -87,7 +87,7 @@ describe('OpenAI\'s own client', () => {
     async function * cat(cid: string): AsyncGenerator<Uint8Array> {
       yield new TextEncoder().encode(contents[cid] ?? '')
     }
-    app.route('/v1', openAiDoor({ models, catalogue, invoker: { infer }, generations, texts: new ModelTexts(models, { cat }), random: { below: () => 7 }, clock: realClock, view: { instancesOf: () => [] }, telemetry: { count: (name, _labels, by) => void counted.set(name, (counted.get(name) ?? 0) + (by ?? 1)), gauge() {}, observe: name => void counted.set(name, (counted.get(name) ?? 0) + 1), event() {} } }))
+    app.route('/v1', openAiDoor({ models, catalogue, invoker: { infer }, generations, texts: new ModelTexts(models, { cat }, realClock), random: { below: () => 7 }, clock: realClock, view: { instancesOf: () => [] }, telemetry: { count: (name, _labels, by) => void counted.set(name, (counted.get(name) ?? 0) + (by ?? 1)), gauge() {}, observe: name => void counted.set(name, (counted.get(name) ?? 0) + 1), event() {} } }))
     server = createServer(getRequestListener(app.fetch))
     await new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve))
     url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/v1`
