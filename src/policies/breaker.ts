@@ -34,11 +34,12 @@ export class Breaker {
     this.#probing = false
   }
 
-  failed(now: Millis): void {
+  /** `longer`: the rest doubles each time. */
+  failed(now: Millis, longer = true): void {
     this.#failures += 1
     this.#probing = false
     if (this.#failures < this.#policy.failures) return
     this.#restUntil = now + Math.min(this.#policy.maxRestMs, this.#policy.restMs * 2 ** Math.min(20, this.#rests))
-    this.#rests += 1
+    if (longer) this.#rests += 1
   }
 }

@@ -38,7 +38,7 @@ type Lender = (wanted: readonly string[], input: Json, given: Readonly<Record<st
 
 type RuleAnswer = SandboxResult | { readonly ok: false; readonly error: Reason; readonly message: string }
 
-type Opinion<T> = { readonly ok: true; readonly value: T; readonly because: string } | { readonly ok: false; readonly reason: Reason; readonly because: string }
+type Opinion<T> = { readonly ok: true; readonly value: T; readonly because: string } | { readonly ok: false; readonly reason: Reason; readonly because: string; /** Nobody has published it, yet. */ readonly unpublished?: boolean }
 
 /** Asks policy rules at their hooks. Whatever a rule does, the caller gets a decision, and why. */
 export class Policies implements PolicyCalls {
@@ -142,7 +142,8 @@ export class Policies implements PolicyCalls {
       throw error
     }
     if (opinion.ok || BLAMELESS.has(opinion.reason)) breaker.succeeded()
-    else breaker.failed(this.#clock.monotonic())
+    // To look for one that is not there costs little, and it is to be asked soon after it is.
+    else breaker.failed(this.#clock.monotonic(), opinion.unpublished !== true)
     return opinion
   }
 
@@ -153,7 +154,7 @@ export class Policies implements PolicyCalls {
       result = await this.#rules.use(ref, scope, open => evaluate(open, call, this.#validate))
     } catch (error) {
       const failure = asMeshError(error)
-      return this.#none(uri, failure.code === 'POLICY_FAILED' ? 'invalid' : failure.code === 'BAD_INPUT' ? 'parameters' : 'unavailable', failure.message)
+      return { ...this.#none(uri, failure.code === 'POLICY_FAILED' ? 'invalid' : failure.code === 'BAD_INPUT' ? 'parameters' : 'unavailable', failure.message), unpublished: failure.code === 'NOT_FOUND' }
     }
     if (!result.ok) return this.#none(uri, result.error, result.message)
     const verdict = call.accept(result.value)

@@ -163,6 +163,19 @@ describe('policy calls', () => {
     assert.deepEqual([await load(1), await load(2)], [1, 2])
   })
 
+  it('a rule that nobody has published is asked soon after somebody has, however long it was not there', async () => {
+    const made = policies({ failures: 3, restMs: 1_000, maxRestMs: 300_000 })
+    const ask = async (): Promise<string> => (await made.decide(call(ref('late')))).because
+    for (now = 0; now < 200_000; now += 250) assert.match(await ask(), /no late:1\.0\.0-stable|rests for/)
+    RULES.push(stored('late', 'export default () => ({ because: "here" })'))
+    try {
+      now += 1_000
+      assert.match(await ask(), /^late:1\.0\.0-stable: here$/)
+    } finally {
+      RULES.pop()
+    }
+  })
+
   it('a rule that keeps failing rests, tries again after a while, and longer after the next failure', async () => {
     const made = policies({ failures: 3, restMs: 1_000, maxRestMs: 4_000 })
     const ask = async (bad: boolean): Promise<string> => (await made.decide(call(ref('moody'), { input: { bad } }))).because
