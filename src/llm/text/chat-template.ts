@@ -106,10 +106,12 @@ function specialTokens(config: TextSetup['config']): JsonObject {
  */
 function plain(message: ChatMessage, { parts, nothing }: Shape): JsonObject {
   const { content = null } = message
-  if (content === null) return { ...message, content: nothing ? null : '' }
-  if (!Array.isArray(content)) return message
+  // OpenAI's clients send the fields of an answer back, null where it had none; templates ask whether there are any.
+  const said = Object.fromEntries(Object.entries(message).filter(([, value]) => value !== null))
+  if (content === null) return { ...said, content: nothing ? null : '' }
+  if (!Array.isArray(content)) return said
   const texts = content.map(text)
-  return { ...message, content: parts ? texts.map(text => ({ type: 'text', text })) : texts.join('') }
+  return { ...said, content: parts ? texts.map(text => ({ type: 'text', text })) : texts.join('') }
 }
 
 function text(part: Json): string {

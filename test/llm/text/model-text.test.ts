@@ -88,6 +88,8 @@ describe('the text of a model', () => {
     assert.equal(rendered('{{ messages[0].tool_calls[0].function.arguments }}'), "{'city': 'Bonn'}")
     assert.equal(rendered("{% if messages[0]['content'] is none %}calls{% endif %}"), 'calls')
     assert.equal(rendered('<{{ messages[0].content }}>'), '<>', 'a template that does not ask would print "None"')
+    const echoed = { role: 'assistant', content: 'Hi', tool_calls: null, refusal: null }
+    assert.equal(new ModelText(byteTokenizer([], "{{ 'tool_calls' in messages[0] }}{{ messages[0] }}")).chat.render({ messages: [echoed] }), "False{'role': 'assistant', 'content': 'Hi'}")
   })
 
   it('gives the parts of a message to a template that goes through them, and tools, documents, special tokens and the date as transformers does', () => {
