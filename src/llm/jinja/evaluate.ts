@@ -4,15 +4,19 @@ import { compare, math, slice } from './operators.ts'
 import { print } from './printing.ts'
 import { TESTS } from './tests.ts'
 import type { Expression, Given } from './tree.ts'
-import { asNumber, Float, isDict, itemsOf, Missing, TemplateFault, Thing, truth, Tuple, typeName, type Arguments, type Value } from './values.ts'
+import { asNumber, Float, isDict, isList, itemsOf, Missing, TemplateFault, Thing, truth, Tuple, typeName, type Arguments, type Value } from './values.ts'
+import { Work } from './work.ts'
 
 /** Names and what they stand for, inside of others. */
 export class Scope {
+  /** Of the whole rendering. */
+  readonly work: Work
   readonly #names = new Map<string, Value>()
   readonly #outer: Scope | undefined
 
   constructor(outer?: Scope) {
     this.#outer = outer
+    this.work = outer?.work ?? new Work()
   }
 
   get(name: string): Value {
@@ -26,8 +30,18 @@ export class Scope {
   }
 }
 
-/** What an expression is worth. Throws TemplateFault. */
+/** What an expression is worth. Throws TemplateFault, also where all that was asked of this rendering is too much. */
 export function evaluate(node: Expression, scope: Scope): Value {
+  scope.work.spend(1)
+  const value = worth(node, scope)
+  if (node.is !== 'value' && node.is !== 'name') {
+    if (typeof value === 'string') scope.work.made({ characters: value.length })
+    else if (isList(value)) scope.work.made({ items: value.length })
+  }
+  return value
+}
+
+function worth(node: Expression, scope: Scope): Value {
   const of = (inner: Expression): Value => evaluate(inner, scope)
   switch (node.is) {
     case 'value': return node.value

@@ -6,6 +6,7 @@ import { TESTS } from './tests.ts'
 import { fixed, printf } from './text-format.ts'
 import { capitalize, lines, replaceText, soft, strip, TEXT_METHODS } from './text-methods.ts'
 import { asNumber, bind, equal, Float, foundOr, isDict, itemsOf, lengthOf, less, Markup, Missing, Once, TemplateFault, Thing, truth, Tuple, typeName, View, type Arguments, type Value } from './values.ts'
+import { repeated } from './work.ts'
 
 export type Filter = (value: Value, given: Arguments) => Value
 
@@ -100,7 +101,7 @@ function unique(value: Value, given: Arguments): Value {
 function indent(value: Value, given: Arguments): Value {
   const [width = 4, first = false, blank = false] = bind(given, 'indent', 'width', 'first', 'blank')
   if (typeof value !== 'string') throw new TemplateFault(`indent wants a text, not ${typeName(value)}`)
-  const by = typeof width === 'string' ? width : ' '.repeat(Math.max(0, asNumber(width) ?? 0))
+  const by = typeof width === 'string' ? width : repeated(' ', asNumber(width) ?? 0)
   const [start = '', ...rest] = lines(`${value}\n`)
   return (truth(first) ? by : '') + [start, ...rest.map(line => (line !== '' || truth(blank) ? by + line : line))].join('\n')
 }

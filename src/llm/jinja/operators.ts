@@ -1,5 +1,6 @@
 import { printf } from './text-format.ts'
 import { asNumber, contains, equal, Float, isDict, isList, less, Markup, Missing, Range, TemplateFault, Tuple, typeName, type Value } from './values.ts'
+import { places, repeated } from './work.ts'
 
 /** `+`, `-`, `*`, `/`, `//`, `%`, `**` as Python has them. Throws where the types do not go together. */
 export function math(sign: string, left: Value, right: Value): Value {
@@ -16,8 +17,8 @@ export function math(sign: string, left: Value, right: Value): Value {
     if (typeof left === 'string') throw new TemplateFault(`can only concatenate str (not "${typeName(right)}") to str`)
   }
   if (sign === '*') {
-    if (b !== undefined && !(right instanceof Float)) return repeated(left, b)
-    if (a !== undefined && !(left instanceof Float)) return repeated(right, a)
+    if (b !== undefined && !(right instanceof Float)) return severalOf(left, b)
+    if (a !== undefined && !(left instanceof Float)) return severalOf(right, a)
   }
   throw new TemplateFault(`unsupported operand types for ${sign}: '${typeName(left)}' and '${typeName(right)}'`)
 }
@@ -34,12 +35,14 @@ export function escapeMarkup(text: string): string {
   return text.replaceAll('&', '&amp;').replaceAll('>', '&gt;').replaceAll('<', '&lt;').replaceAll("'", '&#39;').replaceAll('"', '&#34;')
 }
 
-function repeated(value: Value, times: number): Value {
-  const count = Math.max(0, times)
-  if (typeof value === 'string') return value.repeat(count)
-  const items = Array.from({ length: count })
-  if (isList(value)) return items.flatMap(() => value)
-  if (value instanceof Tuple) return new Tuple(items.flatMap(() => value.items))
+function severalOf(value: Value, times: number): Value {
+  if (typeof value === 'string') return repeated(value, times)
+  const items = isList(value) ? value : value instanceof Tuple ? value.items : undefined
+  if (items !== undefined) {
+    places(items.length * times)
+    const all = places(times).flatMap(() => items)
+    return value instanceof Tuple ? new Tuple(all) : all
+  }
   throw new TemplateFault(`unsupported operand types for *: '${typeName(value)}' and 'int'`)
 }
 

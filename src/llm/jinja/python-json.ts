@@ -1,12 +1,13 @@
 import { printFloat } from './printing.ts'
 import { asNumber, bind, Float, isDict, isList, less, TemplateFault, truth, Tuple, typeName, type Arguments, type Value } from './values.ts'
+import { repeated } from './work.ts'
 
 type Form = { readonly ascii: boolean; readonly indent: string | undefined; readonly comma: string; readonly colon: string; readonly sorted: boolean }
 
 /** The filter `tojson` as Hugging Face's transformers has it: `json.dumps`, non-ASCII as it is. Throws for what is no data. */
 export function toJsonText(value: Value, given: Arguments): string {
   const [ascii = false, indent = null, separators = null, sorted = false] = bind(given, 'tojson', 'ensure_ascii', 'indent', 'separators', 'sort_keys')
-  const width = indent === null ? undefined : typeof indent === 'string' ? indent : ' '.repeat(Math.max(0, asNumber(indent) ?? 0))
+  const width = indent === null ? undefined : typeof indent === 'string' ? indent : repeated(' ', asNumber(indent) ?? 0)
   const pair = separators instanceof Tuple ? separators.items : isList(separators) ? separators : [width === undefined ? ', ' : ',', ': ']
   const [comma, colon] = pair
   if (typeof comma !== 'string' || typeof colon !== 'string' || pair.length !== 2) throw new TemplateFault('tojson: separators must be two texts')

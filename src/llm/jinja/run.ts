@@ -6,11 +6,20 @@ import { bind, equal, foundOr, itemsOf, TemplateFault, Thing, truth, Tuple, type
 type Ended = 'whole' | 'break' | 'continue'
 type Loop = Statement & { readonly is: 'for' }
 
+/** Steps that a turn of a loop is worth: its own names, and what is known of it. */
+const TURN = 10
+
 /** What a template, or a part of it, writes. Throws TemplateFault. */
 export function write(body: Body, scope: Scope): string {
   const out: string[] = []
   run(body, scope, out)
-  return out.join('')
+  return together(out, scope)
+}
+
+function together(out: readonly string[], { work }: Scope): string {
+  const text = out.join('')
+  work.made({ characters: text.length })
+  return text
 }
 
 function run(body: Body, scope: Scope, out: string[]): Ended {
@@ -22,6 +31,7 @@ function run(body: Body, scope: Scope, out: string[]): Ended {
 }
 
 function step(statement: Statement, scope: Scope, out: string[]): Ended {
+  scope.work.spend(1)
   switch (statement.is) {
     case 'text': out.push(statement.text); break
     case 'print': out.push(print(evaluate(statement.value, scope))); break
@@ -71,6 +81,7 @@ function assign(target: Target, value: Value, scope: Scope): void {
 
 function loop(node: Loop, over: Value, scope: Scope, depth: number): string {
   const all = itemsOf(over)
+  scope.work.spend(all.length * TURN)
   const inner = (item: Value): Scope => {
     const made = new Scope(scope)
     assign(node.target, item, made)
@@ -93,7 +104,7 @@ function loop(node: Loop, over: Value, scope: Scope, depth: number): string {
     if (run(node.body, own, out) === 'break') break
   }
   if (items.length === 0) run(node.otherwise, new Scope(scope), out)
-  return out.join('')
+  return together(out, scope)
 }
 
 function loopFields(items: readonly Value[], at: number, depth: number, changed: (asked: Arguments) => Value): Map<string, Value> {

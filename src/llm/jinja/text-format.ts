@@ -1,5 +1,6 @@
 import { print, printFloat, represent } from './printing.ts'
 import { asNumber, Float, isDict, TemplateFault, Tuple, typeName, type Arguments, type Value } from './values.ts'
+import { repeated } from './work.ts'
 
 const PLACE = /%(?:\(([^)]*)\))?([-+ #0]*)(\*|\d+)?(?:\.(\*|\d+))?[hlL]?([^])?/g
 
@@ -58,10 +59,10 @@ function signed(text: string, flags: string): string {
 
 function padded(text: string, width: number, flags: string, number: boolean): string {
   const missing = Math.max(0, width - [...text].length)
-  if (flags.includes('-')) return text + ' '.repeat(missing)
-  if (!flags.includes('0') || !number) return ' '.repeat(missing) + text
+  if (flags.includes('-')) return text + repeated(' ', missing)
+  if (!flags.includes('0') || !number) return repeated(' ', missing) + text
   const sign = /^[-+ ]?/.exec(text)?.[0] ?? ''
-  return sign + '0'.repeat(missing) + text.slice(sign.length)
+  return sign + repeated('0', missing) + text.slice(sign.length)
 }
 
 /** `'{} {name}'.format(…)`; without format specifications, which no prompt should need. */

@@ -2,6 +2,7 @@ import { print } from './printing.ts'
 import { braces } from './text-format.ts'
 import { SPACE } from './tokens.ts'
 import { asNumber, bind, itemsOf, lengthOf, Missing, TemplateFault, Tuple, typeName, type Arguments, type Value } from './values.ts'
+import { repeated } from './work.ts'
 
 type Method = (text: string, given: Arguments) => Value
 
@@ -119,7 +120,7 @@ function justify(text: string, given: Arguments, side: 'left' | 'right' | 'cente
   const [width, fill = ' '] = bind(given, 'ljust', 'width', 'fillchar')
   const missing = Math.max(0, count(width, 0) - lengthOf(text))
   const left = side === 'left' ? 0 : side === 'right' ? missing : Math.floor(missing / 2) + (missing & count(width, 0) & 1)
-  return asText(fill, 'fill').repeat(left) + text + asText(fill, 'fill').repeat(missing - left)
+  return repeated(asText(fill, 'fill'), left) + text + repeated(asText(fill, 'fill'), missing - left)
 }
 
 const all = (pattern: RegExp): Method => (text, given) => {

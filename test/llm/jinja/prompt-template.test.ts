@@ -63,4 +63,18 @@ describe('a chat template that cannot be rendered here', () => {
     const fails = (source: string): void => assert.throws(() => new PromptTemplate(source).render({}, () => NOW), TemplateFault, source)
     for (const source of ["{{ [1] | map('string') }}", '{{ range }}', "{{ 'a'.encode() }}", "{{ 'a'.translate({}) }}", "{{ '%g' % 1.5 }}", "{{ '{:>4}'.format(1) }}", "{{ strftime_now('%U') }}", '{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}', '{{ 2 ** 90 }}']) fails(source)
   })
+
+  it('is stopped when it would compute without end, or fill the memory of who renders it', () => {
+    const loops = (depth: number): string => `${'{% for a in range(100000) %}'.repeat(depth)}${'{% endfor %}'.repeat(depth)}`
+    const doubled = (value: string): string => `{% set s = namespace(x=${value}) %}{% for i in range(60) %}{% set s.x = s.x + s.x %}{% endfor %}`
+    for (const source of [loops(2), doubled("'a'"), doubled('[1]'), "{{ 'a' * 10 ** 9 }}", '{% set x = [1, 2] * 10 ** 9 %}', "{{ 'a'.center(10 ** 9) }}", "{{ '%1000000000d' % 1 }}", "{{ {} | tojson(indent=10 ** 9) }}", "{{ 'a' | indent(10 ** 9) }}", "{% macro f(n) %}{% for i in range(10) %}{% if n > 0 %}{{ f(n - 1) }}{% endif %}{% endfor %}{% endmacro %}{{ f(20) }}"]) {
+      assert.throws(() => new PromptTemplate(source).render({}, () => NOW), TemplateFault, source)
+    }
+  })
+
+  it('is none for being long: ten thousand messages of a thousand characters are written', () => {
+    const source = readFileSync(new URL('models/chatml.jinja', FOLDER), 'utf8')
+    const messages = Array.from({ length: 10_000 }, (_, at) => ({ role: at % 2 === 0 ? 'user' : 'assistant', content: 'word '.repeat(200) }))
+    assert.ok(new PromptTemplate(source).render({ messages, add_generation_prompt: true, tools: null, documents: null }, () => NOW).length > 10_000_000)
+  })
 })
