@@ -35,8 +35,8 @@ export function evaluate(node: Expression, scope: Scope): Value {
   scope.work.spend(1)
   const value = worth(node, scope)
   if (node.is !== 'value' && node.is !== 'name') {
-    if (typeof value === 'string') scope.work.made({ characters: value.length })
-    else if (isList(value)) scope.work.made({ items: value.length })
+    if (typeof value === 'string') scope.work.wrote(value)
+    else if (isList(value)) scope.work.spend(value.length)
   }
   return value
 }

@@ -4,9 +4,9 @@ import { print } from './printing.ts'
 import { toJsonText } from './python-json.ts'
 import { TESTS } from './tests.ts'
 import { fixed, printf } from './text-format.ts'
-import { capitalize, lines, replaceText, soft, strip, TEXT_METHODS } from './text-methods.ts'
+import { capitalize, lines, replaceText, strip, TEXT_METHODS } from './text-methods.ts'
 import { asNumber, bind, equal, Float, foundOr, isDict, itemsOf, lengthOf, less, Markup, Missing, Once, TemplateFault, Thing, truth, Tuple, typeName, View, type Arguments, type Value } from './values.ts'
-import { repeated } from './work.ts'
+import { repeated, several } from './work.ts'
 
 export type Filter = (value: Value, given: Arguments) => Value
 
@@ -140,7 +140,7 @@ function batches(value: Value, given: Arguments): Value {
     const items = itemsOf(value)
     return Array.from({ length: Math.ceil(items.length / count) }, (_, at): Value => {
       const batch = items.slice(at * count, (at + 1) * count)
-      return fill === undefined || fill === null ? batch : [...batch, ...Array.from({ length: count - batch.length }, () => fill)]
+      return fill === undefined || fill === null ? batch : [...batch, ...several([fill], count - batch.length)]
     })
   })
 }
@@ -157,7 +157,7 @@ function last(value: Value): Value {
   return foundOr(itemsOf(value).at(-1), 'the last item of nothing')
 }
 
-const text = (change: (text: string) => Value): Filter => (value, given) => (bind(given, 'the filter'), change(soft(value)))
+const text = (change: (text: string) => Value): Filter => (value, given) => (bind(given, 'the filter'), change(print(value)))
 const plain = (change: (value: Value) => Value): Filter => (value, given) => (bind(given, 'the filter'), change(value))
 const otherwise: Filter = (value, given) => {
   const [instead = '', also = false] = bind(given, 'default', 'default_value', 'boolean')
@@ -167,7 +167,7 @@ const otherwise: Filter = (value, given) => {
 /** What may stand after `|`; others are refused when the template is read. */
 export const FILTERS: ReadonlyMap<string, Filter> = new Map<string, Filter>([
   ['tojson', toJsonText],
-  ['trim', (value, given) => strip(soft(value), bind(given, 'trim', 'chars')[0])],
+  ['trim', (value, given) => strip(print(value), bind(given, 'trim', 'chars')[0])],
   ['upper', text(value => value.toUpperCase())],
   ['lower', text(value => value.toLowerCase())],
   ['capitalize', text(capitalize)],
@@ -175,14 +175,14 @@ export const FILTERS: ReadonlyMap<string, Filter> = new Map<string, Filter>([
   ['wordcount', text(value => value.match(/[\p{L}\p{N}_]+/gu)?.length ?? 0)],
   ['replace', (value, given) => {
     const [old = null, by = null, most = null] = bind(given, 'replace', 'old', 'new', 'count')
-    return replaceText(soft(value), soft(old), soft(by), most === null ? -1 : asNumber(most) ?? -1)
+    return replaceText(print(value), print(old), print(by), most === null ? -1 : asNumber(most) ?? -1)
   }],
-  ['center', (value, { list, named }) => TEXT_METHODS.get('center')?.(soft(value), { list: list.length === 0 && named.size === 0 ? [80] : list, named }) ?? null],
+  ['center', (value, { list, named }) => TEXT_METHODS.get('center')?.(print(value), { list: list.length === 0 && named.size === 0 ? [80] : list, named }) ?? null],
   ['indent', indent],
-  ['format', (value, { list, named }) => printf(soft(value), named.size > 0 ? new Map(named) : new Tuple(list))],
-  ['string', plain(value => (value instanceof Markup ? value : soft(value)))],
-  ['safe', plain(value => new Markup(soft(value)))],
-  ...['escape', 'e'].map((name): [string, Filter] => [name, plain(value => (value instanceof Markup ? value : new Markup(escapeMarkup(soft(value)))))]),
+  ['format', (value, { list, named }) => printf(print(value), named.size > 0 ? new Map(named) : new Tuple(list))],
+  ['string', plain(value => (value instanceof Markup ? value : print(value)))],
+  ['safe', plain(value => new Markup(print(value)))],
+  ...['escape', 'e'].map((name): [string, Filter] => [name, plain(value => (value instanceof Markup ? value : new Markup(escapeMarkup(print(value)))))]),
   ...['default', 'd'].map((name): [string, Filter] => [name, otherwise]),
   ...['length', 'count'].map((name): [string, Filter] => [name, plain(lengthOf)]),
   ['list', plain(value => itemsOf(value))],
@@ -191,7 +191,7 @@ export const FILTERS: ReadonlyMap<string, Filter> = new Map<string, Filter>([
   ['reverse', plain(reversed)],
   ['join', (value, given) => {
     const [between = '', path] = bind(given, 'join', 'd', 'attribute')
-    return itemsOf(value).map(each => soft(pathOf(path, false)(each))).join(soft(between))
+    return itemsOf(value).map(each => print(pathOf(path, false)(each))).join(print(between))
   }],
   ['sum', (value, given) => {
     const [path, start = 0] = bind(given, 'sum', 'attribute', 'start')
@@ -218,7 +218,7 @@ export const FILTERS: ReadonlyMap<string, Filter> = new Map<string, Filter>([
   ['rejectattr', chosen(false, true)],
   ['batch', batches],
   ['attr', (value, given) => {
-    const name = soft(bind(given, 'attr', 'name')[0] ?? null)
+    const name = print(bind(given, 'attr', 'name')[0] ?? null)
     const found = attribute(value, name)
     return found instanceof Thing || value instanceof Thing || value instanceof View ? found : new Missing(`the attribute '${name}'`)
   }],

@@ -1,6 +1,6 @@
 import { printf } from './text-format.ts'
 import { asNumber, contains, equal, Float, isDict, isList, less, Markup, Missing, Range, TemplateFault, Tuple, typeName, type Value } from './values.ts'
-import { places, repeated } from './work.ts'
+import { repeated, several } from './work.ts'
 
 /** `+`, `-`, `*`, `/`, `//`, `%`, `**` as Python has them. Throws where the types do not go together. */
 export function math(sign: string, left: Value, right: Value): Value {
@@ -38,11 +38,7 @@ export function escapeMarkup(text: string): string {
 function severalOf(value: Value, times: number): Value {
   if (typeof value === 'string') return repeated(value, times)
   const items = isList(value) ? value : value instanceof Tuple ? value.items : undefined
-  if (items !== undefined) {
-    places(items.length * times)
-    const all = places(times).flatMap(() => items)
-    return value instanceof Tuple ? new Tuple(all) : all
-  }
+  if (items !== undefined) return value instanceof Tuple ? new Tuple(several(items, times)) : several(items, times)
   throw new TemplateFault(`unsupported operand types for *: '${typeName(value)}' and 'int'`)
 }
 

@@ -18,7 +18,7 @@ export function write(body: Body, scope: Scope): string {
 
 function together(out: readonly string[], { work }: Scope): string {
   const text = out.join('')
-  work.made({ characters: text.length })
+  work.wrote(text)
   return text
 }
 

@@ -40,7 +40,8 @@ function one(sign: string, value: Value, precision: number | undefined, all: str
 }
 
 function whole(number: number, base: number, precision = 0): string {
-  return (number < 0 ? '-' : '') + Math.abs(number).toString(base).padStart(precision, '0')
+  const digits = Math.abs(number).toString(base)
+  return (number < 0 ? '-' : '') + repeated('0', precision - digits.length) + digits
 }
 
 /** A float with so many digits after the point; ties, where the float is exactly between, go to the even digit. */

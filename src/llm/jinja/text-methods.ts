@@ -1,13 +1,13 @@
-import { print } from './printing.ts'
+import { endingFrom } from '../../lib/ending.ts'
 import { braces } from './text-format.ts'
 import { SPACE } from './tokens.ts'
-import { asNumber, bind, itemsOf, lengthOf, Missing, TemplateFault, Tuple, typeName, type Arguments, type Value } from './values.ts'
+import { asNumber, bind, itemsOf, lengthOf, TemplateFault, Tuple, typeName, type Arguments, type Value } from './values.ts'
 import { repeated } from './work.ts'
 
 type Method = (text: string, given: Arguments) => Value
 
 const STARTING_SPACE = new RegExp(`^${SPACE}+`, 'u')
-const ENDING_SPACE = new RegExp(`${SPACE}+$`, 'u')
+const ONE_SPACE = new RegExp(SPACE, 'u')
 const WORD = new RegExp(`(?:(?!${SPACE})[^])+`, 'gu')
 const LINE = /\r\n|[\n\r\v\f\u001c-\u001e\u0085\u2028\u2029]/u // oxlint-disable-line no-control-regex
 
@@ -25,7 +25,7 @@ function count(value: Value | undefined, otherwise: number): number {
 export function strip(text: string, signs: Value | undefined, sides: 'both' | 'start' | 'end' = 'both'): string {
   if (signs === undefined || signs === null) {
     const started = sides === 'end' ? text : text.replace(STARTING_SPACE, '')
-    return sides === 'start' ? started : started.replace(ENDING_SPACE, '')
+    return sides === 'start' ? started : started.slice(0, endingFrom(started, ONE_SPACE))
   }
   const away = new Set(asText(signs, 'strip arg'))
   const letters = [...text]
@@ -168,7 +168,7 @@ export const TEXT_METHODS: ReadonlyMap<string, Method> = new Map<string, Method>
   ['rpartition', (text, given) => partition(text, given, true)],
   ['zfill', (text, given) => {
     const sign = /^[-+]?/.exec(text)?.[0] ?? ''
-    return sign + text.slice(sign.length).padStart(count(bind(given, 'zfill', 'width')[0], 0) - sign.length, '0')
+    return sign + repeated('0', count(bind(given, 'zfill', 'width')[0], 0) - text.length) + text.slice(sign.length)
   }],
   ['ljust', (text, given) => justify(text, given, 'left')],
   ['rjust', (text, given) => justify(text, given, 'right')],
@@ -206,9 +206,4 @@ function splitBy(text: string, given: Arguments, fromEnd: boolean): Value {
 function cut(text: string, part: string, end: boolean): string {
   if (part === '' || !(end ? text.endsWith(part) : text.startsWith(part))) return text
   return end ? text.slice(0, -part.length) : text.slice(part.length)
-}
-
-/** Text as a filter takes it: whatever it was given, printed. */
-export function soft(value: Value): string {
-  return value instanceof Missing ? '' : print(value)
 }

@@ -1,3 +1,4 @@
+import { endingFrom } from '../../lib/ending.ts'
 import { TemplateFault } from './values.ts'
 
 export type Token = { readonly kind: 'data' | 'open-block' | 'close-block' | 'open-value' | 'close-value' | 'name' | 'string' | 'integer' | 'float' | 'sign' | 'end'; readonly text: string; readonly line: number }
@@ -13,7 +14,7 @@ const INSIDE = new RegExp([
   String.raw`(?<float>(?<!\.)\d+(?:_\d+)*(?:\.\d+(?:_\d+)*(?:e[+-]?\d+)?|e[+-]?\d+))`, String.raw`(?<integer>0[bB][01_]+|0[oO][0-7_]+|0[xX][\da-fA-F_]+|\d+(?:_\d+)*)`,
   String.raw`(?<name>[\p{L}\p{N}_]+)`, String.raw`(?<string>'[^'\\]*(?:\\[^][^'\\]*)*'|"[^"\\]*(?:\\[^][^"\\]*)*")`, String.raw`(?<sign>\/\/|\*\*|[=!<>]=|[-+*\/%~[\](){}<>=.:|,])`,
 ].join('|'), 'uy')
-const TRAILING_SPACE = new RegExp(`${SPACE}+$`, 'u')
+const ONE_SPACE = new RegExp(SPACE, 'u')
 const ONLY_SPACE = new RegExp(`^${SPACE}+$`, 'u')
 const PAIRS: Readonly<Record<string, string>> = { '(': ')', '[': ']', '{': '}' }
 
@@ -89,7 +90,7 @@ function inside(text: string, at: number, kind: 'block' | 'value', open: readonl
 
 /** The data before a tag, without the white space that the tag takes away. */
 function before(data: string, open: string, lineStarts: boolean): string {
-  if (open[2] === '-') return data.replace(TRAILING_SPACE, '')
+  if (open[2] === '-') return data.slice(0, endingFrom(data, ONE_SPACE))
   if (open[2] === '+' || open.startsWith('{{')) return data
   const line = data.lastIndexOf('\n') + 1
   return (line > 0 || lineStarts) && ONLY_SPACE.test(data.slice(line)) ? data.slice(0, line) : data

@@ -4,22 +4,22 @@ import { TemplateFault } from './values.ts'
 const MOST = 10_000_000
 /** Characters that cost as much as one thing to do. */
 const CHARACTERS = 16
-/** Characters of one text, far beyond any context. */
+/** Characters of one text, far beyond any context; a list may have as many items as cost the same. */
 const LONGEST = 1 << 25
 
 /** What one rendering may do: templates come with models that anybody publishes, and are rendered where others wait. */
 export class Work {
   #left = MOST
 
-  /** So many things are done. Throws TemplateFault when they are too many. */
+  /** So many things are done, or items of a list made. Throws TemplateFault when they are too many. */
   spend(things: number): void {
     this.#left -= things
     if (this.#left < 0) throw new TemplateFault(`it does too much: more than ${MOST / 1_000_000} million steps for one prompt`)
   }
 
-  /** A text of so many characters, or a list of so many items, was made. */
-  made(what: { readonly characters: number } | { readonly items: number }): void {
-    this.spend('items' in what ? what.items : Math.ceil(what.characters / CHARACTERS))
+  /** A text was made. */
+  wrote({ length }: string): void {
+    this.spend(Math.ceil(length / CHARACTERS))
   }
 }
 
@@ -30,8 +30,9 @@ export function repeated(text: string, times: number): string {
   return text.repeat(count)
 }
 
-/** So many of nothing, for who makes a list of them. Throws TemplateFault where they are too many. */
-export function places(count: number): readonly undefined[] {
-  if (count > LONGEST / CHARACTERS) throw new TemplateFault(`a list of ${count} items is too long`)
-  return Array.from({ length: Math.max(0, count) })
+/** `items` so many times, one after the other. Throws TemplateFault where they would be too many. */
+export function several<T>(items: readonly T[], times: number): readonly T[] {
+  const count = Math.max(0, times)
+  if (Math.max(items.length, 1) * count > LONGEST / CHARACTERS) throw new TemplateFault(`a list of ${items.length * count} items is too long`)
+  return Array.from({ length: count }).flatMap(() => items)
 }

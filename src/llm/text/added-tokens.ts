@@ -1,3 +1,4 @@
+import { endingFrom } from '../../lib/ending.ts'
 import type { AddedToken } from './tokenizer-files.ts'
 import type { Normalizer } from './normalizers.ts'
 
@@ -62,7 +63,7 @@ class Finder {
       const [before, after] = [text.slice(0, index), text.slice(index + found.length)]
       if (token.single_word === true && (WORD_BEFORE.test(before.slice(-2)) || WORD_AFTER.test(after))) continue
       // One before may have taken it in as white space: then it is a token all the same, if anything is left of it.
-      const from = token.lstrip === true ? Math.max(end, before.length - spacesAtEnd(before)) : index
+      const from = token.lstrip === true ? Math.max(end, endingFrom(before, SPACE)) : index
       const to = index + found.length + (token.rstrip === true ? SPACE_AFTER.exec(after)?.[0].length ?? 0 : 0)
       if (from >= to) continue
       take(from)
@@ -72,11 +73,4 @@ class Finder {
     take(text.length)
     return sections
   }
-}
-
-/** A regular expression for this would be tried at every place of the text. */
-function spacesAtEnd(text: string): number {
-  let from = text.length
-  while (from > 0 && SPACE.test(text[from - 1]!)) from -= 1
-  return text.length - from
 }

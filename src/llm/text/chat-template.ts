@@ -10,6 +10,7 @@ export type ChatMessage = JsonObject & { readonly role: string }
 export type ChatPrompt = { readonly messages: readonly ChatMessage[]; readonly tools?: readonly Json[]; readonly continues?: boolean; readonly more?: JsonObject }
 
 type Source = { readonly name: string; readonly template: string }
+type Read = { readonly template: PromptTemplate; readonly shape: Shape }
 type Shape = { readonly parts: boolean; readonly nothing: boolean }
 
 /** Templates that go through the parts of a message, and those that ask whether it has any content. */
@@ -21,7 +22,7 @@ export class ChatTemplate {
   readonly #sources: readonly Source[]
   readonly #variables: JsonObject
   readonly #now: () => number
-  readonly #read = new Map<string, PromptTemplate>()
+  readonly #read = new Map<string, Read>()
 
   /** `now`: milliseconds since 1970, for templates that write the date (in UTC, so that any peer writes the same). */
   constructor({ template, config }: Pick<TextSetup, 'template' | 'config'>, now: () => number = noClock) {
@@ -49,8 +50,7 @@ export class ChatTemplate {
     const named = (name: string): Source | undefined => this.#sources.find(source => source.name === name)
     const source = (tools === undefined ? undefined : named('tool_use')) ?? named('default') ?? this.#sources[0]
     if (source === undefined) throw new MeshError('BAD_INPUT', 'this model has no chat template: use completions with a prompt of your own')
-    const template = this.#template(source)
-    const shape = { parts: READS_PARTS.test(source.template), nothing: ASKS_FOR_NONE.test(source.template) }
+    const { template, shape } = this.#template(source)
     const write = (messages: readonly JsonObject[]): string => template.render({ tools: tools ?? null, documents: null, ...this.#variables, ...more, messages, add_generation_prompt: !continues }, this.#now)
     const given = messages.map(message => plain(message, shape))
     const parsed = given.map(withArguments)
@@ -69,11 +69,11 @@ export class ChatTemplate {
     }
   }
 
-  #template({ name, template: source }: Source): PromptTemplate {
+  #template({ name, template: source }: Source): Read {
     const known = this.#read.get(source)
     if (known !== undefined) return known
     try {
-      const read = new PromptTemplate(source)
+      const read = { template: new PromptTemplate(source), shape: { parts: READS_PARTS.test(source), nothing: ASKS_FOR_NONE.test(source) } }
       this.#read.set(source, read)
       return read
     } catch (cause) {

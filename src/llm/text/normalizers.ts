@@ -1,5 +1,6 @@
 import { MeshError } from '../../../protocols/errors.ts'
 import type { Json } from '../../../protocols/ids.ts'
+import { endingFrom } from '../../lib/ending.ts'
 import { isJsonObject, type JsonObject } from '../../lib/json.ts'
 import { charsmap } from './charsmap.ts'
 import { onigurumaPattern } from './oniguruma.ts'
@@ -7,7 +8,8 @@ import { onigurumaPattern } from './oniguruma.ts'
 export type Normalizer = (text: string) => string
 
 const FORMS = ['NFC', 'NFD', 'NFKC', 'NFKD'] as const
-const SPACE = String.raw`\p{White_Space}`
+const SPACE = /\p{White_Space}/u
+const STARTING_SPACE = /^\p{White_Space}+/u
 const IDEOGRAPHS = /[\u4E00-\u9FFF\u3400-\u4DBF\u{20000}-\u{2A6DF}\u{2A700}-\u{2B73F}\u{2B740}-\u{2B81F}\u{2B920}-\u{2CEAF}\uF900-\uFAFF\u{2F800}-\u{2FA1F}]/gu
 const NMT_REMOVED = new RegExp(String.raw`[\u0001-\u0008\u000B\u000E-\u001F\u007F\u008F\u009F]`, 'gu')
 const NMT_SPACES = new RegExp(String.raw`[\u0009\u000A\u000C\u000D\u1680\u200B-\u200F\u2028\u2029\u2581\uFEFF\uFFFD]`, 'gu')
@@ -42,9 +44,10 @@ function lower(text: string): string {
 }
 
 function stripped({ strip_left: left, strip_right: right }: JsonObject): Normalizer {
-  const ends = [...left === true ? [`^${SPACE}+`] : [], ...right === true ? [`${SPACE}+$`] : []]
-  const pattern = new RegExp(ends.join('|'), 'gu')
-  return ends.length === 0 ? text => text : text => text.replace(pattern, '')
+  return text => {
+    const ended = right === true ? text.slice(0, endingFrom(text, SPACE)) : text
+    return left === true ? ended.replace(STARTING_SPACE, '') : ended
+  }
 }
 
 function replaced(given: JsonObject): Normalizer {

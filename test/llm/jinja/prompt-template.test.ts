@@ -67,7 +67,7 @@ describe('a chat template that cannot be rendered here', () => {
   it('is stopped when it would compute without end, or fill the memory of who renders it', () => {
     const loops = (depth: number): string => `${'{% for a in range(100000) %}'.repeat(depth)}${'{% endfor %}'.repeat(depth)}`
     const doubled = (value: string): string => `{% set s = namespace(x=${value}) %}{% for i in range(60) %}{% set s.x = s.x + s.x %}{% endfor %}`
-    for (const source of [loops(2), doubled("'a'"), doubled('[1]'), "{{ 'a' * 10 ** 9 }}", '{% set x = [1, 2] * 10 ** 9 %}', "{{ 'a'.center(10 ** 9) }}", "{{ '%1000000000d' % 1 }}", "{{ {} | tojson(indent=10 ** 9) }}", "{{ 'a' | indent(10 ** 9) }}", "{% macro f(n) %}{% for i in range(10) %}{% if n > 0 %}{{ f(n - 1) }}{% endif %}{% endfor %}{% endmacro %}{{ f(20) }}"]) {
+    for (const source of [loops(2), doubled("'a'"), doubled('[1]'), "{{ 'a' * 10 ** 9 }}", '{% set x = [1, 2] * 10 ** 9 %}', "{{ 'a'.center(10 ** 9) }}", "{{ '%1000000000d' % 1 }}", "{{ {} | tojson(indent=10 ** 9) }}", "{{ 'a' | indent(10 ** 9) }}", "{{ '1'.zfill(4 * 10 ** 8) }}", "{{ '%.400000000d' % 1 }}", '{{ [1] | batch(10 ** 8, 0) | list }}', "{% macro f(n) %}{% for i in range(10) %}{% if n > 0 %}{{ f(n - 1) }}{% endif %}{% endfor %}{% endmacro %}{{ f(20) }}"]) {
       assert.throws(() => new PromptTemplate(source).render({}, () => NOW), TemplateFault, source)
     }
   })
