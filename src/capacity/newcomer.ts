@@ -1,4 +1,5 @@
 import type { Millis, PeerId } from '../../protocols/ids.ts'
+import { Pause } from '../lib/pause.ts'
 import type { Clock } from '../ports.ts'
 
 /** How long nobody new is heard of before a peer that has just started takes what it sees for the mesh, and how long it waits for that at most. */
@@ -18,7 +19,7 @@ export class Newcomer {
   readonly #clock: Pick<Clock, 'monotonic' | 'after'>
   readonly #connected: () => number
   readonly #agreeing = new Set<PeerId>()
-  readonly #waiting = new Set<() => void>()
+  readonly #pause = new Pause()
   #startedAt = 0
   #most = 0
   /** When the last peer was heard of that was unknown before. */
@@ -43,7 +44,7 @@ export class Newcomer {
 
   stop(): void {
     this.#stopped = true
-    this.#wake()
+    this.#pause.news()
   }
 
   /** So many peers are known now. */
@@ -60,12 +61,12 @@ export class Newcomer {
     this.#agreeing.add(peer)
     if (this.#agreeing.size < Math.min(AGREEING, this.#connected())) return
     this.#knowsMost = true
-    this.#wake()
+    this.#pause.news()
   }
 
-  /** What is known grows by much with every answer: others are to be asked soon. */
+  /** Does what is known grow by much with every answer, so that others are to be asked soon? Not for ever, though nobody says that it is most. */
   get growing(): boolean {
-    return !this.#knowsMost
+    return !this.#knowsMost && this.#clock.monotonic() - this.#startedAt < SETTLE_MOST_MS
   }
 
   /**
@@ -94,19 +95,7 @@ export class Newcomer {
     while (!this.#stopped) {
       const wait = Math.min(when(), this.#startedAt + SETTLE_MOST_MS) - this.#clock.monotonic()
       if (wait <= 0) return
-      await new Promise<void>(resolve => {
-        const done = (): void => {
-          cancel()
-          this.#waiting.delete(done)
-          resolve()
-        }
-        const cancel = this.#clock.after(wait, done)
-        this.#waiting.add(done)
-      })
+      await this.#pause.wait(this.#clock, wait)
     }
-  }
-
-  #wake(): void {
-    for (const wake of this.#waiting) wake()
   }
 }

@@ -1,5 +1,6 @@
 import type { Millis } from '../../protocols/ids.ts'
 import type { Clock } from '../ports.ts'
+import { abortable } from './abortable.ts'
 
 /** Waits that news end early. */
 export class Pause {
@@ -10,12 +11,14 @@ export class Pause {
   }
 
   /** Until there is news, at most so long. Throws the signal's reason. */
-  async wait(clock: Pick<Clock, 'sleep'>, mostMs: Millis, signal: AbortSignal): Promise<void> {
+  async wait(clock: Pick<Clock, 'after'>, mostMs: Millis, signal?: AbortSignal): Promise<void> {
     const { promise, resolve } = Promise.withResolvers<void>()
     this.#waiting.add(resolve)
+    const cancel = clock.after(mostMs, resolve)
     try {
-      await Promise.race([promise, clock.sleep(mostMs, signal)])
+      await (signal === undefined ? promise : abortable(promise, signal))
     } finally {
+      cancel()
       this.#waiting.delete(resolve)
     }
   }

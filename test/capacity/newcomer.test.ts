@@ -34,4 +34,16 @@ describe('a newcomer', () => {
     const among = await knowsMostAt(3, [[100, one => one.knows(4)]])
     assert.ok(alone < 1_000 && among > alone && among < 3_000, `${alone} ${among}`)
   })
+
+  it('asks sooner than others while it is new, and for no longer where nobody tells it that it knows most', async () => {
+    const kernel = new Kernel(1)
+    const newcomer = new Newcomer(kernel.clock(), () => 3)
+    newcomer.start()
+    newcomer.knows(4)
+    await kernel.run(9_000)
+    newcomer.told(A!, 1, 4)
+    assert.ok(newcomer.growing)
+    await kernel.run(11_000)
+    assert.ok(!newcomer.growing)
+  })
 })
