@@ -1,8 +1,11 @@
 import type { WebSocket } from 'ws'
 import { asMeshError, MeshError } from '../../protocols/errors.ts'
 import { json } from '../../protocols/ids.ts'
-import { mustBeShallow } from '../../src/lib/json.ts'
 import type { Peer } from '../../src/peer.ts'
+import { socketMessage } from './socket-message.ts'
+
+/** What a message says. */
+const EXAMPLE = '{ "clusters": [], "inputs": {}, "policy_rule_uri": "" }'
 
 export const ALLOCATE_PATH = '/allocate'
 const AT_ONCE = 16
@@ -18,7 +21,7 @@ export function serveAllocations(connection: WebSocket, { allocator }: Peer): vo
     let about: object = {}
     const answer = async (): Promise<void> => {
       if (pending >= AT_ONCE) throw new MeshError('OVERLOADED', `${AT_ONCE} requests of this connection are under way: wait for answers`)
-      const { id, ...asked } = read(String(data))
+      const { id, ...asked } = socketMessage(String(data), EXAMPLE)
       about = id === undefined ? {} : { id }
       pending += 1
       try {
@@ -32,16 +35,4 @@ export function serveAllocations(connection: WebSocket, { allocator }: Peer): vo
       say({ ...about, success: false, error: { code, message, retryable } })
     })
   })
-}
-
-function read(text: string): Readonly<Record<string, unknown>> {
-  let value: unknown
-  try {
-    value = JSON.parse(text)
-  } catch {
-    // Said below, with what belongs there.
-  }
-  mustBeShallow(value, 'the message')
-  if (value !== null && typeof value === 'object' && !Array.isArray(value)) return { ...value }
-  throw new MeshError('BAD_INPUT', 'a message is a JSON object: { "clusters": [], "inputs": {}, "policy_rule_uri": "" }')
 }

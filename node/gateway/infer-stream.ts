@@ -3,9 +3,12 @@ import { check } from '../../protocols/codec.ts'
 import { asMeshError, MeshError } from '../../protocols/errors.ts'
 import type { Peer } from '../../src/peer.ts'
 import { packetFrom } from '../../src/inference/inference.ts'
-import { mustBeShallow } from '../../src/lib/json.ts'
 import { checked } from './trace-door.ts'
 import { inferRequest, targetOf, type InferRequest } from './infer-request.ts'
+import { socketMessage } from './socket-message.ts'
+
+/** What a message says. */
+const EXAMPLE = '{ "model": …, "session_id": …, "seq_no": …, "data": … }'
 
 /** Requests of one connection under way at once. */
 const AT_ONCE = 64
@@ -32,7 +35,7 @@ export function serveInferStream(connection: WebSocket, peer: Peer, parent: stri
     let about: object = {}
     const answer = async (): Promise<void> => {
       if (pending >= AT_ONCE) throw new MeshError('OVERLOADED', `${AT_ONCE} requests of this connection are under way: wait for answers`)
-      const said = read(String(data))
+      const said = socketMessage(String(data), EXAMPLE)
       const { connect, traceparent, ...fields } = said
       const trace = checked(typeof traceparent === 'string' ? traceparent : parent)
       const asked = check(inferRequest, { ...kept, ...fields }, 'request', 'BAD_INPUT')
@@ -58,16 +61,4 @@ export function serveInferStream(connection: WebSocket, peer: Peer, parent: stri
       say({ ...about, last: true, error: { code, message, retryable } })
     })
   })
-}
-
-function read(text: string): Readonly<Record<string, unknown>> {
-  let value: unknown
-  try {
-    value = JSON.parse(text)
-  } catch {
-    // Said below, with what belongs there.
-  }
-  mustBeShallow(value, 'the message')
-  if (value !== null && typeof value === 'object' && !Array.isArray(value)) return { ...value }
-  throw new MeshError('BAD_INPUT', 'a message is a JSON object: { "model": …, "session_id": …, "seq_no": …, "data": … }')
 }

@@ -16,7 +16,7 @@ import { byScore, choices, rank, sample, type Rank } from './rank.ts'
 export type AllocationConfig = DealingsConfig & { readonly filter: ClusterFilter }
 
 /** Several instances of one block: `inits` has what each of them alone starts with. */
-export type Wishes = Omit<Wish, 'at' | 'init'> & { readonly inits: readonly (InstanceInit | undefined)[] }
+export type Wishes = Omit<Wish, 'gpus' | 'init'> & { readonly inits: readonly (InstanceInit | undefined)[] }
 type Candidate = Explanation['candidates'][number]
 type Offer = Pick<Held, 'bid'> & { readonly ad: CapacityAd; readonly rank: Rank }
 type Log = { readonly lines: Candidate[] }
@@ -53,7 +53,10 @@ export class Allocation {
   /** Places one instance on a host that somebody named, or says why it could not be. */
   async placeAt(wish: Wish, host: PeerId): Promise<{ readonly verdict: Verdict<Placed>; readonly explanation: Explanation }> {
     const log: Log = { lines: [] }
-    const verdict = await this.#placeAt(wish, host, log)
+    const allowed = await this.permitted(wish, host)
+    const held = allowed.ok ? await this.dealings.hold(wish, host) : allowed
+    note(log, { peer: host, step: 'ask', ok: held.ok, because: held.ok ? held.value.bid.because : held.because })
+    const verdict = held.ok ? await this.#award(held.value, log) : held
     return { verdict, explanation: this.#done(wish, log, [verdict]) }
   }
 
@@ -100,19 +103,15 @@ export class Allocation {
   async #awardFirst(wish: Wish, offer: Offer, others: Offer[], log: Log): Promise<Verdict<Placed>> {
     let placed: Verdict<Placed> = refused('nobody made a bid that stood', true)
     for (let next: Offer | undefined = offer; next !== undefined; next = others.shift()) {
-      placed = await this.dealings.award({ wish, bid: next.bid })
-      note(log, { peer: next.bid.host, step: 'award', ok: placed.ok, because: placed.ok ? `contract ${placed.value.contract.id}` : placed.because })
+      placed = await this.#award({ wish, bid: next.bid }, log)
       if (placed.ok) break
     }
     return placed
   }
 
-  async #placeAt(wish: Wish, host: PeerId, log: Log): Promise<Verdict<Placed>> {
-    const allowed = await this.permitted(wish, host)
-    const held = allowed.ok ? await this.dealings.hold(wish, host) : allowed
-    note(log, { peer: host, step: 'ask', ok: held.ok, because: held.ok ? held.value.bid.because : held.because })
-    const placed = held.ok ? await this.dealings.award(held.value) : held
-    if (held.ok) note(log, { peer: host, step: 'award', ok: placed.ok, because: placed.ok ? `contract ${placed.value.contract.id}` : placed.because })
+  async #award(held: Held, log: Log): Promise<Verdict<Placed>> {
+    const placed = await this.dealings.award(held)
+    note(log, { peer: held.bid.host, step: 'award', ok: placed.ok, because: placed.ok ? `contract ${placed.value.contract.id}` : placed.because })
     return placed
   }
 

@@ -23,8 +23,8 @@ export type Wish = {
   readonly hosting: ReadonlyMap<PeerId, number>
   /** Hosts not to ask now, and why. */
   readonly avoid: ReadonlyMap<PeerId, string>
-  /** Somebody said where: that host alone is asked, and for these GPUs where any are named. */
-  readonly at?: { readonly host: PeerId; readonly gpus: readonly string[] } | undefined
+  /** These are asked for, where somebody said which. */
+  readonly gpus?: readonly string[]
   /** What this instance alone starts with, over the block's own data. */
   readonly init?: InstanceInit | undefined
 }
@@ -57,9 +57,9 @@ export class Dealings {
   }
 
   /** What this host would bid now. Unless it is a `dryRun`, it keeps the room for a while. */
-  async ask({ block, epoch, action, at }: Wish, host: PeerId, dryRun: boolean, holdMs: Millis = this.#config.holdMs): Promise<Verdict<Bid>> {
+  async ask({ block, epoch, action, gpus = [] }: Wish, host: PeerId, dryRun: boolean, holdMs: Millis = this.#config.holdMs): Promise<Verdict<Bid>> {
     const { clock, identity, network } = this.#ports
-    const ask: Ask = { id: `ask-${hex(this.#random.bytes(8))}`, block, needs: block.needs, steward: identity.peer, epoch, holdMs, action, dryRun, ...(at === undefined || at.gpus.length === 0 ? {} : { gpus: [...at.gpus] }) }
+    const ask: Ask = { id: `ask-${hex(this.#random.bytes(8))}`, block, needs: block.needs, steward: identity.peer, epoch, holdMs, action, dryRun, ...(gpus.length === 0 ? {} : { gpus: [...gpus] }) }
     try {
       const answer = host === identity.peer ? await this.#bidder.ask(ask, host) : await hedgeWithin(clock, { ...ASKED, windowMs: this.#config.askMs }, leftMs => network.request(host, askForBid, ask, leftMs))
       if ('refusal' in answer) return refused(answer.refusal.because, answer.refusal.retryable)

@@ -68,7 +68,7 @@ export class Deeds {
       if (spot?.host === undefined) this.#explanations.set(block, await allocation.place({ ...wish, inits: [...waiting.values()].map(({ init }) => init) }, took))
       else {
         const { host, gpus } = spot
-        const { verdict, explanation } = await allocation.placeAt({ ...wish, at: { host, gpus }, init: waiting.get(0)?.init }, host)
+        const { verdict, explanation } = await allocation.placeAt({ ...wish, gpus, init: waiting.get(0)?.init }, host)
         this.#explanations.set(block, explanation)
         if (verdict.ok) took(0, verdict)
         else telemetry.event('warn', 'block.not-placed-there', { block, host, because: verdict.because })

@@ -252,7 +252,7 @@ export class Hosting implements ContractBook {
       const shown = state === 'failed' ? 'failed' : state === 'draining' ? 'draining' : live?.state ?? 'starting'
       const { block, instance, component, epoch, steward, id, terms } = contract
       const crashes = all.filter(at => now - at < this.#config.restartWindowMs).length
-      return { block, instance, contract: id, component, epoch, steward, state: shown, inFlight: live?.inFlight ?? 0, queued: live?.queued ?? 0, latencyMs: live?.latencyMs ?? 0, ...(terms === undefined ? {} : { terms }), ...(live?.unhealthy === true ? { unhealthy: true } : {}), ...(crashes > 0 ? { crashes } : {}), ...(state === 'failed' ? { because: bothEnds(because, SHOWN_CHARS) } : {}) }
+      return { block, instance, contract: id, component, epoch, steward, state: shown, inFlight: live?.inFlight ?? 0, queued: live?.queued ?? 0, latencyMs: live?.latencyMs ?? 0, ...(terms === undefined ? {} : { terms }), ...(live?.unhealthy === true ? { unhealthy: true } : {}), ...(crashes > 0 ? { crashes } : {}), ...(state === 'failed' ? { because } : {}) }
     }).sort((a, b) => (a.instance < b.instance ? -1 : 1))
   }
 

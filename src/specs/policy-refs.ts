@@ -2,7 +2,7 @@ import type { Json } from '../../protocols/ids.ts'
 import type { PolicyRef } from '../../protocols/specs.ts'
 import { quote } from '../../protocols/refusal.ts'
 import { isList, isObject, type JsonObject } from './document.ts'
-import { Fields } from './fields.ts'
+import { Fields, plainName } from './fields.ts'
 
 /** The URI that stands for a hook's built-in rule, with the parameters and settings given beside it. */
 export const DEFAULT_RULE = 'default'
@@ -15,7 +15,7 @@ export type PolicySet = {
 
 /** Policies of a block that are asked, under the names by which they are; other names are AIOS's of old or an author's own, and kept. */
 export const BLOCK_POLICIES = ['clusterAllocator', 'resourceAllocator', 'loadBalancer', 'stabilityChecker', 'autoscaler', 'pre_processing', 'post_processing', 'failurePolicy']
-const BY_SPELLING = new Map(BLOCK_POLICIES.map(name => [unspelled(name), name]))
+const BY_SPELLING = new Map(BLOCK_POLICIES.map(name => [plainName(name), name]))
 
 /** Wrappers in AIOS's samples nest at most four deep. */
 const WRAPPERS = 6
@@ -58,7 +58,7 @@ export function parsePolicySet(parent: Fields, ...names: readonly string[]): Pol
       const name = fields.needed(['name'], 'say which policy this is, for example "loadBalancer"', 100)
       const ref = readRef(fields)
       if (name === '' || ref === undefined) continue
-      const known = BY_SPELLING.get(unspelled(name)) ?? name
+      const known = BY_SPELLING.get(plainName(name)) ?? name
       if (Object.hasOwn(rules, known) && rules[known]?.policyRuleURI !== ref.policyRuleURI) fields.wrong('policyRuleURI', ref.policyRuleURI, `${known} is ${quote(rules[known]?.policyRuleURI)} by an earlier item: keep one of them`)
       rules[known] = ref
     }
@@ -69,7 +69,7 @@ export function parsePolicySet(parent: Fields, ...names: readonly string[]): Pol
       else if (isHint(item)) hints[name] = item
       else {
         const ref = parsePolicyRef(fields, name)
-        if (ref !== undefined) rules[BY_SPELLING.get(unspelled(name)) ?? name] = ref
+        if (ref !== undefined) rules[BY_SPELLING.get(plainName(name)) ?? name] = ref
       }
     }
   } else if (value !== undefined) parent.wrong(first, value, 'give policies by name, or a list of { "values": { "name": … } }')
@@ -109,11 +109,6 @@ function bare(value: JsonObject, name: string): JsonObject {
     inner = next
   }
   return inner
-}
-
-/** `load_balancer`, `loadbalancer` and `loadBalancer` are one name, as fields are. */
-function unspelled(name: string): string {
-  return name.toLowerCase().replace(/[-_\s]/g, '')
 }
 
 const RULE_FIELDS = ['policyRuleURI', 'policy_rule_uri', 'policyRuleUri', 'parameters', 'settings', 'values', 'value', 'rankingPolicyRule', 'executionMode']
