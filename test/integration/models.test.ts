@@ -10,6 +10,7 @@ import { makeModel, tokenizerOf } from '../fixtures/llm/make-model.ts'
 import { writeConfigurations, writeModel } from '../fixtures/llm/model-directory.ts'
 import { sentenceEncoderGraph } from '../fixtures/llm/sentence-encoder.ts'
 import { randomWeights, shapeOf } from '../fixtures/llm/shapes.ts'
+import { until as reached } from './node-under-test.ts'
 
 const plan = z.object({ stages: z.array(z.object({ peer: z.string(), first: z.int(), end: z.int() })), latencyMs: z.number(), refused: z.array(z.unknown()) })
 const stage = z.object({ block: z.string(), first: z.int(), end: z.int(), instances: z.array(z.object({ host: z.string(), instance: z.string(), state: z.string() })) })
@@ -128,6 +129,9 @@ export default defineBlock({
     const denied = await refusal(client.send('POST', '/api/startModelSplitJob', { task_data: { model_name: 'tiny', splitter: 'first-alone', deny: true } }))
     assert.deepEqual([denied.code, /in begin.*not on a Friday/.test(denied.message)], ['RUN_FAILED', true])
     await client.send('DELETE', '/mesh/blocks/first-alone')
+    // Who is killed next keeps what it took on its disk, and tells others when it is back: what it was told is heard first.
+    const listed = z.array(z.object({ blockId: z.string() }))
+    for (const { client: other } of net.running()) await reached(async () => listed.parse(await other.get('/mesh/blocks')).every(({ blockId }) => blockId !== 'first-alone'))
   })
 
   it('lives on when the host of a stage dies', async () => {
